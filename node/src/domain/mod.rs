@@ -1,0 +1,15 @@
+//! The rules, and nothing else: no clock, no network, no store, no generated type.
+
+pub mod catalogue;
+pub mod component;
+pub mod delegation;
+pub mod distinct;
+pub mod escalation;
+pub mod indicator;
+pub mod lamp;
+pub mod mapping;
+pub mod notice;
+pub mod period;
+pub mod record;
+pub mod summary;
+pub mod unit;

@@ -1,0 +1,7 @@
+//! Who is who: keys, delegations, certificates, tokens, TLS.
+
+pub mod certificates;
+pub mod keys;
+pub mod tls;
+pub mod token;
+pub mod trust;

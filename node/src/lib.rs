@@ -1,0 +1,17 @@
+//! The Lianxi gateway: everything one host runs to serve its units.
+//!
+//! Dependencies run one way:
+//! `domain ← statement ← {store, identity} ← services ← {link, grpc} ← node`.
+//! `docs/ARCHITECTURE.md` has the picture and the invariants.
+
+pub mod clock;
+pub mod config;
+pub mod domain;
+pub mod grpc;
+pub mod identity;
+pub mod link;
+pub mod node;
+pub mod services;
+pub mod statement;
+pub mod store;
+pub mod telemetry;

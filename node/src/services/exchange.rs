@@ -1,0 +1,244 @@
+//! What the link drives: one [`Exchange`] per hosted unit takes statements in and gives them out,
+//! and [`Downlinks`] is how a unit reaches its linked children for a live pull.
+//!
+//! The link moves frames and knows nothing of what statements mean; this side knows nothing of
+//! sockets.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{
+    clock::UnixMillis,
+    domain::unit::UnitCode,
+    statement::{Envelope, SaltedCell},
+    store::{self, Commit},
+};
+
+/// Queue of a link. Order of urgency, the most urgent first.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Lane {
+    /// Whistles and their steps.
+    Escalation = 1,
+    /// Notices and receipts.
+    Notice = 2,
+    /// Summaries, and rejections.
+    Summary = 3,
+    /// Catalogues.
+    Catalogue = 4,
+    /// Anything large.
+    Bulk = 5,
+}
+
+impl Lane {
+    /// All lanes, the most urgent first.
+    pub const ALL: [Self; 5] =
+        [Self::Escalation, Self::Notice, Self::Summary, Self::Catalogue, Self::Bulk];
+}
+
+/// A place in a lane.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Cursor {
+    /// The lane.
+    pub lane: Lane,
+    /// Epoch of the sender's outbox.
+    pub link_epoch: u64,
+    /// Position; 0: nothing yet.
+    pub lane_seq: u64,
+}
+
+/// What a unit says of itself to one peer.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Trust domain.
+    pub trust_domain: String,
+    /// The unit.
+    pub unit: UnitCode,
+    /// Delegations from the root's own down to the unit's.
+    pub chain: Vec<Envelope>,
+    /// The unit's epoch.
+    pub epoch: u64,
+    /// What was durably taken in from the peer.
+    pub received: Vec<Cursor>,
+    /// The unit's clock.
+    pub clock_unix_ms: UnixMillis,
+    /// To the parent: digest of the own subtree's delegations. To a child: of what is held of its
+    /// subtree.
+    pub roster_sha256: [u8; 32],
+    /// Highest catalogue, `name@version`, or empty.
+    pub catalogue: String,
+}
+
+/// Why a link is not made. Travels to the child.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct Refusal {
+    /// Fixed word of `Refusal.reason`.
+    pub reason: &'static str,
+    /// One sentence with the remedy.
+    pub detail: String,
+}
+
+/// A delivery that came in.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its place.
+    pub cursor: Cursor,
+    /// Place of the delivery before it in the lane.
+    pub after: u64,
+    /// As its source signed it.
+    pub envelope: Envelope,
+    /// For a summary: its cells.
+    pub cells: Vec<SaltedCell>,
+}
+
+/// A delivery that is to go out.
+#[derive(Clone, Debug)]
+pub struct Departure {
+    /// Its place.
+    pub cursor: Cursor,
+    /// Place of the delivery before it in the lane.
+    pub after: u64,
+    /// As its source signed it.
+    pub envelope: Envelope,
+    /// For a summary: its cells.
+    pub cells: Vec<SaltedCell>,
+}
+
+/// Why an arrival could not be settled. Says nothing about the statement itself: an invalid one is
+/// quarantined and its lane goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The delivery does not follow the cursor: something before it is missing.
+    #[error("delivery {lane_seq} follows {after}, but only {have} was taken in")]
+    Gap {
+        /// Its position.
+        lane_seq: u64,
+        /// What it says comes before it.
+        after: u64,
+        /// The cursor.
+        have: u64,
+    },
+    /// The store failed; nothing was taken in.
+    #[error("cannot store what the link brought")]
+    Store(#[from] store::Error),
+    /// An introduced delegation does not hold.
+    #[error("an introduced delegation does not hold: {0}")]
+    Introduction(String),
+}
+
+/// A question of a live pull.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Period, as in `Summary.period`.
+    pub period: String,
+    /// Time left for the answer.
+    pub deadline: Duration,
+    /// Oldest cached answer that will do.
+    pub max_age: Duration,
+    /// Levels of descendants whose own envelopes come along.
+    pub depth: u32,
+    /// Trace context, or empty.
+    pub traceparent: String,
+}
+
+/// A live summary with its cells.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// As its source signed it.
+    pub envelope: Envelope,
+    /// All its cells.
+    pub cells: Vec<SaltedCell>,
+}
+
+/// Why a child gave no answer: a fixed word of `CoverageGap.reason`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoAnswer {
+    /// No link is open.
+    NoLink,
+    /// The deadline came first.
+    Deadline,
+    /// The answer did not hold.
+    Refused,
+}
+
+/// The open links to a unit's children. Implemented by `link`.
+#[async_trait]
+pub trait Downlinks: Send + Sync + 'static {
+    /// Asks `child`; its parcels come back with its own last. Dropping the future cancels the
+    /// question at the child.
+    async fn pull(&self, child: &UnitCode, question: Question) -> Result<Vec<Parcel>, NoAnswer>;
+
+    /// Children with an open link.
+    fn linked(&self) -> Vec<UnitCode>;
+}
+
+/// How a link ended or did not begin, and what it learned.
+#[derive(Clone, Debug)]
+pub enum LinkEvent {
+    /// The link is up.
+    Up {
+        /// This unit's clock minus the peer's at hello.
+        clock_skew_ms: i64,
+    },
+    /// The link is down.
+    Down {
+        /// One sentence for the operator.
+        reason: String,
+    },
+}
+
+/// One hosted unit as its links see it.
+#[async_trait]
+pub trait Exchange: Send + Sync + 'static {
+    /// The unit.
+    fn unit(&self) -> &UnitCode;
+
+    /// The unit's parent; `None` at the root.
+    fn parent(&self) -> Option<UnitCode>;
+
+    /// What the unit says of itself to `peer`.
+    async fn standing(&self, peer: &UnitCode) -> Result<Standing, Error>;
+
+    /// Judges the peer's hello: its chain must hold and name `certified`, the unit of its
+    /// certificate (for a pipe: the unit that the host put there), which must be this unit's parent
+    /// or a child of it that was not revoked. Rows of the outbox that the peer has are removed.
+    async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal>;
+
+    /// Delegations of the own subtree, itself and its desks included, issuers before issued.
+    async fn roster(&self) -> Result<Vec<Envelope>, Error>;
+
+    /// Takes in delegations that `peer` introduces, durably.
+    async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error>;
+
+    /// Takes one delivery in. Returns once its commit is submitted: calls for one peer and lane are
+    /// made in order, without waiting for the commit; acknowledge when it resolves. A delivery at
+    /// or below the cursor is settled without effect.
+    async fn receive(&self, peer: &UnitCode, arrival: Arrival) -> Result<Commit, Error>;
+
+    /// At most `limit` deliveries of a lane to `peer` above `after`, in order.
+    async fn outgoing(
+        &self,
+        peer: &UnitCode,
+        lane: Lane,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Departure>, Error>;
+
+    /// The peer holds everything up to `cursor`.
+    async fn acknowledged(&self, peer: &UnitCode, cursor: Cursor) -> Result<(), Error>;
+
+    /// Changes whenever the outbox to `peer` has something new.
+    fn outbox_changes(&self, peer: &UnitCode) -> watch::Receiver<u64>;
+
+    /// Changes whenever a delegation of the subtree is new.
+    fn roster_changes(&self) -> watch::Receiver<u64>;
+
+    /// Answers a live pull, the unit's own summary last.
+    async fn answer(&self, question: Question) -> Vec<Parcel>;
+
+    /// Notes the state of the link to `peer`, for status.
+    fn note(&self, peer: &UnitCode, event: LinkEvent);
+}

@@ -1,0 +1,13 @@
+//! Use cases, one file per area, over domain and store. Services write the outbox; the link drains it.
+
+pub mod catalogues;
+pub mod desks;
+pub mod enrolments;
+pub mod escalations;
+pub mod exchange;
+pub mod imports;
+pub mod notices;
+pub mod quarantine;
+pub mod records;
+pub mod summaries;
+pub mod unit;

@@ -1,0 +1,14 @@
+//! The one place that maps domain types to and from signed payload bytes.
+
+pub mod catalogue;
+pub mod delegation;
+pub mod escalation;
+pub mod header;
+pub mod notice;
+pub mod rejection;
+pub mod summary;
+
+/// The signed wrapping, kept verbatim: the one generated type that services may hold.
+pub use lianxi_proto::types::v1::Envelope;
+/// A cell as it travels, kept verbatim.
+pub use lianxi_proto::types::v1::SaltedCell;

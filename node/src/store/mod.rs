@@ -1,0 +1,254 @@
+//! Durable state of one host: ordered tables of bytes per unit, changed only by atomic batches.
+//!
+//! Every engine passes the same conformance suite. Values begin with a format version that the
+//! owner of the table writes; this layer sees bytes. It never interprets a key or a value.
+
+pub mod conformance;
+pub mod lock;
+pub mod sled;
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+use crate::domain::unit::UnitCode;
+
+/// Most operations and preconditions of one batch: beyond it sled's memory grows without bound.
+pub const MAX_BATCH_OPERATIONS: usize = 256;
+
+/// Largest value. sled writes larger ones to files that it never syncs.
+pub const MAX_VALUE_BYTES: usize = 64 * 1024;
+
+/// Longest key, the unit's code not counted.
+pub const MAX_KEY_BYTES: usize = 512;
+
+/// A table; the number is part of stored keys and never reused.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[repr(u8)]
+pub enum Table {
+    /// Facts about the unit or host itself: identity, epoch, counters.
+    Meta = 1,
+    /// Records by type and key.
+    Records = 2,
+    /// Components of indicators over the unit's own records.
+    Components = 3,
+    /// Ordered values behind extremes and distinct counts.
+    ComponentValues = 4,
+    /// Statements by id: envelopes as they were signed.
+    Statements = 5,
+    /// Cells beside summaries, in chunks.
+    Cells = 6,
+    /// Outbox rows by peer, lane and sequence.
+    Outbox = 7,
+    /// Cursors of what was taken in, by peer and lane.
+    Inbox = 8,
+    /// Newest summary by period and unit.
+    Summaries = 9,
+    /// Notices by id.
+    Notices = 10,
+    /// Receipts by notice and unit.
+    Receipts = 11,
+    /// Escalations by id.
+    Escalations = 12,
+    /// Catalogues by name and version.
+    Catalogues = 13,
+    /// Verified delegations by unit and desk.
+    Delegations = 14,
+    /// Tokens by id.
+    Tokens = 15,
+    /// Statements that were refused.
+    Quarantine = 16,
+    /// Imports by id.
+    Imports = 17,
+    /// Direct children.
+    Children = 18,
+}
+
+/// Why the store did not do what was asked. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A precondition of the batch does not hold.
+    #[error("the stored state changed meanwhile")]
+    Conflict,
+    /// More than [`MAX_BATCH_OPERATIONS`].
+    #[error("a batch of {0} operations is over the limit of 256")]
+    BatchTooLarge(usize),
+    /// More than [`MAX_VALUE_BYTES`] or [`MAX_KEY_BYTES`].
+    #[error("a value or key of {0} bytes is over the limit")]
+    ValueTooLarge(usize),
+    /// The disk is full, or nearly so: the reserve is kept free.
+    #[error("the disk is full: {free_bytes} bytes are free, {reserve_bytes} are kept in reserve")]
+    DiskFull {
+        /// Bytes free on the file system.
+        free_bytes: u64,
+        /// Bytes that must stay free.
+        reserve_bytes: u64,
+    },
+    /// Another process has the store open.
+    #[error("the store is in use by {holder}; stop that process first")]
+    Locked {
+        /// Process id and start time of the holder, as it wrote them.
+        holder: String,
+    },
+    /// The store was written by a later version.
+    #[error("the store has format {found}, this program knows up to {known}; use a newer program")]
+    Format {
+        /// Format found.
+        found: u32,
+        /// Highest format known.
+        known: u32,
+    },
+    /// The engine failed; the store must be opened again.
+    #[error("the store failed: {0}")]
+    Engine(String),
+    /// The store was closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// A key with its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// What must hold for a batch to be committed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Precondition {
+    /// Table of the key.
+    pub table: Table,
+    /// The key.
+    pub key: Vec<u8>,
+    /// The value it must have; `None`: absent.
+    pub expected: Option<Vec<u8>>,
+}
+
+/// Changes of one unit that are committed together or not at all.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub(crate) unit: UnitCode,
+    pub(crate) writes: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+    pub(crate) preconditions: Vec<Precondition>,
+}
+
+impl Batch {
+    /// Begins an empty batch.
+    pub fn new(unit: &UnitCode) -> Self {
+        Self { unit: unit.clone(), writes: Vec::new(), preconditions: Vec::new() }
+    }
+
+    /// Writes `value` at `key`.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        self.writes.push((table, key.into(), Some(value.into())));
+    }
+
+    /// Removes `key`; an absent key is no error.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.writes.push((table, key.into(), None));
+    }
+
+    /// Requires `key` to be absent at commit.
+    pub fn require_absent(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.preconditions.push(Precondition { table, key: key.into(), expected: None });
+    }
+
+    /// Requires `key` to have `value` at commit.
+    pub fn require(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
+        let expected = Some(value.into());
+        self.preconditions.push(Precondition { table, key: key.into(), expected });
+    }
+
+    /// Number of writes.
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// True without writes.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
+/// A submitted batch. Resolves when it is durable or refused. Dropping it cancels nothing.
+pub struct Commit(oneshot::Receiver<Result<(), Error>>);
+
+impl Commit {
+    /// A commit together with the half that resolves it.
+    pub fn pending() -> (oneshot::Sender<Result<(), Error>>, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (sender, Self(receiver))
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|sent| sent.unwrap_or(Err(Error::Closed)))
+    }
+}
+
+impl fmt::Debug for Commit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Commit")
+    }
+}
+
+/// Space taken and left.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Bytes of the store's files.
+    pub store_bytes: u64,
+    /// Bytes free on its file system.
+    pub free_bytes: u64,
+}
+
+/// Ordered tables of bytes per unit, changed only by atomic batches.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Returns the value at `key`, or `None`.
+    async fn get(&self, unit: &UnitCode, table: Table, key: &[u8])
+    -> Result<Option<Vec<u8>>, Error>;
+
+    /// Returns at most `limit` entries whose key begins with `prefix` and is above `after`
+    /// (`None`: from the first), in key order. No snapshot: commits may fall between two calls.
+    async fn scan(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Error>;
+
+    /// Returns the entry with the highest key that begins with `prefix`, or `None`.
+    async fn last(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        prefix: &[u8],
+    ) -> Result<Option<Entry>, Error>;
+
+    /// Submits `batch`. Batches are applied in the order of this call, whether or not the result
+    /// is awaited. Once the result is `Ok`, the changes survive power loss; an error means that
+    /// nothing of the batch was written.
+    fn submit(&self, batch: Batch) -> Commit;
+
+    /// Units that have entries.
+    async fn units(&self) -> Result<Vec<UnitCode>, Error>;
+
+    /// Space taken and left.
+    fn usage(&self) -> Result<Usage, Error>;
+
+    /// Waits until everything submitted is settled, then closes the files.
+    async fn close(&self) -> Result<(), Error>;
+}
+
+impl fmt::Debug for dyn Store {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Store")
+    }
+}
