@@ -4,6 +4,9 @@
 //! commits to a summary's figures; both need nothing but this crate, so that another program can
 //! check what a node signed.
 
+pub mod cells;
+pub mod envelope;
+
 /// What statements carry.
 pub mod types {
     /// Version 1.
