@@ -1,1 +1,378 @@
-//! To be described.
+//! Escalations (吹哨): the steps of a case, who may take each, and the clock that runs.
+
+use std::time::Duration;
+
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        personal,
+        unit::{DeskId, UnitCode},
+    },
+};
+
+/// Why an escalation or step was not accepted.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// A text is empty or too long.
+    #[error("{field} has {length} bytes, 1 to {limit} are allowed")]
+    Length {
+        /// The field.
+        field: &'static str,
+        /// Its length.
+        length: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Looks like personal data.
+    #[error("{field} seems to hold {what}: an escalation carries no personal data, refer to a case number")]
+    PersonalData {
+        /// The field.
+        field: &'static str,
+        /// What it looks like.
+        what: &'static str,
+    },
+    /// A time limit that is zero or negative.
+    #[error("{0} must be longer than nothing")]
+    Limit(&'static str),
+    /// The step does not follow the state.
+    #[error("{to} does not follow {from}")]
+    Order {
+        /// State of the case.
+        from: &'static str,
+        /// Step asked for.
+        to: &'static str,
+    },
+    /// Someone else's step.
+    #[error("{step} is for {who} to say")]
+    Actor {
+        /// The step.
+        step: &'static str,
+        /// Who may take it.
+        who: &'static str,
+    },
+}
+
+/// Kind of an escalation.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Kind {
+    /// 日常
+    Routine,
+    /// 攻坚
+    Hard,
+    /// 应急
+    Emergency,
+}
+
+/// What a street raises.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Escalation {
+    /// Number that people say.
+    pub number: String,
+    /// Kind.
+    pub kind: Kind,
+    /// Title.
+    pub title: String,
+    /// Text.
+    pub text: String,
+    /// Desk that leads.
+    pub lead_desk: DeskId,
+    /// Desks that help.
+    pub co_desks: Vec<DeskId>,
+    /// Time to answer.
+    pub answer_within: Duration,
+    /// Time to arrive.
+    pub arrive_within: Duration,
+    /// Post that approved it.
+    pub approved_by: String,
+}
+
+impl Escalation {
+    /// Checks what the contract asks of every escalation.
+    ///
+    /// # Errors
+    ///
+    /// The first field that does not hold.
+    pub fn check(&self) -> Result<(), Error> {
+        for (field, text, least, limit) in [
+            ("number", &self.number, 1, 64),
+            ("title", &self.title, 1, 200),
+            ("text", &self.text, 0, 4_096),
+            ("approved_by", &self.approved_by, 1, 64),
+        ] {
+            if text.len() < least || text.len() > limit {
+                return Err(Error::Length { field, length: text.len(), limit });
+            }
+        }
+        if self.answer_within.is_zero() {
+            return Err(Error::Limit("answer_within"));
+        }
+        if self.arrive_within.is_zero() {
+            return Err(Error::Limit("arrive_within"));
+        }
+        Ok(())
+    }
+
+    /// Checks what is asked of a new one beside [`Self::check`]: nothing personal.
+    ///
+    /// # Errors
+    ///
+    /// The first field that does not hold.
+    pub fn check_new(&self) -> Result<(), Error> {
+        self.check()?;
+        for (field, text) in [("title", &self.title), ("text", &self.text)] {
+            if let Some(what) = personal::find(text) {
+                return Err(Error::PersonalData { field, what });
+            }
+        }
+        Ok(())
+    }
+
+    fn calls(&self, desk: &DeskId) -> bool {
+        self.lead_desk == *desk || self.co_desks.contains(desk)
+    }
+}
+
+/// A step of a case.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Step {
+    /// 已分哨
+    Routed,
+    /// 应哨
+    Answered,
+    /// 报到
+    Arrived,
+    /// 处置
+    Handled,
+    /// 销号
+    Closed,
+    /// 撤哨
+    Withdrawn,
+    /// 退回
+    Returned,
+}
+
+impl Step {
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Answered => "answered",
+            Self::Arrived => "arrived",
+            Self::Handled => "handled",
+            Self::Closed => "closed",
+            Self::Withdrawn => "withdrawn",
+            Self::Returned => "returned",
+        }
+    }
+
+    fn is_final(self) -> bool {
+        matches!(self, Self::Closed | Self::Withdrawn)
+    }
+}
+
+/// Who takes a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Actor<'a> {
+    /// Unit that signs.
+    pub unit: &'a UnitCode,
+    /// Its desk, if a desk signs.
+    pub desk: Option<&'a DeskId>,
+}
+
+/// One step taken.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Taken {
+    /// The step.
+    pub step: Step,
+    /// Unit that signed.
+    pub unit: UnitCode,
+    /// Its desk.
+    pub desk: Option<DeskId>,
+    /// What it said.
+    pub note: String,
+    /// The signer's clock.
+    pub time_unix_ms: UnixMillis,
+}
+
+/// A case as one side knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Case {
+    /// Street that raised it.
+    pub source: UnitCode,
+    /// Unit whose desks are called.
+    pub destination: UnitCode,
+    /// What was raised.
+    pub escalation: Escalation,
+    /// When, the street's clock.
+    pub raised_unix_ms: UnixMillis,
+    /// True for an exercise.
+    pub exercise: bool,
+    /// Steps in the order in which they were taken in.
+    pub history: Vec<Taken>,
+}
+
+impl Case {
+    /// State: the newest step of the case; a co-desk's steps do not move it.
+    pub fn state(&self) -> Option<Step> {
+        let moves = |taken: &&Taken| {
+            taken.desk.as_ref().is_none_or(|desk| *desk == self.escalation.lead_desk)
+        };
+        self.history.iter().rev().find(moves).map(|taken| taken.step)
+    }
+
+    /// Checks that `actor` may take `step` in the present state.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Actor`] for someone else's step, [`Error::Order`] for one that does not follow.
+    pub fn check_step(&self, step: Step, actor: Actor<'_>) -> Result<(), Error> {
+        self.check_actor(step, actor)?;
+        let state = self.state();
+        let leads = actor.desk.is_none_or(|desk| *desk == self.escalation.lead_desk);
+        let follows = match step {
+            Step::Routed => state.is_none(),
+            Step::Answered if leads => state == Some(Step::Routed),
+            Step::Arrived if leads => state == Some(Step::Answered),
+            Step::Handled if leads => state == Some(Step::Arrived),
+            Step::Answered | Step::Arrived | Step::Handled => {
+                state.is_some_and(|state| !state.is_final()) && self.helper_follows(step, actor)
+            }
+            Step::Closed => matches!(state, Some(Step::Handled | Step::Returned)),
+            Step::Withdrawn => state.is_none_or(|state| !state.is_final()),
+            Step::Returned => matches!(state, None | Some(Step::Routed)),
+        };
+        if follows {
+            return Ok(());
+        }
+        Err(Error::Order { from: state.map_or("raised", Step::as_str), to: step.as_str() })
+    }
+
+    fn check_actor(&self, step: Step, actor: Actor<'_>) -> Result<(), Error> {
+        let by_source = *actor.unit == self.source && actor.desk.is_none();
+        let by_destination = *actor.unit == self.destination && actor.desk.is_none();
+        let by_desk = *actor.unit == self.destination
+            && actor.desk.is_some_and(|desk| self.escalation.calls(desk));
+        let (allowed, who) = match step {
+            Step::Closed | Step::Withdrawn => (by_source, "the street that raised it"),
+            Step::Routed | Step::Returned => (by_destination, "the unit that was called"),
+            Step::Answered | Step::Arrived | Step::Handled => (by_desk, "a desk that was called"),
+        };
+        if allowed { Ok(()) } else { Err(Error::Actor { step: step.as_str(), who }) }
+    }
+
+    /// A helping desk goes through the same steps in the same order.
+    fn helper_follows(&self, step: Step, actor: Actor<'_>) -> bool {
+        let last = self.history.iter().rev().find(|taken| taken.desk.as_ref() == actor.desk);
+        match last.map(|taken| taken.step) {
+            None => step == Step::Answered,
+            Some(Step::Answered) => step == Step::Arrived,
+            Some(Step::Arrived) => step == Step::Handled,
+            Some(_) => false,
+        }
+    }
+
+    /// End of the clock that runs, or `None`: to answer, then to arrive; both from the whistle.
+    pub fn due_unix_ms(&self) -> Option<UnixMillis> {
+        let limit = match self.state() {
+            None | Some(Step::Routed) => self.escalation.answer_within,
+            Some(Step::Answered) => self.escalation.arrive_within,
+            Some(_) => return None,
+        };
+        let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        Some(self.raised_unix_ms.saturating_add(limit))
+    }
+
+    /// True once nothing more can happen.
+    pub fn is_final(&self) -> bool {
+        self.state().is_some_and(Step::is_final)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn case() -> Case {
+        Case {
+            source: "S".parse().unwrap(),
+            destination: "D".parse().unwrap(),
+            escalation: Escalation {
+                number: "〔2026〕1号".into(),
+                kind: Kind::Emergency,
+                title: "gas smell at the market".into(),
+                text: String::new(),
+                lead_desk: "GAS".parse().unwrap(),
+                co_desks: vec!["FIRE".parse().unwrap()],
+                answer_within: Duration::from_secs(600),
+                arrive_within: Duration::from_secs(1_800),
+                approved_by: "street head".into(),
+            },
+            raised_unix_ms: 1_000,
+            exercise: false,
+            history: Vec::new(),
+        }
+    }
+
+    fn take(case: &mut Case, step: Step, unit: &str, desk: Option<&str>) -> Result<(), Error> {
+        let unit: UnitCode = unit.parse().unwrap();
+        let desk: Option<DeskId> = desk.map(|desk| desk.parse().unwrap());
+        case.check_step(step, Actor { unit: &unit, desk: desk.as_ref() })?;
+        case.history.push(Taken { step, unit, desk, note: String::new(), time_unix_ms: 0 });
+        Ok(())
+    }
+
+    #[test]
+    fn a_case_runs_from_the_whistle_to_its_closing_by_the_street() {
+        let mut case = case();
+        take(&mut case, Step::Routed, "D", None).unwrap();
+        take(&mut case, Step::Answered, "D", Some("GAS")).unwrap();
+        take(&mut case, Step::Arrived, "D", Some("GAS")).unwrap();
+        take(&mut case, Step::Handled, "D", Some("GAS")).unwrap();
+        assert!(!case.is_final());
+        take(&mut case, Step::Closed, "S", None).unwrap();
+        assert!(case.is_final());
+    }
+
+    #[test]
+    fn only_the_street_closes() {
+        let mut case = case();
+        take(&mut case, Step::Routed, "D", None).unwrap();
+        for (unit, desk) in [("D", None), ("D", Some("GAS")), ("X", None)] {
+            let error = take(&mut case, Step::Closed, unit, desk).unwrap_err();
+            assert!(matches!(error, Error::Actor { .. }));
+        }
+        let error = take(&mut case, Step::Closed, "S", None).unwrap_err();
+        assert!(matches!(error, Error::Order { from: "routed", to: "closed" }));
+    }
+
+    #[test]
+    fn desks_that_were_not_called_and_units_without_a_desk_cannot_answer() {
+        let mut case = case();
+        take(&mut case, Step::Routed, "D", None).unwrap();
+        for (unit, desk) in [("D", Some("WATER")), ("D", None), ("X", Some("GAS"))] {
+            take(&mut case, Step::Answered, unit, desk).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn helping_desks_have_steps_of_their_own_that_do_not_move_the_case() {
+        let mut case = case();
+        take(&mut case, Step::Routed, "D", None).unwrap();
+        take(&mut case, Step::Arrived, "D", Some("FIRE")).unwrap_err();
+        take(&mut case, Step::Answered, "D", Some("FIRE")).unwrap();
+        assert_eq!(case.state(), Some(Step::Routed));
+        take(&mut case, Step::Answered, "D", Some("FIRE")).unwrap_err();
+        take(&mut case, Step::Answered, "D", Some("GAS")).unwrap();
+    }
+
+    #[test]
+    fn clocks_run_from_the_whistle_to_answer_then_to_arrive() {
+        let mut case = case();
+        assert_eq!(case.due_unix_ms(), Some(601_000));
+        take(&mut case, Step::Routed, "D", None).unwrap();
+        take(&mut case, Step::Answered, "D", Some("GAS")).unwrap();
+        assert_eq!(case.due_unix_ms(), Some(1_801_000));
+        take(&mut case, Step::Arrived, "D", Some("GAS")).unwrap();
+        assert_eq!(case.due_unix_ms(), None);
+    }
+}

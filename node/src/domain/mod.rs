@@ -10,6 +10,7 @@ pub mod lamp;
 pub mod mapping;
 pub mod notice;
 pub mod period;
+pub mod personal;
 pub mod record;
 pub mod summary;
 pub mod unit;

@@ -1,1 +1,117 @@
-//! To be described.
+//! Desks of a unit: each has keys of its own, delegated by the unit itself.
+
+use std::{path::Path, sync::Arc};
+
+use lianxi_proto::envelope;
+
+use super::{
+    error::{ErrorKind, ServiceError},
+    unit::{LearnError, Unit},
+};
+use crate::{
+    domain::{
+        delegation::Delegation,
+        unit::{DeskId, UnitCode},
+    },
+    identity::keys::{self, DeskKeys},
+    statement::{
+        delegation::encode_body,
+        header::{self, Classification, Header, StatementId, kinds},
+    },
+};
+
+/// Why a desk was not added.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The desk is there.
+    #[error("unit {unit} already has a desk {desk}")]
+    Exists {
+        /// The unit.
+        unit: UnitCode,
+        /// The desk.
+        desk: DeskId,
+    },
+    /// Its keys could not be made or kept.
+    #[error("cannot keep the keys of the desk")]
+    Keys(#[from] keys::Error),
+    /// The delegation was not taken in.
+    #[error("cannot delegate to the desk")]
+    Learn(#[from] LearnError),
+    /// The unit's own delegation is missing.
+    #[error("unit {0} has no delegation of its own")]
+    NoDelegation(UnitCode),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::Learn(LearnError::Store(error)) => error.kind(),
+            Self::Keys(_) | Self::Learn(_) | Self::NoDelegation(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Adds a desk to `unit`: keys are kept in `keys_directory` first, then the delegation is signed.
+///
+/// # Errors
+///
+/// [`Error::Exists`], or what kept keys or delegation from being stored.
+pub async fn add(
+    unit: &Arc<Unit>,
+    keys_directory: &Path,
+    desk: DeskId,
+    title: String,
+    line: String,
+) -> Result<Delegation, Error> {
+    let own = {
+        let trust = unit.trust();
+        if trust.delegation(&unit.code, Some(&desk)).is_some() {
+            return Err(Error::Exists { unit: unit.code.clone(), desk });
+        }
+        let known = trust.delegation(&unit.code, None);
+        known.ok_or_else(|| Error::NoDelegation(unit.code.clone()))?.delegation.clone()
+    };
+    // Keys that a crash left behind are used: they are nobody else's.
+    let keys = match DeskKeys::load(keys_directory) {
+        Ok(keys) => keys,
+        Err(_) => {
+            let keys = DeskKeys::generate()?;
+            keys.save(keys_directory)?;
+            keys
+        }
+    };
+    let now = unit.clock.now_unix_ms();
+    let delegation = Delegation {
+        issuer: Some(unit.code.clone()),
+        not_before_unix_ms: now,
+        keys: keys.public_keys(),
+        ca_sha256: None,
+        desk: Some(desk.clone()),
+        line,
+        title,
+        serial: 1,
+        ..own
+    };
+    let header = Header {
+        id: StatementId::generate(now),
+        source: unit.code.clone(),
+        kind: kinds::DELEGATION.to_owned(),
+        subject: format!("{}/{desk}", unit.code),
+        time_unix_ms: now,
+        dataschema: String::new(),
+        epoch: unit.epoch(),
+        seq: 0,
+        purpose: String::new(),
+        classification: Classification::Internal,
+        exercise: false,
+        destination: None,
+        traceparent: String::new(),
+        on_behalf_of: None,
+    };
+    let payload = header::encode(&header, &encode_body(&delegation));
+    let signed = envelope::sign(envelope::STATEMENT_TYPE, payload, &[unit.delegation_signer()]);
+    unit.learn(&[signed]).await?;
+    unit.add_desk(desk, keys.statement);
+    Ok(delegation)
+}

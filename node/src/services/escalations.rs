@@ -1,1 +1,499 @@
-//! To be described.
+//! Escalations: raised by a street, answered by desks, closed by the street alone.
+//!
+//! Both sides keep the case and its clocks: the street's run on when the called unit is offline.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    catalogues::Catalogues,
+    error::{ErrorKind, ServiceError},
+    exchange::Lane,
+    intake::{Arrived, Plan, Refused, Reply, Undecided},
+    unit::{self, Draft, Unit, Work},
+};
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        escalation::{self, Actor, Case, Escalation, Kind, Step, Taken},
+        personal,
+        unit::{DeskId, Level, UnitCode},
+    },
+    statement::{
+        escalation::{EventBody, decode_body, decode_event, encode_body, encode_event},
+        header::{self, StatementId, kinds},
+    },
+    store::{self, Table, format},
+};
+
+const FORMAT: u8 = 1;
+
+/// Why an escalation was not raised, shown or stepped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field or step does not hold.
+    #[error(transparent)]
+    Escalation(#[from] escalation::Error),
+    /// Only streets blow the whistle.
+    #[error("unit {0} is no street: only a street raises an escalation")]
+    NoStreet(UnitCode),
+    /// The destination is no ancestor.
+    #[error("unit {0} is not above this street")]
+    Destination(UnitCode),
+    /// Neither the caller nor the catalogue says how long.
+    #[error("no time limits: give them, or publish a catalogue that declares them for this kind")]
+    NoLimits,
+    /// No such case here.
+    #[error("no escalation {0} is held here")]
+    NotFound(StatementId),
+    /// The statement could not be made.
+    #[error("cannot sign")]
+    Unit(#[from] unit::Error),
+    /// The store failed.
+    #[error("cannot store the escalation")]
+    Store(#[from] store::Error),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Escalation(escalation::Error::Actor { .. }) => ErrorKind::PermissionDenied,
+            Self::Escalation(escalation::Error::Order { .. })
+            | Self::NoStreet(_)
+            | Self::Destination(_)
+            | Self::NoLimits => ErrorKind::FailedPrecondition,
+            Self::Escalation(_) => ErrorKind::InvalidArgument,
+            Self::NotFound(_) => ErrorKind::NotFound,
+            Self::Unit(unit::Error::NoDesk(_)) => ErrorKind::NotFound,
+            Self::Unit(unit::Error::TooLarge(_)) => ErrorKind::InvalidArgument,
+            Self::Unit(unit::Error::Store(error)) | Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+/// What is kept of a case beside its statement.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Row {
+    source: UnitCode,
+    destination: UnitCode,
+    raised_unix_ms: UnixMillis,
+    exercise: bool,
+    history: Vec<TakenRow>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct TakenRow {
+    step: String,
+    unit: UnitCode,
+    desk: Option<DeskId>,
+    note: String,
+    time_unix_ms: UnixMillis,
+}
+
+const STEPS: [Step; 7] = [
+    Step::Routed,
+    Step::Answered,
+    Step::Arrived,
+    Step::Handled,
+    Step::Closed,
+    Step::Withdrawn,
+    Step::Returned,
+];
+
+impl From<&Taken> for TakenRow {
+    fn from(taken: &Taken) -> Self {
+        Self {
+            step: taken.step.as_str().to_owned(),
+            unit: taken.unit.clone(),
+            desk: taken.desk.clone(),
+            note: taken.note.clone(),
+            time_unix_ms: taken.time_unix_ms,
+        }
+    }
+}
+
+impl TakenRow {
+    fn taken(self) -> Result<Taken, store::Error> {
+        let step = STEPS.into_iter().find(|step| step.as_str() == self.step);
+        Ok(Taken {
+            step: step
+                .ok_or_else(|| store::Error::Engine("a stored step is unknown".into()))?,
+            unit: self.unit,
+            desk: self.desk,
+            note: self.note,
+            time_unix_ms: self.time_unix_ms,
+        })
+    }
+}
+
+/// A case with its id.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its statement.
+    pub id: StatementId,
+    /// The case.
+    pub case: Case,
+}
+
+/// Escalations of one unit.
+#[derive(Debug)]
+pub struct Escalations {
+    unit: Arc<Unit>,
+    catalogues: Arc<Catalogues>,
+}
+
+impl Escalations {
+    /// Escalations of `unit`.
+    pub fn new(unit: Arc<Unit>, catalogues: Arc<Catalogues>) -> Self {
+        Self { unit, catalogues }
+    }
+
+    /// Signs a whistle and sends it to `destination`, an ancestor. Limits of zero are filled from
+    /// the catalogue.
+    ///
+    /// # Errors
+    ///
+    /// A field that does not hold, a unit that is no street, a destination that is not above.
+    #[tracing::instrument(name = "escalation.raise", skip_all, fields(unit = %self.unit.code))]
+    pub async fn raise(
+        &self,
+        destination: Option<UnitCode>,
+        escalation: Escalation,
+        exercise: bool,
+    ) -> Result<State, Error> {
+        if self.unit.level != Level::Street {
+            return Err(Error::NoStreet(self.unit.code.clone()));
+        }
+        let parent =
+            self.unit.parent.clone().ok_or_else(|| Error::NoStreet(self.unit.code.clone()))?;
+        let destination = destination.unwrap_or_else(|| parent.clone());
+        let is_above = destination != self.unit.code
+            && self.unit.trust().is_in_subtree(&self.unit.code, &destination);
+        if !is_above {
+            return Err(Error::Destination(destination));
+        }
+        let escalation = self.with_limits(escalation)?;
+        escalation.check_new()?;
+        let mut draft =
+            Draft::new(kinds::ESCALATION, escalation.number.clone(), encode_body(&escalation));
+        draft.destination = Some(destination.clone());
+        draft.exercise = exercise;
+        draft.dataschema = self.catalogues.label();
+        let mut work = self.unit.begin().await;
+        let signed = work.sign(&draft)?;
+        work.enqueue(&parent, Lane::Escalation, signed.id);
+        let case = Case {
+            source: self.unit.code.clone(),
+            destination,
+            escalation,
+            raised_unix_ms: signed.time_unix_ms,
+            exercise,
+            history: Vec::new(),
+        };
+        put(&mut work, signed.id, &case);
+        work.commit().await?;
+        Ok(State { id: signed.id, case })
+    }
+
+    fn with_limits(&self, mut escalation: Escalation) -> Result<Escalation, Error> {
+        if !escalation.answer_within.is_zero() && !escalation.arrive_within.is_zero() {
+            return Ok(escalation);
+        }
+        let in_force = self.catalogues.in_force().ok_or(Error::NoLimits)?;
+        let (answer, arrive) =
+            limits(&in_force.catalogue, escalation.kind).ok_or(Error::NoLimits)?;
+        if escalation.answer_within.is_zero() {
+            escalation.answer_within = answer;
+        }
+        if escalation.arrive_within.is_zero() {
+            escalation.arrive_within = arrive;
+        }
+        Ok(escalation)
+    }
+
+    /// Plans what a whistle does: on the way it goes up; at its destination it is given to its
+    /// desks, or sent back if there is no such desk.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecided::Refused`] for one that does not hold.
+    pub fn take(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
+        if !arrived.from_child || arrived.desk.is_some() {
+            let detail = "an escalation comes from a street below";
+            return Err(Refused::new("wrong-source", "header.source", detail).into());
+        }
+        let header = &arrived.statement.header;
+        let is_street = self
+            .unit
+            .trust()
+            .delegation(&header.source, None)
+            .is_some_and(|known| known.delegation.level == Level::Street);
+        if !is_street {
+            let detail = "only a street raises an escalation";
+            return Err(Refused::new("wrong-source", "header.source", detail).into());
+        }
+        let escalation = decode_body(&arrived.statement.body)?;
+        let destination = header
+            .destination
+            .clone()
+            .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
+        let mut plan = Plan::default();
+        if destination != self.unit.code {
+            let Some(parent) = &self.unit.parent else {
+                let detail = "the destination is not above the street";
+                return Err(Refused::new("malformed", "header.destination", detail).into());
+            };
+            plan.relay.push(parent.clone());
+            return Ok(plan);
+        }
+        let mut case = Case {
+            source: header.source.clone(),
+            destination,
+            escalation,
+            raised_unix_ms: header.time_unix_ms,
+            exercise: header.exercise,
+            history: Vec::new(),
+        };
+        let missing = self.missing_desk(&case.escalation);
+        let (step, note) = match missing {
+            None => (Step::Routed, String::new()),
+            Some(desk) => (Step::Returned, format!("unit {} has no desk {desk}", self.unit.code)),
+        };
+        case.history.push(Taken {
+            step,
+            unit: self.unit.code.clone(),
+            desk: None,
+            note: note.clone(),
+            time_unix_ms: self.unit.clock.now_unix_ms(),
+        });
+        plan.writes.push(row(arrived.id(), &case));
+        let event =
+            EventBody { escalation_id: *arrived.id().as_bytes(), step, desk: None, note };
+        let draft = event_draft(&event, arrived.id(), &case.source, case.exercise);
+        plan.replies.push(Reply { draft, to: arrived.peer.clone(), lane: Lane::Escalation });
+        Ok(plan)
+    }
+
+    fn missing_desk(&self, escalation: &Escalation) -> Option<DeskId> {
+        let trust = self.unit.trust();
+        std::iter::once(&escalation.lead_desk)
+            .chain(&escalation.co_desks)
+            .find(|desk| trust.delegation(&self.unit.code, Some(desk)).is_none())
+            .cloned()
+    }
+
+    /// Plans what a step from the other side does.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecided::Refused`] for one that is not the signer's to take.
+    pub async fn take_event(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
+        let event = decode_event(&arrived.statement.body)?;
+        if event.desk != arrived.desk {
+            let detail = "the desk differs from the one that signed";
+            return Err(Refused::new("wrong-source", "body.desk", detail).into());
+        }
+        let destination = arrived
+            .statement
+            .header
+            .destination
+            .clone()
+            .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
+        let mut plan = Plan::default();
+        if destination != self.unit.code {
+            plan.relay.push(self.next_hop(&destination, arrived)?);
+            return Ok(plan);
+        }
+        let id = StatementId::try_from(&event.escalation_id[..])
+            .map_err(|_| Refused::new("malformed", "body.escalation_id", "is no id"))?;
+        let Some(mut case) = self.case(id).await? else {
+            let detail = "no such escalation is held here";
+            return Err(Refused::new("malformed", "body.escalation_id", detail).into());
+        };
+        let actor = Actor { unit: arrived.source(), desk: arrived.desk.as_ref() };
+        match case.check_step(event.step, actor) {
+            Ok(()) => {}
+            Err(escalation::Error::Order { from, to }) => {
+                // Both sides can act at once, e.g. answer and withdraw: what came too late is
+                // kept as a statement and moves nothing.
+                tracing::info!(unit = %self.unit.code, escalation = %id, from, to, "step came too late");
+                return Ok(plan);
+            }
+            Err(error) => {
+                let refused = Refused::new("wrong-source", "body.step", error.to_string());
+                return Err(refused.into());
+            }
+        }
+        case.history.push(Taken {
+            step: event.step,
+            unit: arrived.source().clone(),
+            desk: event.desk,
+            note: event.note,
+            time_unix_ms: arrived.statement.header.time_unix_ms,
+        });
+        plan.writes.push(row(id, &case));
+        Ok(plan)
+    }
+
+    fn next_hop(&self, destination: &UnitCode, arrived: &Arrived) -> Result<UnitCode, Refused> {
+        let trust = self.unit.trust();
+        let below = trust
+            .children(&self.unit.code)
+            .into_iter()
+            .find(|child| trust.is_in_subtree(destination, child))
+            .cloned();
+        let above = if arrived.from_child { self.unit.parent.clone() } else { None };
+        below.or(above).ok_or_else(|| {
+            Refused::new("malformed", "header.destination", "is not on the way through this unit")
+        })
+    }
+
+    /// Takes a step as the unit or as one of its desks.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], someone else's step, a step out of order.
+    pub async fn step(
+        &self,
+        id: StatementId,
+        step: Step,
+        desk: Option<DeskId>,
+        note: &str,
+    ) -> Result<State, Error> {
+        if note.len() > 1_024 {
+            let (field, length) = ("note", note.len());
+            return Err(escalation::Error::Length { field, length, limit: 1_024 }.into());
+        }
+        if let Some(what) = personal::find(note) {
+            return Err(escalation::Error::PersonalData { field: "note", what }.into());
+        }
+        let mut work = self.unit.begin().await;
+        let mut case = self.case(id).await?.ok_or(Error::NotFound(id))?;
+        case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;
+        let other =
+            if case.source == self.unit.code { &case.destination } else { &case.source };
+        let event = EventBody {
+            escalation_id: *id.as_bytes(),
+            step,
+            desk: desk.clone(),
+            note: note.to_owned(),
+        };
+        let mut draft = event_draft(&event, id, other, case.exercise);
+        draft.desk.clone_from(&desk);
+        let hop = self.hop_to(other)?;
+        let signed = work.sign(&draft)?;
+        work.enqueue(&hop, Lane::Escalation, signed.id);
+        case.history.push(Taken {
+            step,
+            unit: self.unit.code.clone(),
+            desk,
+            note: note.to_owned(),
+            time_unix_ms: signed.time_unix_ms,
+        });
+        put(&mut work, id, &case);
+        work.commit().await?;
+        Ok(State { id, case })
+    }
+
+    fn hop_to(&self, other: &UnitCode) -> Result<UnitCode, Error> {
+        let trust = self.unit.trust();
+        let below = trust
+            .children(&self.unit.code)
+            .into_iter()
+            .find(|child| trust.is_in_subtree(other, child))
+            .cloned();
+        below
+            .or_else(|| self.unit.parent.clone())
+            .ok_or_else(|| Error::Destination(other.clone()))
+    }
+
+    async fn case(&self, id: StatementId) -> Result<Option<Case>, store::Error> {
+        let store = &self.unit.store;
+        let row = store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
+        let Some(row) = row else { return Ok(None) };
+        let row: Row = format::read(FORMAT, &row)?;
+        let Some(envelope) = self.unit.statement(id).await? else { return Ok(None) };
+        let damaged = |error: header::Malformed| {
+            store::Error::Engine(format!("a stored escalation cannot be read: {error}"))
+        };
+        let statement = header::decode(&envelope.payload).map_err(damaged)?;
+        let escalation = decode_body(&statement.body).map_err(damaged)?;
+        let history = row.history.into_iter().map(TakenRow::taken).collect::<Result<_, _>>()?;
+        Ok(Some(Case {
+            source: row.source,
+            destination: row.destination,
+            escalation,
+            raised_unix_ms: row.raised_unix_ms,
+            exercise: row.exercise,
+            history,
+        }))
+    }
+
+    /// Shows a case.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn show(&self, id: StatementId) -> Result<State, Error> {
+        let case = self.case(id).await?.ok_or(Error::NotFound(id))?;
+        Ok(State { id, case })
+    }
+
+    /// Lists the cases that the unit raised or is called for, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn list(&self) -> Result<Vec<State>, Error> {
+        let mut states = Vec::new();
+        let mut after = None::<Vec<u8>>;
+        loop {
+            let rows = self
+                .unit
+                .store
+                .scan(&self.unit.code, Table::Escalations, b"", after.as_deref(), 1_000)
+                .await?;
+            for (key, _) in &rows {
+                let id = StatementId::try_from(key.as_slice()).map_err(|_| {
+                    store::Error::Engine("the key of an escalation is damaged".into())
+                })?;
+                states.push(self.show(id).await?);
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                _ => return Ok(states),
+            }
+        }
+    }
+}
+
+fn limits(
+    catalogue: &crate::domain::catalogue::Catalogue,
+    kind: Kind,
+) -> Option<(Duration, Duration)> {
+    catalogue.limits.get(&kind).map(|limits| (limits.answer, limits.arrive))
+}
+
+fn event_draft(event: &EventBody, id: StatementId, to: &UnitCode, exercise: bool) -> Draft {
+    let mut draft = Draft::new(kinds::ESCALATION_EVENT, id.to_string(), encode_event(event));
+    draft.destination = Some(to.clone());
+    draft.exercise = exercise;
+    draft
+}
+
+fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
+    let row = Row {
+        source: case.source.clone(),
+        destination: case.destination.clone(),
+        raised_unix_ms: case.raised_unix_ms,
+        exercise: case.exercise,
+        history: case.history.iter().map(TakenRow::from).collect(),
+    };
+    (Table::Escalations, id.as_bytes().to_vec(), format::write(FORMAT, &row))
+}
+
+fn put(work: &mut Work, id: StatementId, case: &Case) {
+    let (table, key, value) = row(id, case);
+    work.batch.put(table, key, value);
+}

@@ -3,9 +3,13 @@
 pub mod catalogues;
 pub mod desks;
 pub mod enrolments;
+pub mod error;
 pub mod escalations;
 pub mod exchange;
+pub mod host;
+pub mod hosted;
 pub mod imports;
+pub mod intake;
 pub mod notices;
 pub mod quarantine;
 pub mod records;

@@ -1,1 +1,683 @@
-//! To be described.
+//! Summaries: computed, signed and submitted; rolled up as the children's come in; pulled live.
+//!
+//! A reported version is kept and superseded. A live answer is computed when it is asked for, and
+//! the reported one stays. Without a change no version is made.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
+
+use super::{
+    catalogues::Catalogues,
+    error::{ErrorKind, ServiceError},
+    exchange::{Downlinks, Lane, NoAnswer, Parcel, Question},
+    intake::{Arrived, Plan, Refused, Undecided},
+    records::{self, Records},
+    unit::{self, Draft, Unit},
+};
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        period::Period,
+        summary::{
+            self, Child, Coverage, CoverageState, FigureKey, FigureSet, Figures, Summary,
+            SummaryKind, roll_up,
+        },
+        unit::{Level, UnitCode},
+    },
+    statement::{
+        Envelope,
+        header::{self, StatementId, kinds},
+        summary::{decode_body, encode_body, seal, unseal},
+    },
+    store::{self, Table, format},
+};
+
+const FORMAT: u8 = 1;
+
+/// Time that a hop keeps for itself, so that its answer is back before the asker's deadline.
+const LEAST_MARGIN: Duration = Duration::from_millis(20);
+
+/// Why a summary was not made or shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing declares what is counted.
+    #[error("unit {0} has no catalogue yet; publish one at the city with `lianxi catalogue publish`")]
+    NoCatalogue(UnitCode),
+    /// No such summary is held.
+    #[error("no summary of unit {unit} for {period} is held here")]
+    NotFound {
+        /// The unit.
+        unit: UnitCode,
+        /// The period.
+        period: String,
+    },
+    /// The own figures could not be computed.
+    #[error("cannot compute the figures")]
+    Records(#[from] records::Error),
+    /// Figures could not be added.
+    #[error("cannot add the figures")]
+    Summary(#[from] summary::Error),
+    /// The statement could not be made.
+    #[error("cannot sign the summary")]
+    Unit(#[from] unit::Error),
+    /// The random source failed.
+    #[error("no random numbers for the salts")]
+    Random(getrandom::Error),
+    /// The store failed.
+    #[error("cannot store the summary")]
+    Store(#[from] store::Error),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoCatalogue(_) => ErrorKind::FailedPrecondition,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Records(error) => error.kind(),
+            Self::Summary(_) | Self::Unit(_) | Self::Random(_) => ErrorKind::Internal,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+/// What became of a publication.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// A new version was signed and submitted.
+    Published {
+        /// Its number.
+        version: u64,
+        /// Its statement.
+        statement_id: StatementId,
+    },
+    /// The last version still holds.
+    Unchanged,
+}
+
+/// A verified summary with its figures.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// Title of the unit.
+    pub title: String,
+    /// Its level.
+    pub level: Level,
+    /// Its parent.
+    pub parent: Option<UnitCode>,
+    /// What it signed.
+    pub summary: Summary,
+    /// Its figures.
+    pub figures: FigureSet,
+    /// As it was signed.
+    pub envelope: Envelope,
+    /// Its statement.
+    pub statement_id: StatementId,
+}
+
+/// Newest version held of one unit and period.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Pointer {
+    version: u64,
+    statement_id: String,
+    payload_sha256: String,
+    received_unix_ms: UnixMillis,
+}
+
+impl Pointer {
+    fn id(&self) -> Result<StatementId, store::Error> {
+        self.statement_id
+            .parse()
+            .map_err(|_| store::Error::Engine("the pointer to a summary is damaged".into()))
+    }
+}
+
+struct Answer {
+    at_unix_ms: UnixMillis,
+    depth: u32,
+    parcels: Vec<Parcel>,
+}
+
+/// Summaries of one unit.
+pub struct Summaries {
+    unit: Arc<Unit>,
+    records: Arc<Records>,
+    catalogues: Arc<Catalogues>,
+    downlinks: Arc<dyn Downlinks>,
+    publishing: AsyncMutex<()>,
+    waiting: Arc<Waiting>,
+    answers: Mutex<HashMap<String, Arc<Answer>>>,
+}
+
+/// Periods whose roll-up waits, because a child's figures are new.
+#[derive(Debug, Default)]
+struct Waiting {
+    periods: Mutex<BTreeSet<String>>,
+    changed: Notify,
+}
+
+impl Waiting {
+    fn add(&self, period: String) {
+        self.periods.lock().unwrap_or_else(PoisonError::into_inner).insert(period);
+        self.changed.notify_one();
+    }
+
+    fn take(&self) -> BTreeSet<String> {
+        std::mem::take(&mut *self.periods.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl std::fmt::Debug for Summaries {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Summaries").field("unit", &self.unit.code).finish_non_exhaustive()
+    }
+}
+
+impl Summaries {
+    /// Summaries of `unit`.
+    pub fn new(
+        unit: Arc<Unit>,
+        records: Arc<Records>,
+        catalogues: Arc<Catalogues>,
+        downlinks: Arc<dyn Downlinks>,
+    ) -> Self {
+        Self {
+            unit,
+            records,
+            catalogues,
+            downlinks,
+            publishing: AsyncMutex::default(),
+            waiting: Arc::default(),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// Rolls up whenever a child's figures are new, for ever. What waited at the last stop is
+    /// rolled up first.
+    pub async fn run(&self) {
+        if let Err(error) = self.recall_waiting().await {
+            tracing::error!(unit = %self.unit.code, %error, "cannot read which roll-ups wait");
+        }
+        loop {
+            for text in self.waiting.take() {
+                let Ok(period) = text.parse::<Period>() else { continue };
+                match self.roll_up(&period).await {
+                    Ok(Outcome::Published { version, .. }) => {
+                        tracing::debug!(unit = %self.unit.code, %period, version, "rolled up");
+                    }
+                    Ok(Outcome::Unchanged) => {}
+                    Err(error) => {
+                        tracing::error!(unit = %self.unit.code, %period, %error, "cannot roll up");
+                    }
+                }
+            }
+            self.waiting.changed.notified().await;
+        }
+    }
+
+    /// A stop between a child's summary and the roll-up leaves the period waiting.
+    async fn recall_waiting(&self) -> Result<(), store::Error> {
+        let mut after = None::<Vec<u8>>;
+        loop {
+            let rows = self
+                .unit
+                .store
+                .scan(&self.unit.code, Table::Summaries, b"", after.as_deref(), 1_000)
+                .await?;
+            for (key, _) in &rows {
+                let (period, unit) = split_key(key)?;
+                if unit != self.unit.code.as_str() {
+                    self.waiting.add(period.to_owned());
+                }
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Computes, signs and submits the summary of a period.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoCatalogue`], or what kept it from being computed or stored.
+    pub async fn publish(&self, period: &Period) -> Result<Outcome, Error> {
+        if self.catalogues.in_force().is_none() {
+            return Err(Error::NoCatalogue(self.unit.code.clone()));
+        }
+        self.roll_up(period).await
+    }
+
+    #[tracing::instrument(name = "summary.publish", skip_all, fields(unit = %self.unit.code, %period))]
+    async fn roll_up(&self, period: &Period) -> Result<Outcome, Error> {
+        let _one_at_a_time = self.publishing.lock().await;
+        let own = self.own_figures(period).await?;
+        let children = self.reported_children(period).await?;
+        let (subtree, coverage) = roll_up(&own, &children)?;
+        let figures = FigureSet { own, subtree };
+        let last = self.pointer(period, &self.unit.code).await?;
+        if let Some(last) = &last
+            && let Some((summary, held)) = self.load(last).await?
+            && held == figures
+            && summary.coverage == coverage
+        {
+            return Ok(Outcome::Unchanged);
+        }
+        self.submit(period, figures, coverage, last).await
+    }
+
+    async fn submit(
+        &self,
+        period: &Period,
+        figures: FigureSet,
+        coverage: Coverage,
+        last: Option<Pointer>,
+    ) -> Result<Outcome, Error> {
+        let version = last.as_ref().map_or(1, |last| last.version + 1);
+        let supersedes = last.as_ref().map(Pointer::id).transpose()?.map(|id| *id.as_bytes());
+        let sealed = seal(&figures).map_err(Error::Random)?;
+        let summary = Summary {
+            unit: self.unit.code.clone(),
+            period: period.clone(),
+            kind: SummaryKind::Reported,
+            version,
+            supersedes,
+            cells_root: sealed.root,
+            cells_count: u32::try_from(sealed.cells.len()).unwrap_or(u32::MAX),
+            coverage,
+            as_of_unix_ms: self.unit.clock.now_unix_ms(),
+        };
+        let mut draft = Draft::new(kinds::SUMMARY, period.to_string(), encode_body(&summary));
+        draft.dataschema = self.catalogues.label();
+        let mut work = self.unit.begin().await;
+        let signed = work.sign(&draft)?;
+        work.keep_cells(signed.id, &sealed.cells);
+        let pointer = Pointer {
+            version,
+            statement_id: signed.id.to_string(),
+            payload_sha256: hex::encode(signed.payload_sha256),
+            received_unix_ms: signed.time_unix_ms,
+        };
+        let key = summary_key(&period.to_string(), &self.unit.code);
+        work.batch.put(Table::Summaries, key, format::write(FORMAT, &pointer));
+        if let Some(parent) = &self.unit.parent {
+            work.enqueue(parent, Lane::Summary, signed.id);
+        }
+        work.commit().await?;
+        Ok(Outcome::Published { version, statement_id: signed.id })
+    }
+
+    async fn own_figures(&self, period: &Period) -> Result<Figures, Error> {
+        let Some(in_force) = self.catalogues.in_force() else { return Ok(Figures::new()) };
+        let components = self.records.components(&in_force.catalogue, period).await?;
+        Ok(components
+            .into_iter()
+            .map(|own| {
+                let key = FigureKey {
+                    indicator: own.indicator,
+                    version: own.version,
+                    group: own.group,
+                };
+                (key, own.component)
+            })
+            .collect())
+    }
+
+    async fn reported_children(
+        &self,
+        period: &Period,
+    ) -> Result<BTreeMap<UnitCode, Child>, Error> {
+        let mut children = BTreeMap::new();
+        for (unit, units) in self.children() {
+            let pointer = self.pointer(period, &unit).await?;
+            let loaded = match &pointer {
+                Some(pointer) => self.load(pointer).await?,
+                None => None,
+            };
+            let child = match (pointer, loaded) {
+                (Some(pointer), Some((summary, figures))) => Child::Reported {
+                    coverage: summary.coverage,
+                    subtree: figures.subtree,
+                    payload_sha256: digest_of(&pointer)?,
+                    version: summary.version,
+                },
+                _ => Child::Missing {
+                    state: CoverageState::Absent,
+                    reason: "no-report",
+                    units,
+                    last_known_unix_ms: None,
+                },
+            };
+            children.insert(unit, child);
+        }
+        Ok(children)
+    }
+
+    /// Direct children with the number of units of their subtrees, as far as they are known.
+    fn children(&self) -> Vec<(UnitCode, u32)> {
+        let trust = self.unit.trust();
+        let children = trust.children(&self.unit.code);
+        let size = |unit: &UnitCode| {
+            let units = trust.subtree(unit).iter().filter(|known| known.delegation.desk.is_none());
+            u32::try_from(units.count()).unwrap_or(u32::MAX)
+        };
+        children.into_iter().map(|unit| (unit.clone(), size(unit))).collect()
+    }
+
+    async fn pointer(
+        &self,
+        period: &Period,
+        unit: &UnitCode,
+    ) -> Result<Option<Pointer>, store::Error> {
+        let key = summary_key(&period.to_string(), unit);
+        let row = self.unit.store.get(&self.unit.code, Table::Summaries, &key).await?;
+        row.map(|row| format::read(FORMAT, &row)).transpose()
+    }
+
+    async fn load(&self, pointer: &Pointer) -> Result<Option<(Summary, FigureSet)>, store::Error> {
+        let id = pointer.id()?;
+        let Some(envelope) = self.unit.statement(id).await? else { return Ok(None) };
+        let damaged = |error: header::Malformed| {
+            store::Error::Engine(format!("a stored summary cannot be read: {error}"))
+        };
+        let statement = header::decode(&envelope.payload).map_err(damaged)?;
+        let summary = decode_body(&statement.body).map_err(damaged)?;
+        let cells = self.unit.cells(id).await?;
+        let figures = unseal(&summary, &cells).map_err(damaged)?;
+        Ok(Some((summary, figures)))
+    }
+
+    /// Returns the newest reported summary that is held of `of`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn show(&self, of: &UnitCode, period: &Period) -> Result<Held, Error> {
+        let not_found =
+            || Error::NotFound { unit: of.clone(), period: period.to_string() };
+        let pointer = self.pointer(period, of).await?.ok_or_else(not_found)?;
+        let (summary, figures) = self.load(&pointer).await?.ok_or_else(not_found)?;
+        let id = pointer.id()?;
+        let envelope = self.unit.statement(id).await?.ok_or_else(not_found)?;
+        self.held(summary, figures, envelope, id).ok_or_else(not_found)
+    }
+
+    fn held(
+        &self,
+        summary: Summary,
+        figures: FigureSet,
+        envelope: Envelope,
+        statement_id: StatementId,
+    ) -> Option<Held> {
+        let trust = self.unit.trust();
+        let known = trust.delegation(&summary.unit, None)?;
+        Some(Held {
+            title: known.delegation.title.clone(),
+            level: known.delegation.level,
+            parent: known.delegation.issuer.clone(),
+            summary,
+            figures,
+            envelope,
+            statement_id,
+        })
+    }
+
+    /// Plans what a child's summary does: it is kept, and the roll-up of its period waits.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecided::Refused`] for one that does not hold.
+    pub async fn take(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
+        if !arrived.from_child || arrived.source() != &arrived.peer {
+            let detail = "a summary comes from the child that it is of";
+            return Err(Refused::new("wrong-source", "header.source", detail).into());
+        }
+        let (summary, _) = check(arrived, SummaryKind::Reported)?;
+        let period = summary.period.to_string();
+        let mut plan = Plan { keep_cells: true, ..Plan::default() };
+        if let Some(held) = self.pointer(&summary.period, &summary.unit).await?
+            && held.version >= summary.version
+        {
+            return Ok(plan);
+        }
+        let pointer = Pointer {
+            version: summary.version,
+            statement_id: arrived.id().to_string(),
+            payload_sha256: hex::encode(arrived.payload_sha256),
+            received_unix_ms: self.unit.clock.now_unix_ms(),
+        };
+        let key = summary_key(&period, &summary.unit);
+        plan.writes.push((Table::Summaries, key, format::write(FORMAT, &pointer)));
+        let waiting = Arc::clone(&self.waiting);
+        plan.settled = Some(Box::new(move || waiting.add(period)));
+        Ok(plan)
+    }
+
+    /// Answers a live pull: descendants' parcels as deep as asked, the own last.
+    ///
+    /// # Errors
+    ///
+    /// What kept the own figures from being computed.
+    #[tracing::instrument(name = "summary.pull", skip_all, fields(unit = %self.unit.code, period = %question.period))]
+    pub async fn live(&self, question: &Question, period: &Period) -> Result<Vec<Parcel>, Error> {
+        crate::telemetry::set_parent_from(&question.traceparent, &tracing::Span::current());
+        if let Some(parcels) = self.cached(question) {
+            return Ok(parcels);
+        }
+        let at_unix_ms = self.unit.clock.now_unix_ms();
+        let own = self.own_figures(period).await?;
+        let (children, mut parcels) = self.ask_children(question, period).await?;
+        let (subtree, coverage) = roll_up(&own, &children)?;
+        let figures = FigureSet { own, subtree };
+        let sealed = seal(&figures).map_err(Error::Random)?;
+        let summary = Summary {
+            unit: self.unit.code.clone(),
+            period: period.clone(),
+            kind: SummaryKind::Live,
+            version: 0,
+            supersedes: None,
+            cells_root: sealed.root,
+            cells_count: u32::try_from(sealed.cells.len()).unwrap_or(u32::MAX),
+            coverage,
+            as_of_unix_ms: at_unix_ms,
+        };
+        let mut draft = Draft::new(kinds::SUMMARY, period.to_string(), encode_body(&summary));
+        draft.dataschema = self.catalogues.label();
+        let signed = self.unit.sign_live(&draft)?;
+        parcels.push(Parcel { envelope: signed.envelope, cells: sealed.cells });
+        let answer = Answer { at_unix_ms, depth: question.depth, parcels: parcels.clone() };
+        self.answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(question.period.clone(), Arc::new(answer));
+        Ok(parcels)
+    }
+
+    fn cached(&self, question: &Question) -> Option<Vec<Parcel>> {
+        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answers.get(&question.period)?;
+        let age = self.unit.clock.now_unix_ms().checked_sub(answer.at_unix_ms)?;
+        let age = Duration::from_millis(u64::try_from(age).ok()?);
+        // Deeper answers list more than was asked: only the same depth is the same answer.
+        let fits = question.max_age > age && answer.depth == question.depth;
+        fits.then(|| answer.parcels.clone())
+    }
+
+    async fn ask_children(
+        &self,
+        question: &Question,
+        period: &Period,
+    ) -> Result<(BTreeMap<UnitCode, Child>, Vec<Parcel>), Error> {
+        let margin = (question.deadline / 10).max(LEAST_MARGIN);
+        let asked = Question {
+            deadline: question.deadline.saturating_sub(margin),
+            depth: question.depth.saturating_sub(1),
+            traceparent: crate::telemetry::current_traceparent(),
+            ..question.clone()
+        };
+        let children = self.children();
+        let answers = join_all(children.iter().map(|(unit, units)| {
+            let asked = asked.clone();
+            async move { (unit, *units, self.ask(unit, asked, period).await) }
+        }))
+        .await;
+        let mut known = BTreeMap::new();
+        let mut parcels = Vec::new();
+        for (unit, units, answer) in answers {
+            let child = match answer {
+                Ok((child, theirs)) => {
+                    if question.depth > 0 {
+                        parcels.extend(theirs);
+                    }
+                    child
+                }
+                Err(no_answer) => self.missing(unit, units, period, no_answer).await?,
+            };
+            known.insert(unit.clone(), child);
+        }
+        Ok((known, parcels))
+    }
+
+    async fn ask(
+        &self,
+        unit: &UnitCode,
+        question: Question,
+        period: &Period,
+    ) -> Result<(Child, Vec<Parcel>), NoAnswer> {
+        let parcels = self.downlinks.pull(unit, question).await?;
+        let own = parcels.last().ok_or(NoAnswer::Refused)?;
+        let (held, payload_sha256) = self.verify(own, period).map_err(|refused| {
+            tracing::warn!(
+                unit = %self.unit.code, child = %unit, reason = refused.reason,
+                field = %refused.field, "live answer refused"
+            );
+            NoAnswer::Refused
+        })?;
+        if held.summary.unit != *unit {
+            return Err(NoAnswer::Refused);
+        }
+        let child = Child::Reported {
+            coverage: held.summary.coverage,
+            subtree: held.figures.subtree,
+            payload_sha256,
+            version: 0,
+        };
+        Ok((child, parcels))
+    }
+
+    async fn missing(
+        &self,
+        unit: &UnitCode,
+        units: u32,
+        period: &Period,
+        no_answer: NoAnswer,
+    ) -> Result<Child, Error> {
+        let reported = self.pointer(period, unit).await?;
+        let (state, reason) = match no_answer {
+            NoAnswer::Refused => (CoverageState::Quarantined, "refused"),
+            NoAnswer::NoLink if reported.is_some() => (CoverageState::Stale, "no-link"),
+            NoAnswer::Deadline if reported.is_some() => (CoverageState::Stale, "deadline"),
+            NoAnswer::NoLink => (CoverageState::Absent, "no-link"),
+            NoAnswer::Deadline => (CoverageState::Absent, "deadline"),
+        };
+        let last_known_unix_ms = reported.map(|pointer| pointer.received_unix_ms);
+        Ok(Child::Missing { state, reason, units, last_known_unix_ms })
+    }
+
+    /// Verifies a live summary: signature, source, period, and its cells under the signed root.
+    fn verify(&self, parcel: &Parcel, period: &Period) -> Result<(Held, [u8; 32]), Refused> {
+        let now = self.unit.clock.now_unix_ms();
+        let opened = self
+            .unit
+            .trust()
+            .open(&parcel.envelope, now)
+            .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
+        let arrived = Arrived {
+            peer: opened.statement.header.source.clone(),
+            from_child: true,
+            envelope: parcel.envelope.clone(),
+            desk: opened.signer.1,
+            payload_sha256: opened.payload_sha256,
+            statement: opened.statement,
+            cells: parcel.cells.clone(),
+        };
+        let (summary, figures) = check(&arrived, SummaryKind::Live)?;
+        if summary.period != *period {
+            return Err(Refused::new("malformed", "body.period", "is not what was asked for"));
+        }
+        if !self.unit.trust().is_in_subtree(&summary.unit, &self.unit.code) {
+            let detail = "the unit is not below this one";
+            return Err(Refused::new("outside-subtree", "body.unit", detail));
+        }
+        let id = arrived.id();
+        let held = self
+            .held(summary, figures, arrived.envelope, id)
+            .ok_or_else(|| Refused::new("unknown-key", "header.source", "is not known"))?;
+        Ok((held, opened.payload_sha256))
+    }
+
+    /// Pulls live figures for the caller: every parcel is verified here, whoever relayed it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::live`].
+    pub async fn pull(&self, question: &Question, period: &Period) -> Result<Vec<Held>, Error> {
+        let parcels = self.live(question, period).await?;
+        let mut held = Vec::with_capacity(parcels.len());
+        for parcel in &parcels {
+            match self.verify(parcel, period) {
+                Ok((summary, _)) => held.push(summary),
+                Err(refused) => tracing::warn!(
+                    unit = %self.unit.code, reason = refused.reason, field = %refused.field,
+                    "relayed live summary refused"
+                ),
+            }
+        }
+        Ok(held)
+    }
+}
+
+/// Checks a summary whose signature holds: it is of its source, of the kind, its cells its own.
+fn check(arrived: &Arrived, kind: SummaryKind) -> Result<(Summary, FigureSet), Refused> {
+    if arrived.desk.is_some() {
+        return Err(Refused::new("wrong-source", "header.source", "a desk signs no summary"));
+    }
+    if arrived.statement.header.kind != kinds::SUMMARY {
+        return Err(Refused::new("unknown-type", "header.type", "is no summary"));
+    }
+    let summary = decode_body(&arrived.statement.body)?;
+    if summary.unit != *arrived.source() {
+        let detail = "the figures are of another unit than the source";
+        return Err(Refused::new("wrong-source", "body.unit", detail));
+    }
+    if summary.kind != kind {
+        return Err(Refused::new("malformed", "body.kind", "is not the kind that belongs here"));
+    }
+    let figures = unseal(&summary, &arrived.cells)
+        .map_err(|error| Refused::new("cells-do-not-match", &error.field, error.reason))?;
+    Ok((summary, figures))
+}
+
+fn digest_of(pointer: &Pointer) -> Result<[u8; 32], store::Error> {
+    let mut digest = [0; 32];
+    hex::decode_to_slice(&pointer.payload_sha256, &mut digest)
+        .map_err(|_| store::Error::Engine("the pointer to a summary is damaged".into()))?;
+    Ok(digest)
+}
+
+fn summary_key(period: &str, unit: &UnitCode) -> Vec<u8> {
+    format!("{period}\0{unit}").into_bytes()
+}
+
+fn split_key(key: &[u8]) -> Result<(&str, &str), store::Error> {
+    std::str::from_utf8(key)
+        .ok()
+        .and_then(|key| key.split_once('\0'))
+        .ok_or_else(|| store::Error::Engine("the key of a summary is damaged".into()))
+}

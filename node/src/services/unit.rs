@@ -1,1 +1,733 @@
-//! To be described.
+//! One hosted unit: its keys, trust and counters, and the only way to sign and send.
+//!
+//! A statement, the state that it changes and its place in the outbox are one batch ([`Work`]):
+//! either all of it is durable or nothing. Nothing here knows what a statement means.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
+use prost::Message;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
+
+use super::exchange::{Cursor, Departure, Lane};
+use crate::{
+    clock::{Clock, UnixMillis},
+    domain::unit::{DeskId, Level, UnitCode},
+    identity::{keys::UnitKeys, trust::Trust},
+    statement::{
+        Envelope, SaltedCell,
+        header::{self, Classification, Header, StatementId},
+    },
+    store::{self, Batch, Commit, Store, Table},
+    telemetry::Metrics,
+};
+
+/// Serialised bytes of cells per stored row: below the store's limit for values.
+const CELL_CHUNK_BYTES: usize = 48 * 1024;
+
+/// Format of outbox rows, lane counters and statements.
+const FORMAT: u8 = 1;
+
+/// Why a statement could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed; nothing was written.
+    #[error("cannot store")]
+    Store(#[from] store::Error),
+    /// The body is larger than an envelope may be.
+    #[error("the statement has {0} bytes, more than an envelope holds")]
+    TooLarge(usize),
+    /// The unit has no such desk.
+    #[error("unit has no desk {0}; add it with `lianxi desk add`")]
+    NoDesk(DeskId),
+}
+
+/// A statement that is to be signed.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Type, one of [`header::kinds`].
+    pub kind: &'static str,
+    /// What it is about.
+    pub subject: String,
+    /// Catalogue that the body was made under, or empty.
+    pub dataschema: String,
+    /// Why it may be used.
+    pub purpose: &'static str,
+    /// True for an exercise.
+    pub exercise: bool,
+    /// Unit that it is for; `None`: the next hop.
+    pub destination: Option<UnitCode>,
+    /// Desk that signs instead of the unit.
+    pub desk: Option<DeskId>,
+    /// Serialised body.
+    pub body: Vec<u8>,
+}
+
+impl Draft {
+    /// A statement of the unit itself, no exercise, for the next hop.
+    pub fn new(kind: &'static str, subject: impl Into<String>, body: Vec<u8>) -> Self {
+        Self {
+            kind,
+            subject: subject.into(),
+            dataschema: String::new(),
+            purpose: "joint-meeting",
+            exercise: false,
+            destination: None,
+            desk: None,
+            body,
+        }
+    }
+}
+
+/// A signed statement.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// Its id.
+    pub id: StatementId,
+    /// Its time.
+    pub time_unix_ms: UnixMillis,
+    /// As it was signed.
+    pub envelope: Envelope,
+    /// Digest of its payload.
+    pub payload_sha256: [u8; 32],
+}
+
+#[derive(Clone, Debug)]
+struct Counters {
+    epoch: u64,
+    seq: u64,
+    link_epoch: u64,
+    lanes: HashMap<(UnitCode, Lane), u64>,
+}
+
+/// What a [`Unit`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// Code.
+    pub code: UnitCode,
+    /// Level.
+    pub level: Level,
+    /// Parent; `None` at the root.
+    pub parent: Option<UnitCode>,
+    /// Trust domain.
+    pub trust_domain: String,
+    /// Private keys.
+    pub keys: UnitKeys,
+    /// Private keys of desks.
+    pub desks: BTreeMap<DeskId, Signer>,
+    /// What the unit believes.
+    pub trust: Trust,
+}
+
+/// One hosted unit.
+pub struct Unit {
+    /// Code.
+    pub code: UnitCode,
+    /// Level.
+    pub level: Level,
+    /// Parent; `None` at the root.
+    pub parent: Option<UnitCode>,
+    /// Trust domain.
+    pub trust_domain: String,
+    /// The store of its host.
+    pub store: Arc<dyn Store>,
+    /// The host's clock.
+    pub clock: Arc<dyn Clock>,
+    /// The host's metrics.
+    pub metrics: Metrics,
+    keys: UnitKeys,
+    desks: RwLock<BTreeMap<DeskId, Signer>>,
+    trust: RwLock<Trust>,
+    epoch: u64,
+    link_epoch: u64,
+    counters: Arc<AsyncMutex<Counters>>,
+    outboxes: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
+    roster: watch::Sender<u64>,
+}
+
+impl std::fmt::Debug for Unit {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Unit").field("code", &self.code).finish_non_exhaustive()
+    }
+}
+
+impl Unit {
+    /// Opens a unit; at the first time its epoch and its outbox begin.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn open(
+        parts: Parts,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Result<Arc<Self>, store::Error> {
+        let counters = load_counters(store.as_ref(), &parts.code).await?;
+        Ok(Arc::new(Self {
+            code: parts.code,
+            level: parts.level,
+            parent: parts.parent,
+            trust_domain: parts.trust_domain,
+            store,
+            clock,
+            metrics,
+            keys: parts.keys,
+            desks: RwLock::new(parts.desks),
+            trust: RwLock::new(parts.trust),
+            epoch: counters.epoch,
+            link_epoch: counters.link_epoch,
+            counters: Arc::new(AsyncMutex::new(counters)),
+            outboxes: Mutex::default(),
+            roster: watch::Sender::new(0),
+        }))
+    }
+
+    /// What the unit believes, for reading.
+    pub fn trust(&self) -> RwLockReadGuard<'_, Trust> {
+        self.trust.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key that signs delegations of children and desks.
+    pub fn delegation_signer(&self) -> &Signer {
+        &self.keys.delegation
+    }
+
+    /// The unit's keys.
+    pub fn keys(&self) -> &UnitKeys {
+        &self.keys
+    }
+
+    /// Takes verified delegations into trust and store, issuers before issued.
+    ///
+    /// # Errors
+    ///
+    /// The first delegation that does not hold, as text; those before it are kept.
+    pub async fn learn(&self, delegations: &[Envelope]) -> Result<usize, LearnError> {
+        let now = self.clock.now_unix_ms();
+        let mut learned = 0;
+        for chunk in delegations.chunks(200) {
+            let mut batch = Batch::new(&self.code);
+            let mut failure = None;
+            {
+                let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+                for envelope in chunk {
+                    match trust.add(envelope, now) {
+                        Ok(added) if added.new => {
+                            learned += 1;
+                            let delegation = &added.delegation;
+                            let key = delegation_key(
+                                &delegation.unit,
+                                delegation.desk.as_ref(),
+                                delegation.serial,
+                            );
+                            batch.put(Table::Delegations, key, encode_envelope(envelope));
+                        }
+                        Ok(_) => {}
+                        Err(error) => {
+                            failure = Some(LearnError::Refused(error.to_string()));
+                            break;
+                        }
+                    }
+                }
+            }
+            if !batch.is_empty() {
+                self.store.submit(batch).await?;
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        if learned > 0 {
+            self.roster.send_modify(|count| *count += 1);
+        }
+        Ok(learned)
+    }
+
+    /// Adds the key of a desk whose delegation was learned.
+    pub fn add_desk(&self, desk: DeskId, signer: Signer) {
+        self.desks.write().unwrap_or_else(PoisonError::into_inner).insert(desk, signer);
+    }
+
+    /// Changes whenever a delegation is new.
+    pub fn roster_changes(&self) -> watch::Receiver<u64> {
+        self.roster.subscribe()
+    }
+
+    /// Changes whenever the outbox to `peer` has something new.
+    pub fn outbox_changes(&self, peer: &UnitCode) -> watch::Receiver<u64> {
+        self.outbox_sender(peer).subscribe()
+    }
+
+    fn outbox_sender(&self, peer: &UnitCode) -> watch::Sender<u64> {
+        let mut outboxes = self.outboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        outboxes.entry(peer.clone()).or_insert_with(|| watch::Sender::new(0)).clone()
+    }
+
+    /// The unit's epoch.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Begins a piece of work; one at a time per unit, so that numbers have no gaps.
+    pub async fn begin(self: &Arc<Self>) -> Work {
+        let guard = Arc::clone(&self.counters).lock_owned().await;
+        let next = guard.clone();
+        Work {
+            batch: Batch::new(&self.code),
+            unit: Arc::clone(self),
+            next,
+            guard,
+            peers: Vec::new(),
+        }
+    }
+
+    /// Signs a statement that is not kept, e.g. the answer to a live pull.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`], [`Error::NoDesk`].
+    pub fn sign_live(&self, draft: &Draft) -> Result<Signed, Error> {
+        self.sign(StatementId::generate(self.clock.now_unix_ms()), draft, self.epoch, 0)
+    }
+
+    fn sign(
+        &self,
+        id: StatementId,
+        draft: &Draft,
+        epoch: u64,
+        seq: u64,
+    ) -> Result<Signed, Error> {
+        let time_unix_ms = self.clock.now_unix_ms();
+        let header = Header {
+            id,
+            source: self.code.clone(),
+            kind: draft.kind.to_owned(),
+            subject: draft.subject.clone(),
+            time_unix_ms,
+            dataschema: draft.dataschema.clone(),
+            epoch,
+            seq,
+            purpose: draft.purpose.to_owned(),
+            classification: Classification::Internal,
+            exercise: draft.exercise,
+            destination: draft.destination.clone(),
+            traceparent: crate::telemetry::current_traceparent(),
+            on_behalf_of: None,
+        };
+        let payload = header::encode(&header, &draft.body);
+        if payload.len() > envelope::MAX_PAYLOAD_BYTES {
+            return Err(Error::TooLarge(payload.len()));
+        }
+        let envelope = match &draft.desk {
+            None => envelope::sign(STATEMENT_TYPE, payload, &[&self.keys.statement]),
+            Some(desk) => {
+                let desks = self.desks.read().unwrap_or_else(PoisonError::into_inner);
+                let signer = desks.get(desk).ok_or_else(|| Error::NoDesk(desk.clone()))?;
+                envelope::sign(STATEMENT_TYPE, payload, &[signer])
+            }
+        };
+        let payload_sha256 = envelope::payload_sha256(&envelope);
+        Ok(Signed { id, time_unix_ms, envelope, payload_sha256 })
+    }
+
+    /// Returns a kept statement.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn statement(&self, id: StatementId) -> Result<Option<Envelope>, store::Error> {
+        let stored = self.store.get(&self.code, Table::Statements, id.as_bytes()).await?;
+        stored.map(|bytes| decode_envelope(&bytes)).transpose()
+    }
+
+    /// Returns the cells kept beside a summary.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn cells(&self, id: StatementId) -> Result<Vec<SaltedCell>, store::Error> {
+        let mut cells = Vec::new();
+        let chunks = self.store.scan(&self.code, Table::Cells, id.as_bytes(), None, 1_000).await?;
+        for (_, chunk) in chunks {
+            let mut rest = chunk.get(1..).unwrap_or_default();
+            while !rest.is_empty() {
+                let cell = SaltedCell::decode_length_delimited(&mut rest)
+                    .map_err(|error| damaged("cells", &error))?;
+                cells.push(cell);
+            }
+        }
+        Ok(cells)
+    }
+
+    /// At most `limit` deliveries of a lane to `peer` above `after`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn outgoing(
+        &self,
+        peer: &UnitCode,
+        lane: Lane,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Departure>, store::Error> {
+        let prefix = outbox_prefix(peer, lane);
+        let from = outbox_key(peer, lane, after);
+        let rows =
+            self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), limit).await?;
+        let mut departures = Vec::with_capacity(rows.len());
+        for (key, value) in rows {
+            let lane_seq = sequence_of(&key)?;
+            let row = OutboxRow::decode(&value)?;
+            let id = StatementId::try_from(&row.id[..])
+                .map_err(|_| store::Error::Engine("an outbox row is damaged".into()))?;
+            let envelope = self.statement(id).await?.ok_or_else(|| {
+                store::Error::Engine(format!("the statement {id} of an outbox row is missing"))
+            })?;
+            let cells = if lane == Lane::Summary { self.cells(id).await? } else { Vec::new() };
+            let cursor = Cursor { lane, link_epoch: self.link_epoch, lane_seq };
+            departures.push(Departure { cursor, after: row.after, envelope, cells });
+        }
+        Ok(departures)
+    }
+
+    /// Removes outbox rows that the peer holds.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn acknowledged(&self, peer: &UnitCode, cursor: Cursor) -> Result<(), store::Error> {
+        if cursor.link_epoch != self.link_epoch {
+            return Ok(());
+        }
+        let prefix = outbox_prefix(peer, cursor.lane);
+        loop {
+            let rows = self
+                .store
+                .scan(&self.code, Table::Outbox, &prefix, None, store::MAX_BATCH_OPERATIONS)
+                .await?;
+            let mut batch = Batch::new(&self.code);
+            for (key, _) in &rows {
+                if sequence_of(key)? <= cursor.lane_seq {
+                    batch.delete(Table::Outbox, key.clone());
+                }
+            }
+            let more = batch.len() == store::MAX_BATCH_OPERATIONS;
+            if !batch.is_empty() {
+                self.store.submit(batch).await?;
+            }
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Number of waiting deliveries, and when the oldest was put there.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn outbox_state(&self) -> Result<(u64, Option<UnixMillis>), store::Error> {
+        let (mut count, mut oldest, mut after) = (0, None, None::<Vec<u8>>);
+        loop {
+            let rows = self
+                .store
+                .scan(&self.code, Table::Outbox, b"", after.as_deref(), 1_000)
+                .await?;
+            for (_, value) in &rows {
+                let enqueued = OutboxRow::decode(value)?.enqueued_unix_ms;
+                oldest = Some(oldest.map_or(enqueued, |time: i64| time.min(enqueued)));
+                count += 1;
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                _ => return Ok((count, oldest)),
+            }
+        }
+    }
+
+    /// True if a delivery of `lane` waits for `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn is_waiting(&self, peer: &UnitCode, lane: Lane) -> Result<bool, store::Error> {
+        let prefix = outbox_prefix(peer, lane);
+        Ok(!self.store.scan(&self.code, Table::Outbox, &prefix, None, 1).await?.is_empty())
+    }
+}
+
+/// Why delegations were not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum LearnError {
+    /// One does not hold.
+    #[error("{0}")]
+    Refused(String),
+    /// The store failed.
+    #[error("cannot store a delegation")]
+    Store(#[from] store::Error),
+}
+
+/// Changes of one unit on their way into one batch. Dropped without commit, nothing happened.
+pub struct Work {
+    /// The batch: add state rows to it.
+    pub batch: Batch,
+    unit: Arc<Unit>,
+    next: Counters,
+    guard: OwnedMutexGuard<Counters>,
+    peers: Vec<UnitCode>,
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Work").field("unit", &self.unit.code).finish_non_exhaustive()
+    }
+}
+
+impl Work {
+    /// Signs a statement with the unit's next number and keeps it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLarge`], [`Error::NoDesk`].
+    pub fn sign(&mut self, draft: &Draft) -> Result<Signed, Error> {
+        let id = StatementId::generate(self.unit.clock.now_unix_ms());
+        let seq = self.next.seq + 1;
+        let signed = self.unit.sign(id, draft, self.next.epoch, seq)?;
+        self.next.seq = seq;
+        self.keep(id, &signed.envelope);
+        Ok(signed)
+    }
+
+    /// Keeps a statement verbatim.
+    pub fn keep(&mut self, id: StatementId, envelope: &Envelope) {
+        self.batch.put(Table::Statements, *id.as_bytes(), encode_envelope(envelope));
+    }
+
+    /// Keeps the cells of a summary.
+    pub fn keep_cells(&mut self, id: StatementId, cells: &[SaltedCell]) {
+        put_cells(&mut self.batch, id, cells);
+    }
+
+    /// Puts a kept statement into the outbox to `peer`.
+    pub fn enqueue(&mut self, peer: &UnitCode, lane: Lane, id: StatementId) {
+        let last = self.next.lanes.entry((peer.clone(), lane)).or_insert(0);
+        let row = OutboxRow {
+            after: *last,
+            id: *id.as_bytes(),
+            enqueued_unix_ms: self.unit.clock.now_unix_ms(),
+        };
+        *last += 1;
+        self.batch.put(Table::Outbox, outbox_key(peer, lane, *last), row.encode());
+        let counter = [&[FORMAT][..], &last.to_be_bytes()].concat();
+        self.batch.put(Table::Meta, lane_key(peer, lane), counter);
+        if !self.peers.contains(peer) {
+            self.peers.push(peer.clone());
+        }
+    }
+
+    /// Commits and waits until it is durable.
+    ///
+    /// # Errors
+    ///
+    /// The store's; nothing was written.
+    pub async fn commit(mut self) -> Result<(), store::Error> {
+        if self.next.seq != self.guard.seq {
+            self.batch.put(Table::Meta, SOURCE_KEY, encode_source(&self.next));
+        }
+        if self.batch.is_empty() {
+            return Ok(());
+        }
+        self.unit.store.submit(self.batch).await?;
+        *self.guard = self.next;
+        drop(self.guard);
+        for peer in &self.peers {
+            self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
+        }
+        Ok(())
+    }
+
+    /// Commits in the background, then calls `settled` if it succeeded.
+    pub fn submit(self, settled: impl FnOnce() + Send + 'static) -> Commit {
+        let (sender, commit) = Commit::pending();
+        tokio::spawn(async move {
+            let result = self.commit().await;
+            if result.is_ok() {
+                settled();
+            }
+            // The link may have gone meanwhile: the commit stands all the same.
+            let _ = sender.send(result);
+        });
+        commit
+    }
+}
+
+/// Adds the cells of a summary to a batch, in chunks that the store takes.
+pub fn put_cells(batch: &mut Batch, id: StatementId, cells: &[SaltedCell]) {
+    let mut chunk = vec![FORMAT];
+    let mut number: u16 = 0;
+    let mut put = |chunk: &mut Vec<u8>| {
+        let key = [id.as_bytes().as_slice(), &number.to_be_bytes()].concat();
+        batch.put(Table::Cells, key, std::mem::replace(chunk, vec![FORMAT]));
+        number += 1;
+    };
+    for cell in cells {
+        if chunk.len() + cell.encoded_len() > CELL_CHUNK_BYTES {
+            put(&mut chunk);
+        }
+        chunk.extend_from_slice(&cell.encode_length_delimited_to_vec());
+    }
+    if chunk.len() > 1 {
+        put(&mut chunk);
+    }
+}
+
+/// Stored form of an envelope: a format byte and the serialised envelope.
+pub fn encode_envelope(envelope: &Envelope) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    bytes.extend_from_slice(&envelope.encode_to_vec());
+    bytes
+}
+
+/// Reads the stored form of an envelope.
+///
+/// # Errors
+///
+/// [`store::Error::Engine`] if it is damaged.
+pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, store::Error> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => {
+            Envelope::decode(rest).map_err(|error| damaged("an envelope", &error))
+        }
+        Some((found, _)) => {
+            Err(store::Error::Format { found: u32::from(*found), known: u32::from(FORMAT) })
+        }
+        None => Err(store::Error::Engine("a stored envelope is empty".into())),
+    }
+}
+
+fn damaged(what: &str, error: &prost::DecodeError) -> store::Error {
+    store::Error::Engine(format!("{what} in the store cannot be read: {error}"))
+}
+
+/// Key of a delegation: unit, desk, serial.
+pub fn delegation_key(unit: &UnitCode, desk: Option<&DeskId>, serial: u64) -> Vec<u8> {
+    let desk = desk.map_or("", DeskId::as_str);
+    let mut key = format!("{unit}\0{desk}\0").into_bytes();
+    key.extend_from_slice(&serial.to_be_bytes());
+    key
+}
+
+const SOURCE_KEY: &[u8] = b"counter/source";
+const LINK_EPOCH_KEY: &[u8] = b"link-epoch";
+const LANE_PREFIX: &[u8] = b"counter/lane/";
+
+fn lane_key(peer: &UnitCode, lane: Lane) -> Vec<u8> {
+    let mut key = [LANE_PREFIX, peer.as_str().as_bytes()].concat();
+    key.extend_from_slice(&[0, lane as u8]);
+    key
+}
+
+fn outbox_prefix(peer: &UnitCode, lane: Lane) -> Vec<u8> {
+    let mut key = peer.as_str().as_bytes().to_vec();
+    key.extend_from_slice(&[0, lane as u8]);
+    key
+}
+
+fn outbox_key(peer: &UnitCode, lane: Lane, lane_seq: u64) -> Vec<u8> {
+    let mut key = outbox_prefix(peer, lane);
+    key.extend_from_slice(&lane_seq.to_be_bytes());
+    key
+}
+
+fn sequence_of(key: &[u8]) -> Result<u64, store::Error> {
+    let tail = key.last_chunk::<8>();
+    tail.map(|bytes| u64::from_be_bytes(*bytes))
+        .ok_or_else(|| store::Error::Engine("an outbox key is damaged".into()))
+}
+
+struct OutboxRow {
+    after: u64,
+    id: [u8; 16],
+    enqueued_unix_ms: UnixMillis,
+}
+
+impl OutboxRow {
+    fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![FORMAT];
+        bytes.extend_from_slice(&self.after.to_be_bytes());
+        bytes.extend_from_slice(&self.id);
+        bytes.extend_from_slice(&self.enqueued_unix_ms.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, store::Error> {
+        let damaged = || store::Error::Engine("an outbox row is damaged".into());
+        let bytes: &[u8; 33] = bytes.try_into().map_err(|_| damaged())?;
+        if bytes[0] != FORMAT {
+            let found = u32::from(bytes[0]);
+            return Err(store::Error::Format { found, known: u32::from(FORMAT) });
+        }
+        let long = |range: std::ops::Range<usize>| -> Result<[u8; 8], store::Error> {
+            bytes[range].try_into().map_err(|_| damaged())
+        };
+        Ok(Self {
+            after: u64::from_be_bytes(long(1..9)?),
+            id: bytes[9..25].try_into().map_err(|_| damaged())?,
+            enqueued_unix_ms: i64::from_be_bytes(long(25..33)?),
+        })
+    }
+}
+
+fn encode_source(counters: &Counters) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    bytes.extend_from_slice(&counters.epoch.to_be_bytes());
+    bytes.extend_from_slice(&counters.seq.to_be_bytes());
+    bytes
+}
+
+async fn load_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, store::Error> {
+    let damaged = || store::Error::Engine("a counter in the store is damaged".into());
+    let long = |bytes: &[u8], at: usize| -> Result<u64, store::Error> {
+        let bytes = bytes.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        bytes.map(u64::from_be_bytes).ok_or_else(damaged)
+    };
+    let Some(link_epoch) = store.get(unit, Table::Meta, LINK_EPOCH_KEY).await? else {
+        return begin_counters(store, unit).await;
+    };
+    let source = store.get(unit, Table::Meta, SOURCE_KEY).await?.ok_or_else(damaged)?;
+    let mut lanes = HashMap::new();
+    let rows = store.scan(unit, Table::Meta, LANE_PREFIX, None, usize::MAX).await?;
+    for (key, value) in rows {
+        let (peer, lane) = key[LANE_PREFIX.len()..].split_last_chunk::<2>().ok_or_else(damaged)?;
+        let peer = std::str::from_utf8(peer).ok().and_then(|text| text.parse().ok());
+        let lane = Lane::ALL.into_iter().find(|known| *known as u8 == lane[1]);
+        let key = peer.zip(lane).ok_or_else(damaged)?;
+        lanes.insert(key, long(&value, 1)?);
+    }
+    Ok(Counters {
+        epoch: long(&source, 1)?,
+        seq: long(&source, 9)?,
+        link_epoch: long(&link_epoch, 1)?,
+        lanes,
+    })
+}
+
+async fn begin_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, store::Error> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random)
+        .map_err(|error| store::Error::Engine(format!("no random numbers: {error}")))?;
+    // 0 stands for "not set" on the wire.
+    let link_epoch = u64::from_be_bytes(random).max(1);
+    let counters = Counters { epoch: 1, seq: 0, link_epoch, lanes: HashMap::new() };
+    let mut batch = Batch::new(unit);
+    batch.require_absent(Table::Meta, LINK_EPOCH_KEY);
+    batch.put(Table::Meta, LINK_EPOCH_KEY, [&[FORMAT][..], &link_epoch.to_be_bytes()].concat());
+    batch.put(Table::Meta, SOURCE_KEY, encode_source(&counters));
+    store.submit(batch).await?;
+    Ok(counters)
+}

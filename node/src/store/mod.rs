@@ -4,6 +4,7 @@
 //! owner of the table writes; this layer sees bytes. It never interprets a key or a value.
 
 pub mod conformance;
+pub mod format;
 pub mod lock;
 pub mod sled;
 

@@ -1,0 +1,218 @@
+//! `NodeService`: what the IT staff of a host do.
+
+use std::sync::Arc;
+
+use lianxi_proto::admin::v1 as pb;
+use tonic::{Request, Response, Status};
+
+use super::status::{to_status, unit};
+use crate::{
+    domain::delegation::Delegation,
+    services::{
+        desks,
+        host::{Operations, Units},
+        hosted::Hosted,
+        quarantine,
+    },
+    statement::delegation::{level_from_proto, level_to_proto},
+    store::{self, Store},
+};
+
+/// Serves the host.
+#[derive(Clone)]
+pub struct NodeHandler {
+    units: Arc<Units>,
+    operations: Arc<dyn Operations>,
+    store: Arc<dyn Store>,
+}
+
+impl std::fmt::Debug for NodeHandler {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("NodeHandler")
+    }
+}
+
+impl NodeHandler {
+    /// A handler over the hosted units.
+    pub fn new(
+        units: Arc<Units>,
+        operations: Arc<dyn Operations>,
+        store: Arc<dyn Store>,
+    ) -> Self {
+        Self { units, operations, store }
+    }
+
+    async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, store::Error> {
+        let unit = &hosted.unit;
+        let parent_link = unit.parent.as_ref().map(|parent| hosted.link(parent));
+        let state = match &parent_link {
+            None => pb::LinkState::Unspecified,
+            Some(link) if link.up => pb::LinkState::Up,
+            Some(_) => pb::LinkState::Down,
+        };
+        let link = parent_link.unwrap_or_default();
+        let (outbox, oldest) = unit.outbox_state().await?;
+        let now = unit.clock.now_unix_ms();
+        let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await?.len();
+        let (records, _) = hosted.records.count().await.unwrap_or_default();
+        let (title, delegation_ends_unix_ms, children) = {
+            let trust = unit.trust();
+            let own = trust.delegation(&unit.code, None).map(|known| &known.delegation);
+            let children = trust.children(&unit.code).len();
+            let ends = own.map(|own| own.not_after_unix_ms).unwrap_or_default();
+            (own.map(|own| own.title.clone()).unwrap_or_default(), ends, children)
+        };
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        Ok(pb::UnitStatus {
+            unit: unit.code.to_string(),
+            title,
+            level: level_to_proto(unit.level).into(),
+            parent: unit.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            parent_link: state.into(),
+            parent_link_reason: link.reason,
+            clock_skew_ms: link.clock_skew_ms,
+            children: count(children),
+            children_linked: count(hosted.linked_children().len()),
+            outbox,
+            oldest_unsent_ms: oldest.map(|oldest| now.saturating_sub(oldest)).unwrap_or_default(),
+            quarantined: u64::try_from(quarantined).unwrap_or(u64::MAX),
+            catalogue: hosted.catalogues.label(),
+            records,
+            certificate_ends_unix_ms: self
+                .operations
+                .certificate_ends(&unit.code)
+                .unwrap_or_default(),
+            delegation_ends_unix_ms,
+        })
+    }
+}
+
+fn known_unit(delegation: &Delegation) -> pb::KnownUnit {
+    pb::KnownUnit {
+        unit: delegation.unit.to_string(),
+        title: delegation.title.clone(),
+        level: level_to_proto(delegation.level).into(),
+        parent: delegation.issuer.as_ref().map(ToString::to_string).unwrap_or_default(),
+        desk: delegation.desk.as_ref().map(ToString::to_string).unwrap_or_default(),
+        line: delegation.line.clone(),
+        host: delegation.host.clone(),
+    }
+}
+
+#[tonic::async_trait]
+impl pb::node_service_server::NodeService for NodeHandler {
+    async fn invite(
+        &self,
+        request: Request<pb::InviteRequest>,
+    ) -> Result<Response<pb::InviteResponse>, Status> {
+        let request = request.into_inner();
+        let level = level_from_proto(request.child_level())
+            .ok_or_else(|| Status::invalid_argument("child_level is none of the four levels"))?;
+        let invitation = self
+            .operations
+            .invite(
+                &unit(&request.unit)?,
+                &unit(&request.child)?,
+                level,
+                &request.child_title,
+                request.valid_for_ms,
+            )
+            .await
+            .map_err(to_status)?;
+        Ok(Response::new(pb::InviteResponse {
+            token: invitation.token,
+            expires_unix_ms: invitation.expires_unix_ms,
+        }))
+    }
+
+    async fn join(
+        &self,
+        request: Request<pb::JoinRequest>,
+    ) -> Result<Response<pb::JoinResponse>, Status> {
+        let request = request.into_inner();
+        let joined =
+            self.operations.join(&request.token, request.dry_run).await.map_err(to_status)?;
+        Ok(Response::new(pb::JoinResponse {
+            unit: joined.unit.to_string(),
+            title: joined.title,
+            parent: joined.parent.to_string(),
+            level: level_to_proto(joined.level).into(),
+            clock_skew_ms: joined.clock_skew_ms,
+            delegation_ends_unix_ms: joined.delegation_ends_unix_ms,
+        }))
+    }
+
+    async fn status(
+        &self,
+        _request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let facts = self.operations.facts();
+        let usage = self.store.usage().map_err(to_status)?;
+        let mut units = Vec::new();
+        for hosted in self.units.all() {
+            units.push(self.unit_status(&hosted).await.map_err(to_status)?);
+        }
+        Ok(Response::new(pb::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            host: facts.host,
+            started_unix_ms: facts.started_unix_ms,
+            store_bytes: usage.store_bytes,
+            free_disk_bytes: usage.free_bytes,
+            units,
+            link_address: facts.link_address.unwrap_or_default(),
+        }))
+    }
+
+    async fn units(
+        &self,
+        request: Request<pb::UnitsRequest>,
+    ) -> Result<Response<pb::UnitsResponse>, Status> {
+        let hosted = self.units.find(&unit(&request.into_inner().unit)?).map_err(to_status)?;
+        let trust = hosted.unit.trust();
+        let root = trust.root();
+        let units = trust.subtree(root).iter().map(|known| known_unit(&known.delegation)).collect();
+        Ok(Response::new(pb::UnitsResponse { units }))
+    }
+
+    async fn add_desk(
+        &self,
+        request: Request<pb::AddDeskRequest>,
+    ) -> Result<Response<pb::AddDeskResponse>, Status> {
+        let request = request.into_inner();
+        let code = unit(&request.unit)?;
+        let hosted = self.units.find(&code).map_err(to_status)?;
+        let desk = request.desk.parse().map_err(|error| {
+            Status::invalid_argument(format!("{:?} is no id of a desk: {error}", request.desk))
+        })?;
+        let directory = self.operations.desk_keys_directory(&code, &request.desk);
+        let delegation =
+            desks::add(&hosted.unit, &directory, desk, request.title, request.line)
+                .await
+                .map_err(to_status)?;
+        Ok(Response::new(pb::AddDeskResponse { desk: Some(known_unit(&delegation)) }))
+    }
+
+    async fn quarantine(
+        &self,
+        request: Request<pb::QuarantineRequest>,
+    ) -> Result<Response<pb::QuarantineResponse>, Status> {
+        let code = unit(&request.into_inner().unit)?;
+        self.units.find(&code).map_err(to_status)?;
+        let entries = quarantine::list(self.store.as_ref(), &code).await.map_err(to_status)?;
+        let statements = entries
+            .into_iter()
+            .map(|entry| pb::QuarantinedStatement {
+                peer: entry.peer.to_string(),
+                refused_here: entry.refused_here,
+                claimed_source: entry.claimed_source,
+                claimed_type: entry.claimed_kind,
+                reason: entry.reason,
+                field: entry.field,
+                detail: entry.detail,
+                time_unix_ms: entry.time_unix_ms,
+                payload_sha256: hex::decode(entry.payload_sha256).unwrap_or_default(),
+            })
+            .collect();
+        Ok(Response::new(pb::QuarantineResponse { statements }))
+    }
+}

@@ -1,0 +1,45 @@
+//! What every service error tells its caller: a kind, mapped once at the edge.
+
+use crate::store;
+
+/// Kind of an error, as a caller has to react to it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    InvalidArgument,
+    /// No such thing here.
+    NotFound,
+    /// Already there.
+    AlreadyExists,
+    /// Not this caller's to do.
+    PermissionDenied,
+    /// Who is calling is not established.
+    Unauthenticated,
+    /// Not in the present state.
+    FailedPrecondition,
+    /// Disk, quota or another limit.
+    ResourceExhausted,
+    /// Try again.
+    Unavailable,
+    /// A defect, or a damaged store: its text stays on the node.
+    Internal,
+}
+
+/// An error of a service.
+pub trait ServiceError: std::error::Error {
+    /// How a caller has to react.
+    fn kind(&self) -> ErrorKind;
+}
+
+impl ServiceError for store::Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::DiskFull { .. } | Self::BatchTooLarge(_) | Self::ValueTooLarge(_) => {
+                ErrorKind::ResourceExhausted
+            }
+            Self::Conflict | Self::Closed => ErrorKind::Unavailable,
+            Self::Locked { .. } | Self::Format { .. } => ErrorKind::FailedPrecondition,
+            Self::Engine(_) => ErrorKind::Internal,
+        }
+    }
+}

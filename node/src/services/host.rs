@@ -1,0 +1,153 @@
+//! The units of one host, by code, and what concerns all of them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    error::{ErrorKind, ServiceError},
+    hosted::Hosted,
+    imports::Targets,
+    records::Records,
+};
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        catalogue::Catalogue,
+        unit::{Level, UnitCode},
+    },
+};
+
+/// The unit is not served by this host.
+#[derive(Debug, thiserror::Error)]
+#[error("unit {0} is not hosted here; list those that are with `lianxi node status`")]
+pub struct NotHosted(pub UnitCode);
+
+impl ServiceError for NotHosted {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::NotFound
+    }
+}
+
+/// Hosted units by code.
+#[derive(Debug, Default)]
+pub struct Units(RwLock<BTreeMap<UnitCode, Arc<Hosted>>>);
+
+impl Units {
+    /// Finds a unit.
+    ///
+    /// # Errors
+    ///
+    /// [`NotHosted`].
+    pub fn find(&self, unit: &UnitCode) -> Result<Arc<Hosted>, NotHosted> {
+        self.get(unit).ok_or_else(|| NotHosted(unit.clone()))
+    }
+
+    /// Finds a unit.
+    pub fn get(&self, unit: &UnitCode) -> Option<Arc<Hosted>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(unit).cloned()
+    }
+
+    /// All units in the order of codes.
+    pub fn all(&self) -> Vec<Arc<Hosted>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Adds a unit.
+    pub fn add(&self, hosted: Arc<Hosted>) {
+        let code = hosted.unit.code.clone();
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(code, hosted);
+    }
+}
+
+impl Targets for Units {
+    fn records(&self, unit: &UnitCode) -> Option<Arc<Records>> {
+        self.get(unit).map(|hosted| Arc::clone(&hosted.records))
+    }
+
+    fn catalogue(&self, unit: &UnitCode) -> Option<Arc<Catalogue>> {
+        self.get(unit)?.catalogues.in_force().map(|in_force| in_force.catalogue)
+    }
+}
+
+/// An error of a host operation with its kind.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct OperationError {
+    /// How a caller has to react.
+    pub kind: ErrorKind,
+    /// What went wrong, with causes.
+    pub text: String,
+}
+
+impl ServiceError for OperationError {
+    fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+/// A unit that has joined.
+#[derive(Clone, Debug)]
+pub struct JoinedUnit {
+    /// Code.
+    pub unit: UnitCode,
+    /// Title.
+    pub title: String,
+    /// Parent.
+    pub parent: UnitCode,
+    /// Level.
+    pub level: Level,
+    /// This host's clock minus the parent's.
+    pub clock_skew_ms: i64,
+    /// End of its delegation.
+    pub delegation_ends_unix_ms: UnixMillis,
+}
+
+/// A token for a new child.
+#[derive(Clone, Debug)]
+pub struct Invitation {
+    /// The token; shown once.
+    pub token: String,
+    /// When it ends.
+    pub expires_unix_ms: UnixMillis,
+}
+
+/// What is told of the host.
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    /// Name for operators.
+    pub host: String,
+    /// When the process began.
+    pub started_unix_ms: UnixMillis,
+    /// Address that children dial.
+    pub link_address: Option<String>,
+}
+
+/// What changes which units the host serves; implemented where the host is put together.
+#[async_trait]
+pub trait Operations: Send + Sync + 'static {
+    /// Joins a unit under the parent that the token names, and serves it.
+    async fn join(&self, token: &str, dry_run: bool) -> Result<JoinedUnit, OperationError>;
+
+    /// Makes a token for a child of a hosted unit.
+    async fn invite(
+        &self,
+        unit: &UnitCode,
+        child: &UnitCode,
+        level: Level,
+        title: &str,
+        valid_for_ms: i64,
+    ) -> Result<Invitation, OperationError>;
+
+    /// Directory of the keys of a desk.
+    fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> std::path::PathBuf;
+
+    /// End of the certificate that a unit shows its parent, or else its children.
+    fn certificate_ends(&self, unit: &UnitCode) -> Option<UnixMillis>;
+
+    /// What is told of the host.
+    fn facts(&self) -> HostFacts;
+}

@@ -1,0 +1,488 @@
+//! One hosted unit with all its services, as its links see it.
+//!
+//! What a link brings is verified here once: signature, source, direction. Then the service of its
+//! type plans, and the plan, the cursor and the statement are one commit.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use super::{
+    catalogues::Catalogues,
+    escalations::Escalations,
+    exchange::{
+        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Parcel, Question,
+        Refusal, Standing,
+    },
+    intake::{Arrived, Plan, Refused, Undecided},
+    notices::Notices,
+    quarantine,
+    records::Records,
+    summaries::Summaries,
+    unit::{LearnError, Unit},
+};
+use crate::{
+    domain::{period::Period, unit::UnitCode},
+    identity::trust::Trust,
+    statement::{Envelope, header::kinds},
+    store::{self, Batch, Commit, Table},
+};
+
+const FORMAT: u8 = 1;
+
+/// State of the link to one peer.
+#[derive(Clone, Debug, Default)]
+pub struct LinkStatus {
+    /// Open now.
+    pub up: bool,
+    /// Why it is not.
+    pub reason: String,
+    /// This unit's clock minus the peer's at the last hello.
+    pub clock_skew_ms: i64,
+}
+
+/// One hosted unit.
+#[derive(Debug)]
+pub struct Hosted {
+    /// Keys, trust, counters.
+    pub unit: Arc<Unit>,
+    /// Records and components.
+    pub records: Arc<Records>,
+    /// Catalogue in force.
+    pub catalogues: Arc<Catalogues>,
+    /// Summaries.
+    pub summaries: Arc<Summaries>,
+    /// Notices.
+    pub notices: Notices,
+    /// Escalations.
+    pub escalations: Escalations,
+    downlinks: Arc<dyn Downlinks>,
+    links: Mutex<HashMap<UnitCode, LinkStatus>>,
+    cursors: Mutex<HashMap<(UnitCode, Lane), Cursor>>,
+}
+
+impl Hosted {
+    /// Puts a unit's services together.
+    ///
+    /// # Errors
+    ///
+    /// The catalogue in force cannot be loaded.
+    pub async fn open(
+        unit: Arc<Unit>,
+        records: Arc<Records>,
+        downlinks: Arc<dyn Downlinks>,
+    ) -> Result<Arc<Self>, super::catalogues::Error> {
+        let catalogues = Catalogues::open(Arc::clone(&unit), Arc::clone(&records)).await?;
+        let catalogues = Arc::new(catalogues);
+        let summaries = Summaries::new(
+            Arc::clone(&unit),
+            Arc::clone(&records),
+            Arc::clone(&catalogues),
+            Arc::clone(&downlinks),
+        );
+        Ok(Arc::new(Self {
+            notices: Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)),
+            escalations: Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)),
+            summaries: Arc::new(summaries),
+            unit,
+            records,
+            catalogues,
+            downlinks,
+            links: Mutex::default(),
+            cursors: Mutex::default(),
+        }))
+    }
+
+    /// State of the link to `peer`.
+    pub fn link(&self, peer: &UnitCode) -> LinkStatus {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.get(peer).cloned().unwrap_or_default()
+    }
+
+    /// Children with an open link.
+    pub fn linked_children(&self) -> Vec<UnitCode> {
+        self.downlinks.linked()
+    }
+
+    fn cursor(&self, peer: &UnitCode, lane: Lane) -> Option<Cursor> {
+        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        cursors.get(&(peer.clone(), lane)).copied()
+    }
+
+    /// Cursors as they are stored, once everything submitted before is settled.
+    async fn stored_cursors(&self, peer: &UnitCode) -> Result<Vec<Cursor>, store::Error> {
+        self.unit.store.submit(Batch::new(&self.unit.code)).await?;
+        let mut cursors = Vec::new();
+        for lane in Lane::ALL {
+            let key = inbox_key(peer, lane);
+            if let Some(row) = self.unit.store.get(&self.unit.code, Table::Inbox, &key).await? {
+                cursors.push(decode_cursor(lane, &row)?);
+            }
+        }
+        Ok(cursors)
+    }
+
+    /// Verifies an arrival and lets its service plan.
+    async fn judge(&self, peer: &UnitCode, arrival: &Arrival) -> Result<(Plan, Known), Undecided> {
+        let from_child = self.unit.parent.as_ref() != Some(peer);
+        let opened = {
+            let trust = self.unit.trust();
+            let opened = trust
+                .open(&arrival.envelope, self.unit.clock.now_unix_ms())
+                .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
+            check_direction(&trust, &self.unit.code, peer, from_child, &opened.statement.header.source)?;
+            opened
+        };
+        let arrived = Arrived {
+            peer: peer.clone(),
+            from_child,
+            envelope: arrival.envelope.clone(),
+            desk: opened.signer.1,
+            payload_sha256: opened.payload_sha256,
+            statement: opened.statement,
+            cells: arrival.cells.clone(),
+        };
+        let id = arrived.id();
+        let kind = arrived.statement.header.kind.clone();
+        if lane_of(&kind) != Some(arrival.cursor.lane) {
+            let detail = format!("type {kind} is not known, or not of this lane");
+            return Err(Refused::new("unknown-type", "header.type", detail).into());
+        }
+        let held =
+            self.unit.store.get(&self.unit.code, Table::Statements, id.as_bytes()).await?;
+        if held.is_some() {
+            return Ok((Plan::default(), Known::Held));
+        }
+        let plan = match kind.as_str() {
+            kinds::SUMMARY => self.summaries.take(&arrived).await?,
+            kinds::REJECTION => quarantine::take_rejection(&self.unit, &arrived)?,
+            kinds::NOTICE => self.notices.take(&arrived)?,
+            kinds::RECEIPT => self.notices.take_receipt(&arrived).await?,
+            kinds::ESCALATION => self.escalations.take(&arrived)?,
+            kinds::ESCALATION_EVENT => self.escalations.take_event(&arrived).await?,
+            kinds::CATALOGUE => self.catalogues.take(&arrived)?,
+            _ => {
+                let detail = "this type does not travel as a delivery";
+                return Err(Refused::new("unknown-type", "header.type", detail).into());
+            }
+        };
+        self.unit.metrics.received(&kind);
+        Ok((plan, Known::New(id)))
+    }
+
+    /// Makes one commit of the plan, the statement and the cursor.
+    async fn settle(
+        &self,
+        peer: &UnitCode,
+        arrival: &Arrival,
+        plan: Plan,
+        known: Known,
+    ) -> Result<Commit, store::Error> {
+        let lane = arrival.cursor.lane;
+        let mut batch = Batch::new(&self.unit.code);
+        self.advance(&mut batch, peer, arrival.cursor);
+        for (table, key, value) in plan.writes {
+            batch.put(table, key, value);
+        }
+        if let Known::New(id) = known {
+            batch.require_absent(Table::Statements, *id.as_bytes());
+            batch.put(
+                Table::Statements,
+                *id.as_bytes(),
+                super::unit::encode_envelope(&arrival.envelope),
+            );
+            if plan.keep_cells {
+                super::unit::put_cells(&mut batch, id, &arrival.cells);
+            }
+        }
+        if plan.relay.is_empty() && plan.replies.is_empty() {
+            let commit = self.unit.store.submit(batch);
+            return Ok(match plan.settled {
+                None => commit,
+                Some(settled) => then(commit, settled),
+            });
+        }
+        let mut work = self.unit.begin().await;
+        work.batch = batch;
+        if let Known::New(id) = known {
+            for next in &plan.relay {
+                work.enqueue(next, lane, id);
+            }
+        }
+        for reply in &plan.replies {
+            let signed = work
+                .sign(&reply.draft)
+                .map_err(|error| store::Error::Engine(format!("cannot sign a reply: {error}")))?;
+            work.enqueue(&reply.to, reply.lane, signed.id);
+        }
+        Ok(work.submit(plan.settled.unwrap_or_else(|| Box::new(|| ()))))
+    }
+
+    /// Moves the cursor, on condition that it is where this process last put it: if an earlier
+    /// commit of the lane fails, the later ones fail too.
+    fn advance(&self, batch: &mut Batch, peer: &UnitCode, cursor: Cursor) {
+        let key = inbox_key(peer, cursor.lane);
+        let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        match cursors.insert((peer.clone(), cursor.lane), cursor) {
+            Some(before) => batch.require(Table::Inbox, key.clone(), encode_cursor(before)),
+            None => batch.require_absent(Table::Inbox, key.clone()),
+        }
+        batch.put(Table::Inbox, key, encode_cursor(cursor));
+    }
+
+    fn check_peer(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+        let refusal = |reason, detail: String| Err(Refusal { reason, detail });
+        if hello.trust_domain != self.unit.trust_domain {
+            return refusal(
+                "wrong-domain",
+                format!(
+                    "this unit belongs to {}, the peer to {}",
+                    self.unit.trust_domain, hello.trust_domain
+                ),
+            );
+        }
+        if hello.unit != *certified {
+            return refusal(
+                "certificate-mismatch",
+                format!("the certificate names {certified}, the hello {}", hello.unit),
+            );
+        }
+        let is_parent = self.unit.parent.as_ref() == Some(certified);
+        let trust = self.unit.trust();
+        let is_child = trust.parent(certified) == Some(&self.unit.code);
+        if !is_parent && !is_child {
+            return refusal(
+                "unknown-child",
+                format!("{certified} is no child of {}; invite it first", self.unit.code),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Whether the statement is new here.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    New(crate::statement::header::StatementId),
+    Held,
+}
+
+fn check_direction(
+    trust: &Trust,
+    own: &UnitCode,
+    peer: &UnitCode,
+    from_child: bool,
+    source: &UnitCode,
+) -> Result<(), Refused> {
+    if from_child && !trust.is_in_subtree(source, peer) {
+        let detail = format!("{source} is not in the subtree of {peer}");
+        return Err(Refused::new("outside-subtree", "header.source", detail));
+    }
+    let from_above = source != own && trust.is_in_subtree(own, source);
+    if !from_child && !from_above {
+        let detail = format!("{source} is not above {own}");
+        return Err(Refused::new("wrong-source", "header.source", detail));
+    }
+    Ok(())
+}
+
+fn then(commit: Commit, settled: Box<dyn FnOnce() + Send>) -> Commit {
+    let (sender, chained) = Commit::pending();
+    tokio::spawn(async move {
+        let result = commit.await;
+        if result.is_ok() {
+            settled();
+        }
+        // The link may have gone meanwhile: the commit stands all the same.
+        let _ = sender.send(result);
+    });
+    chained
+}
+
+fn lane_of(kind: &str) -> Option<Lane> {
+    match kind {
+        kinds::ESCALATION | kinds::ESCALATION_EVENT => Some(Lane::Escalation),
+        kinds::NOTICE | kinds::RECEIPT => Some(Lane::Notice),
+        kinds::SUMMARY | kinds::REJECTION => Some(Lane::Summary),
+        kinds::CATALOGUE => Some(Lane::Catalogue),
+        _ => None,
+    }
+}
+
+fn inbox_key(peer: &UnitCode, lane: Lane) -> Vec<u8> {
+    let mut key = peer.as_str().as_bytes().to_vec();
+    key.extend_from_slice(&[0, lane as u8]);
+    key
+}
+
+fn encode_cursor(cursor: Cursor) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    bytes.extend_from_slice(&cursor.link_epoch.to_be_bytes());
+    bytes.extend_from_slice(&cursor.lane_seq.to_be_bytes());
+    bytes
+}
+
+fn decode_cursor(lane: Lane, bytes: &[u8]) -> Result<Cursor, store::Error> {
+    match bytes {
+        [FORMAT, rest @ ..] if rest.len() == 16 => {
+            let (epoch, seq) = rest.split_at(8);
+            let long = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
+            long(epoch)
+                .zip(long(seq))
+                .map(|(link_epoch, lane_seq)| Cursor { lane, link_epoch, lane_seq })
+        }
+        _ => None,
+    }
+    .ok_or_else(|| store::Error::Engine("a cursor in the store is damaged".into()))
+}
+
+#[async_trait]
+impl Exchange for Hosted {
+    fn unit(&self) -> &UnitCode {
+        &self.unit.code
+    }
+
+    fn parent(&self) -> Option<UnitCode> {
+        self.unit.parent.clone()
+    }
+
+    async fn standing(&self, peer: &UnitCode) -> Result<Standing, Error> {
+        let received = self.stored_cursors(peer).await?;
+        {
+            let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+            cursors.retain(|(known, _), _| known != peer);
+            for cursor in &received {
+                cursors.insert((peer.clone(), cursor.lane), *cursor);
+            }
+        }
+        let trust = self.unit.trust();
+        let to_parent = self.unit.parent.as_ref() == Some(peer);
+        let head = if to_parent { &self.unit.code } else { peer };
+        Ok(Standing {
+            trust_domain: self.unit.trust_domain.clone(),
+            unit: self.unit.code.clone(),
+            chain: trust.chain(&self.unit.code),
+            epoch: self.unit.epoch(),
+            received,
+            clock_unix_ms: self.unit.clock.now_unix_ms(),
+            roster_sha256: trust.roster_sha256(head),
+            catalogue: self.catalogues.label(),
+        })
+    }
+
+    async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+        match self.unit.learn(&hello.chain).await {
+            Ok(_) => {}
+            Err(LearnError::Refused(detail)) => {
+                return Err(Refusal { reason: "bad-chain", detail });
+            }
+            Err(LearnError::Store(error)) => {
+                return Err(Refusal { reason: "busy", detail: error.to_string() });
+            }
+        }
+        self.check_peer(certified, hello)?;
+        let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
+        for cursor in &hello.received {
+            self.unit.acknowledged(certified, *cursor).await.map_err(busy)?;
+        }
+        if self.unit.parent.as_ref() != Some(certified) {
+            self.catalogues.offer(certified, &hello.catalogue).await.map_err(busy)?;
+        }
+        Ok(())
+    }
+
+    async fn roster(&self) -> Result<Vec<Envelope>, Error> {
+        let trust = self.unit.trust();
+        Ok(trust.subtree(&self.unit.code).iter().map(|known| known.envelope.clone()).collect())
+    }
+
+    async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error> {
+        match self.unit.learn(&delegations).await {
+            Ok(learned) => {
+                tracing::debug!(unit = %self.unit.code, %peer, learned, "delegations introduced");
+                Ok(())
+            }
+            Err(LearnError::Refused(detail)) => Err(Error::Introduction(detail)),
+            Err(LearnError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    async fn receive(&self, peer: &UnitCode, arrival: Arrival) -> Result<Commit, Error> {
+        let lane = arrival.cursor.lane;
+        if let Some(have) = self.cursor(peer, lane)
+            && have.link_epoch == arrival.cursor.link_epoch
+        {
+            if arrival.cursor.lane_seq <= have.lane_seq {
+                // Settled before, perhaps not yet durable: an empty batch comes after it.
+                return Ok(self.unit.store.submit(Batch::new(&self.unit.code)));
+            }
+            if arrival.after > have.lane_seq {
+                return Err(Error::Gap {
+                    lane_seq: arrival.cursor.lane_seq,
+                    after: arrival.after,
+                    have: have.lane_seq,
+                });
+            }
+        }
+        let (plan, known) = match self.judge(peer, &arrival).await {
+            Ok(judged) => judged,
+            Err(Undecided::Refused(refused)) => {
+                let plan = quarantine::refuse(&self.unit, peer, &arrival.envelope, &refused)?;
+                (plan, Known::Held)
+            }
+            Err(Undecided::Store(error)) => return Err(error.into()),
+        };
+        Ok(self.settle(peer, &arrival, plan, known).await?)
+    }
+
+    async fn outgoing(
+        &self,
+        peer: &UnitCode,
+        lane: Lane,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Departure>, Error> {
+        Ok(self.unit.outgoing(peer, lane, after, limit).await?)
+    }
+
+    async fn acknowledged(&self, peer: &UnitCode, cursor: Cursor) -> Result<(), Error> {
+        Ok(self.unit.acknowledged(peer, cursor).await?)
+    }
+
+    fn outbox_changes(&self, peer: &UnitCode) -> watch::Receiver<u64> {
+        self.unit.outbox_changes(peer)
+    }
+
+    fn roster_changes(&self) -> watch::Receiver<u64> {
+        self.unit.roster_changes()
+    }
+
+    async fn answer(&self, question: Question) -> Vec<Parcel> {
+        let Ok(period) = question.period.parse::<Period>() else { return Vec::new() };
+        match self.summaries.live(&question, &period).await {
+            Ok(parcels) => parcels,
+            Err(error) => {
+                tracing::error!(unit = %self.unit.code, %error, "cannot answer a pull");
+                Vec::new()
+            }
+        }
+    }
+
+    fn note(&self, peer: &UnitCode, event: LinkEvent) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = links.entry(peer.clone()).or_default();
+        match event {
+            LinkEvent::Up { clock_skew_ms } => {
+                *status = LinkStatus { up: true, reason: String::new(), clock_skew_ms };
+            }
+            LinkEvent::Down { reason } => {
+                status.up = false;
+                status.reason = reason;
+            }
+        }
+    }
+}
