@@ -1,1 +1,77 @@
-//! To be described.
+//! One host put together: store, units, links, local socket. Everything else is elsewhere.
+//!
+//! [`Host::bind`] opens what is there and serves it; [`run`] does so until it is told to stop;
+//! [`init`] and [`join_offline`] make a host's first unit.
+
+mod admin;
+mod host;
+mod setup;
+
+pub use host::{Host, Options};
+pub use setup::{InitOptions, JoinOptions, init, join_offline};
+
+use std::{future::Future, io, path::PathBuf, sync::Arc};
+
+use crate::{
+    clock::SystemClock, config::HostConfig, domain::unit::UnitCode, services::host::OperationError,
+    store, telemetry::Metrics,
+};
+
+/// Why a host did not start or a unit was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store did not open.
+    #[error("cannot open the store")]
+    Store(#[from] store::Error),
+    /// The configuration file.
+    #[error(transparent)]
+    Config(#[from] crate::config::Error),
+    /// A directory or file.
+    #[error("cannot {action} {}", .path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A listener.
+    #[error("cannot listen on {address}; is another process there?")]
+    Listen {
+        /// Address or path.
+        address: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A hosted unit did not open.
+    #[error("cannot open unit {unit}: {reason}")]
+    Unit {
+        /// The unit.
+        unit: UnitCode,
+        /// Why not.
+        reason: String,
+    },
+    /// The directory already holds a host.
+    #[error("{} is a host already; take another directory, or join through it while it runs", .0.display())]
+    HostExists(PathBuf),
+    /// Making or joining a unit failed.
+    #[error(transparent)]
+    Operation(#[from] OperationError),
+}
+
+/// Serves the host until `shutdown` resolves.
+///
+/// # Errors
+///
+/// The host did not start; see [`Error`].
+pub async fn run(config: HostConfig, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+    let options =
+        Options { clock: Arc::new(SystemClock), metrics: Metrics::installed(), tap: None };
+    let host = Host::bind(config, options).await?;
+    shutdown.await;
+    host.shutdown().await;
+    Ok(())
+}

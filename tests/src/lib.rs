@@ -1,0 +1,9 @@
+//! The federation test kit: whole federations of real hosts in one process or as processes.
+//!
+//! Everything is the product's own: stores on disk, TLS on loopback, tokens, gRPC on the local
+//! socket. Only time and a tap for frames come from outside.
+
+pub mod client;
+pub mod federation;
+pub mod skip;
+pub mod wait;

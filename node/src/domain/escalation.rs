@@ -5,10 +5,13 @@ use std::time::Duration;
 use crate::{
     clock::UnixMillis,
     domain::{
+        lamp::{Deadline, Warning},
         personal,
         unit::{DeskId, UnitCode},
     },
 };
+
+pub use crate::domain::catalogue::EscalationKind as Kind;
 
 /// Why an escalation or step was not accepted.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -50,17 +53,6 @@ pub enum Error {
         /// Who may take it.
         who: &'static str,
     },
-}
-
-/// Kind of an escalation.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub enum Kind {
-    /// 日常
-    Routine,
-    /// 攻坚
-    Hard,
-    /// 应急
-    Emergency,
 }
 
 /// What a street raises.
@@ -278,8 +270,27 @@ impl Case {
             Some(Step::Answered) => self.escalation.arrive_within,
             Some(_) => return None,
         };
+        Some(self.ends(limit))
+    }
+
+    /// Lamp of the clock that runs; once it has stopped, whether the arrival was in time; `done`
+    /// once nothing more can happen.
+    pub fn lamp(&self, now: UnixMillis, warning: Warning) -> &'static str {
+        if self.is_final() {
+            return "done";
+        }
+        let arrived = self.history.iter().find(|taken| {
+            taken.step == Step::Arrived && taken.desk.as_ref() == Some(&self.escalation.lead_desk)
+        });
+        let due = self.due_unix_ms().unwrap_or_else(|| self.ends(self.escalation.arrive_within));
+        let deadline =
+            Deadline::new(self.raised_unix_ms, due, arrived.map(|taken| taken.time_unix_ms));
+        deadline.lamp(now, warning).as_str()
+    }
+
+    fn ends(&self, limit: Duration) -> UnixMillis {
         let limit = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-        Some(self.raised_unix_ms.saturating_add(limit))
+        self.raised_unix_ms.saturating_add(limit)
     }
 
     /// True once nothing more can happen.
@@ -372,6 +383,8 @@ mod tests {
         take(&mut case, Step::Routed, "D", None).unwrap();
         take(&mut case, Step::Answered, "D", Some("GAS")).unwrap();
         assert_eq!(case.due_unix_ms(), Some(1_801_000));
+        assert_eq!(case.lamp(1_800_000, Warning::default()), "yellow");
+        assert_eq!(case.lamp(1_801_001, Warning::default()), "red");
         take(&mut case, Step::Arrived, "D", Some("GAS")).unwrap();
         assert_eq!(case.due_unix_ms(), None);
     }

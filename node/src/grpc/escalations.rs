@@ -7,9 +7,8 @@ use tonic::{Request, Response, Status};
 
 use super::status::{malformed, statement_id, to_status, unit};
 use crate::{
-    clock::UnixMillis,
     domain::unit::DeskId,
-    services::{escalations::State, host::Units},
+    services::{escalations::State, host::Units, hosted::Hosted},
     statement::escalation::{from_proto, step_from_proto, step_to_proto, to_proto},
 };
 
@@ -26,8 +25,10 @@ impl EscalationHandler {
     }
 }
 
-fn state(state: State, now: UnixMillis) -> pb::EscalationState {
+fn state(state: State, hosted: &Hosted) -> pb::EscalationState {
     let case = state.case;
+    let now = hosted.unit.clock.now_unix_ms();
+    let lamp = case.lamp(now, hosted.escalations.warning());
     pb::EscalationState {
         escalation_id: state.id.as_bytes().to_vec(),
         source: case.source.to_string(),
@@ -35,7 +36,7 @@ fn state(state: State, now: UnixMillis) -> pb::EscalationState {
         escalation: Some(to_proto(&case.escalation)),
         raised_unix_ms: case.raised_unix_ms,
         state: case.state().map(|step| step_to_proto(step).into()).unwrap_or_default(),
-        lamp: case.lamp(now).to_owned(),
+        lamp: lamp.to_owned(),
         due_unix_ms: case.due_unix_ms().unwrap_or_default(),
         exercise: case.exercise,
         history: case
@@ -73,7 +74,7 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
             .raise(destination, escalation, request.exercise)
             .await
             .map_err(to_status)?;
-        Ok(Response::new(state(raised, hosted.unit.clock.now_unix_ms())))
+        Ok(Response::new(state(raised, &hosted)))
     }
 
     async fn list(
@@ -81,9 +82,8 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
         request: Request<pb::ListEscalationsRequest>,
     ) -> Result<Response<pb::ListEscalationsResponse>, Status> {
         let hosted = self.units.find(&unit(&request.into_inner().unit)?).map_err(to_status)?;
-        let now = hosted.unit.clock.now_unix_ms();
         let cases = hosted.escalations.list().await.map_err(to_status)?;
-        let escalations = cases.into_iter().map(|case| state(case, now)).collect();
+        let escalations = cases.into_iter().map(|case| state(case, &hosted)).collect();
         Ok(Response::new(pb::ListEscalationsResponse { escalations }))
     }
 
@@ -95,7 +95,7 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
         let id = statement_id(&request.escalation_id)?;
         let shown = hosted.escalations.show(id).await.map_err(to_status)?;
-        Ok(Response::new(state(shown, hosted.unit.clock.now_unix_ms())))
+        Ok(Response::new(state(shown, &hosted)))
     }
 
     async fn step(
@@ -118,6 +118,6 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
             .step(id, step, desk, &request.note)
             .await
             .map_err(to_status)?;
-        Ok(Response::new(state(taken, hosted.unit.clock.now_unix_ms())))
+        Ok(Response::new(state(taken, &hosted)))
     }
 }

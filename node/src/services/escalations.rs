@@ -2,7 +2,7 @@
 //!
 //! Both sides keep the case and its clocks: the street's run on when the called unit is offline.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +16,8 @@ use super::{
 use crate::{
     clock::UnixMillis,
     domain::{
-        escalation::{self, Actor, Case, Escalation, Kind, Step, Taken},
+        escalation::{self, Actor, Case, Escalation, Step, Taken},
+        lamp::Warning,
         personal,
         unit::{DeskId, Level, UnitCode},
     },
@@ -201,13 +202,12 @@ impl Escalations {
             return Ok(escalation);
         }
         let in_force = self.catalogues.in_force().ok_or(Error::NoLimits)?;
-        let (answer, arrive) =
-            limits(&in_force.catalogue, escalation.kind).ok_or(Error::NoLimits)?;
+        let limits = in_force.catalogue.limits_for(escalation.kind);
         if escalation.answer_within.is_zero() {
-            escalation.answer_within = answer;
+            escalation.answer_within = limits.answer;
         }
         if escalation.arrive_within.is_zero() {
-            escalation.arrive_within = arrive;
+            escalation.arrive_within = limits.arrive;
         }
         Ok(escalation)
     }
@@ -430,6 +430,11 @@ impl Escalations {
         }))
     }
 
+    /// When lamps turn yellow, as the catalogue in force declares.
+    pub fn warning(&self) -> Warning {
+        self.catalogues.in_force().map(|in_force| in_force.catalogue.warning).unwrap_or_default()
+    }
+
     /// Shows a case.
     ///
     /// # Errors
@@ -466,13 +471,6 @@ impl Escalations {
             }
         }
     }
-}
-
-fn limits(
-    catalogue: &crate::domain::catalogue::Catalogue,
-    kind: Kind,
-) -> Option<(Duration, Duration)> {
-    catalogue.limits.get(&kind).map(|limits| (limits.answer, limits.arrive))
 }
 
 fn event_draft(event: &EventBody, id: StatementId, to: &UnitCode, exercise: bool) -> Draft {

@@ -1,0 +1,270 @@
+//! A federation of real hosts in one process: each with its own directory, store and listener.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use lianxi_node::{
+    clock::ShiftedClock,
+    config::HostConfig,
+    link::Tap,
+    node::{self, Host, InitOptions, JoinOptions, Options},
+    telemetry::Metrics,
+};
+use lianxi_proto::{
+    admin::v1::{InviteRequest, JoinRequest, StatusRequest},
+    local::v1::{
+        ImportOptions, PublishCatalogueRequest, PublishSummaryRequest, PullSummaryRequest,
+        ShowCatalogueRequest, UnitFigures,
+    },
+    types::v1::{Cell, Level, Scope, component::Value},
+};
+use tempfile::TempDir;
+use tonic::Status;
+
+use crate::{client::Client, wait::until};
+
+/// The catalogue of the kit: requests with a deadline, as few fields as the tests need.
+pub const CATALOGUE: &str = include_str!("../fixtures/catalogue.json");
+
+/// The mapping of the kit, its units assigned by the column `unit`.
+pub const MAPPING: &str = include_str!("../fixtures/mapping.toml");
+
+/// A federation.
+pub struct Federation {
+    directory: TempDir,
+    /// Time of every host.
+    pub clock: ShiftedClock,
+    tap: Option<Arc<dyn Tap>>,
+    hosts: BTreeMap<String, TestHost>,
+    /// Unit → its host.
+    places: BTreeMap<String, String>,
+}
+
+struct TestHost {
+    directory: PathBuf,
+    running: Option<Arc<Host>>,
+}
+
+fn free_address() -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
+}
+
+impl Federation {
+    /// A city alone, with the kit's catalogue.
+    pub async fn city(code: &str) -> Self {
+        Self::city_with(code, None).await
+    }
+
+    /// A city alone, whose hosts show their frames to `tap`.
+    pub async fn city_with(code: &str, tap: Option<Arc<dyn Tap>>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let host = directory.path().join(code);
+        let options = InitOptions {
+            dir: host.clone(),
+            code: code.parse().unwrap(),
+            level: lianxi_node::domain::unit::Level::City,
+            title: format!("City {code}"),
+            trust_domain: "test.example".into(),
+            listen: Some(free_address()),
+            advertise: Vec::new(),
+        };
+        node::init(options).await.unwrap();
+        let mut federation = Self {
+            directory,
+            clock: ShiftedClock::default(),
+            tap,
+            hosts: BTreeMap::new(),
+            places: BTreeMap::from([(code.to_owned(), code.to_owned())]),
+        };
+        federation.hosts.insert(code.to_owned(), TestHost { directory: host, running: None });
+        federation.start(code).await;
+        let request = PublishCatalogueRequest {
+            unit: code.to_owned(),
+            document: CATALOGUE.into(),
+            dry_run: false,
+        };
+        federation.client(code).catalogues().publish(request).await.unwrap();
+        federation
+    }
+
+    /// City `C`; districts `C-1` and `C-2`; streets `C-1-1`, `C-1-2`, `C-2-1`, whose hosts serve
+    /// two communities each, `C-1-1-1` and so on. All linked, all with the catalogue.
+    pub async fn four_levels() -> Self {
+        Self::four_levels_with(None).await
+    }
+
+    /// As [`Self::four_levels`], with a tap.
+    pub async fn four_levels_with(tap: Option<Arc<dyn Tap>>) -> Self {
+        let mut federation = Self::city_with("C", tap).await;
+        for district in ["C-1", "C-2"] {
+            federation.add_host(district, "C", Level::District).await;
+        }
+        for street in ["C-1-1", "C-1-2", "C-2-1"] {
+            let district = &street[..3];
+            federation.add_host(street, district, Level::Street).await;
+            for number in [1, 2] {
+                federation.add_unit(&format!("{street}-{number}"), street, Level::Community).await;
+            }
+        }
+        let units: Vec<_> = federation.places.keys().cloned().collect();
+        for unit in units {
+            federation.wait_for_catalogue(&unit).await;
+        }
+        federation.wait_for_roster("C", 12).await;
+        federation
+    }
+
+    /// Invites `code` under `parent` and returns the token.
+    pub async fn invite(&self, code: &str, parent: &str, level: Level) -> Result<String, Status> {
+        let request = InviteRequest {
+            unit: parent.to_owned(),
+            child: code.to_owned(),
+            child_level: level.into(),
+            child_title: format!("Unit {code}"),
+            valid_for_ms: 0,
+        };
+        Ok(self.client(parent).node().invite(request).await?.into_inner().token)
+    }
+
+    /// Adds a host of its own for a unit, joined and started.
+    pub async fn add_host(&mut self, code: &str, parent: &str, level: Level) {
+        let token = self.invite(code, parent, level).await.unwrap();
+        let directory = self.directory.path().join(code);
+        let options = JoinOptions { listen: Some(free_address()), advertise: Vec::new() };
+        node::join_offline(&directory, &token, options).await.unwrap();
+        self.hosts.insert(code.to_owned(), TestHost { directory, running: None });
+        self.places.insert(code.to_owned(), code.to_owned());
+        self.start(code).await;
+    }
+
+    /// Adds a unit to the host that serves its parent.
+    pub async fn add_unit(&mut self, code: &str, parent: &str, level: Level) {
+        let token = self.invite(code, parent, level).await.unwrap();
+        let request = JoinRequest { token, dry_run: false };
+        self.client(parent).node().join(request).await.unwrap();
+        self.places.insert(code.to_owned(), self.places[parent].clone());
+    }
+
+    /// Starts the host of `unit`.
+    pub async fn start(&mut self, unit: &str) {
+        let place = self.places[unit].clone();
+        let host = self.hosts.get_mut(&place).unwrap();
+        let config = HostConfig::load(&host.directory.join("node.toml")).unwrap();
+        let options = Options {
+            clock: Arc::new(self.clock.clone()),
+            metrics: Metrics::installed(),
+            tap: self.tap.clone(),
+        };
+        host.running = Some(Host::bind(config, options).await.unwrap());
+    }
+
+    /// Stops the host of `unit`.
+    pub async fn stop(&mut self, unit: &str) {
+        let host = self.hosts.get_mut(&self.places[unit]).unwrap();
+        host.running.take().unwrap().shutdown().await;
+    }
+
+    /// The running host of `unit`.
+    pub fn host(&self, unit: &str) -> &Arc<Host> {
+        self.hosts[&self.places[unit]].running.as_ref().unwrap()
+    }
+
+    /// Directory of the host of `unit`.
+    pub fn directory(&self, unit: &str) -> PathBuf {
+        self.hosts[&self.places[unit]].directory.clone()
+    }
+
+    /// Client of the host of `unit`.
+    pub fn client(&self, unit: &str) -> Client {
+        Client::new(&self.directory(unit).join("admin.sock"))
+    }
+
+    /// All units.
+    pub fn units(&self) -> Vec<String> {
+        self.places.keys().cloned().collect()
+    }
+
+    /// Waits until `unit` has a catalogue.
+    pub async fn wait_for_catalogue(&self, unit: &str) {
+        until(&format!("the catalogue at {unit}"), async || {
+            let request = ShowCatalogueRequest { unit: unit.to_owned() };
+            self.client(unit).catalogues().show(request).await.ok()
+        })
+        .await;
+    }
+
+    /// Waits until `unit` knows `count` units.
+    pub async fn wait_for_roster(&self, unit: &str, count: usize) {
+        until(&format!("{count} units known to {unit}"), async || {
+            let request = lianxi_proto::admin::v1::UnitsRequest { unit: unit.to_owned() };
+            let known = self.client(unit).node().units(request).await.ok()?.into_inner().units;
+            (known.iter().filter(|known| known.desk.is_empty()).count() == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until the link of `unit` to its parent is up, or down.
+    pub async fn wait_for_link(&self, unit: &str, up: bool) {
+        until(&format!("the link of {unit} to be up: {up}"), async || {
+            let status = self.client(unit).node().status(StatusRequest {}).await.ok()?.into_inner();
+            let status = status.units.into_iter().find(|status| status.unit == unit)?;
+            let is_up = status.parent_link() == lianxi_proto::admin::v1::LinkState::Up;
+            (is_up == up).then_some(())
+        })
+        .await;
+    }
+
+    /// Imports rows `case,unit,opened,closed,type,address` at the host of `unit`.
+    pub async fn import(&self, unit: &str, rows: &str) -> lianxi_proto::local::v1::ImportReport {
+        let options = ImportOptions {
+            mapping: mapping_json(),
+            all_or_nothing: true,
+            dry_run: false,
+            file_name: "rows.csv".into(),
+        };
+        let file = format!("case,unit,opened,closed,type,address\n{rows}");
+        let (report, errors) = self.client(unit).import(options, file.as_bytes()).await.unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        report
+    }
+
+    /// Publishes the summaries of a period for all units of the host of `unit`.
+    pub async fn publish(&self, unit: &str, period: &str) {
+        let request = PublishSummaryRequest { units: Vec::new(), period: period.to_owned() };
+        self.client(unit).summaries().publish(request).await.unwrap();
+    }
+
+    /// Pulls live figures of the whole tree under `unit`, computed anew.
+    pub async fn pull(&self, unit: &str, period: &str) -> BTreeMap<String, UnitFigures> {
+        let request = PullSummaryRequest {
+            unit: unit.to_owned(),
+            period: period.to_owned(),
+            deadline_ms: 5_000,
+            max_age_ms: 0,
+            depth: 9,
+        };
+        let mut items = self.client(unit).summaries().pull(request).await.unwrap().into_inner();
+        let mut figures = BTreeMap::new();
+        while let Some(item) = items.message().await.unwrap() {
+            figures.insert(item.unit.clone(), item);
+        }
+        figures
+    }
+}
+
+/// The kit's mapping as the node takes it.
+pub fn mapping_json() -> Vec<u8> {
+    lianxi_node::domain::mapping::Mapping::from_toml(MAPPING, |_| unreachable!("no look-up files"))
+        .unwrap()
+        .to_json()
+}
+
+/// A count of the subtree, or of the unit's own records.
+pub fn count(figures: &UnitFigures, indicator: &str, scope: Scope) -> u64 {
+    let of = |cell: &&Cell| cell.indicator == indicator && cell.scope() == scope;
+    let cell = figures.cells.iter().find(of).unwrap();
+    match cell.component.as_ref().unwrap().value.as_ref().unwrap() {
+        Value::Count(count) => *count,
+        other => panic!("{indicator} is no count but {other:?}"),
+    }
+}

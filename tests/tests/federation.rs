@@ -1,0 +1,279 @@
+//! The main job over real hosts: figures up, notices down, whistles up and back.
+
+use lianxi_proto::{
+    local::v1::{
+        EscalationState, IssueNoticeRequest, MarkNoticeRequest, NoticeState,
+        RaiseEscalationRequest, ShowEscalationRequest, ShowNoticeRequest, StepEscalationRequest,
+    },
+    types::v1::{
+        Escalation, EscalationKind, EscalationStep, Level, Notice, ReceiptStage, Scope,
+    },
+};
+use lianxi_tests::{
+    federation::{Federation, count},
+    wait::until,
+};
+use tonic::Code;
+
+const ROWS: &str = "\
+1,C-1-1-1,2011-07-01 08:00:00,2011-07-01 09:00:00,light,1 Main St
+2,C-1-1-1,2011-07-02 08:00:00,,light,2 Main St
+3,C-1-1-2,2011-07-03 08:00:00,2011-07-03 08:30:00,hole,3 Main St
+4,C-1-2-1,2011-07-04 08:00:00,,hole,4 Main St
+5,C-2-1-1,2011-07-05 08:00:00,,tree,5 Main St
+6,C,2011-07-06 08:00:00,,tree,6 Main St
+";
+
+const HOSTS_WITH_ROWS: [&str; 4] = ["C", "C-1-1", "C-1-2", "C-2-1"];
+
+async fn import_everywhere(federation: &Federation) {
+    for host in HOSTS_WITH_ROWS {
+        federation.import(host, ROWS).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_at_the_city_adds_up_every_units_own_records() {
+    let federation = Federation::four_levels().await;
+    import_everywhere(&federation).await;
+    let figures = federation.pull("C", "2011-07").await;
+    assert_eq!(figures.len(), 12);
+    let subtree = |unit: &str, indicator| count(&figures[unit], indicator, Scope::Subtree);
+    assert_eq!(subtree("C", "received"), 6);
+    assert_eq!(subtree("C", "closed"), 2);
+    assert_eq!(subtree("C-1", "received"), 4);
+    assert_eq!(subtree("C-1-1", "received"), 3);
+    assert_eq!(subtree("C-1-1-1", "received"), 2);
+    assert_eq!(count(&figures["C"], "received", Scope::Own), 1);
+    assert_eq!(count(&figures["C-1"], "received", Scope::Own), 0);
+    for unit in figures.values() {
+        let coverage = unit.summary.as_ref().unwrap().coverage.as_ref().unwrap();
+        assert_eq!(coverage.included, coverage.expected, "{}", unit.unit);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_import_of_the_same_rows_changes_nothing() {
+    let federation = Federation::four_levels().await;
+    let first = federation.import("C-1-1", ROWS).await;
+    assert_eq!((first.imported, first.elsewhere, first.rejected), (3, 3, 0));
+    let before = federation.pull("C", "2011-07").await;
+    let second = federation.import("C-1-1", ROWS).await;
+    assert_eq!((second.imported, second.updated, second.unchanged), (0, 0, 3));
+    let after = federation.pull("C", "2011-07").await;
+    for (unit, figures) in &before {
+        assert_eq!(figures.cells, after[unit].cells, "{unit}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_one_street_stopped_the_totals_fall_by_its_subtree_and_the_coverage_names_it() {
+    let mut federation = Federation::four_levels().await;
+    import_everywhere(&federation).await;
+    federation.stop("C-1-1").await;
+    let figures = federation.pull("C", "2011-07").await;
+    assert_eq!(figures.len(), 9);
+    assert_eq!(count(&figures["C"], "received", Scope::Subtree), 3);
+    assert_eq!(count(&figures["C-1"], "received", Scope::Subtree), 1);
+    let coverage = figures["C"].summary.as_ref().unwrap().coverage.as_ref().unwrap();
+    assert_eq!((coverage.expected, coverage.included, coverage.absent), (12, 9, 3));
+    assert_eq!(coverage.gaps.len(), 1);
+    assert_eq!((coverage.gaps[0].unit.as_str(), coverage.gaps[0].units), ("C-1-1", 3));
+    assert_eq!(coverage.gaps[0].reason, "no-link");
+
+    federation.start("C-1-1").await;
+    federation.wait_for_link("C-1-1", true).await;
+    let figures = federation.pull("C", "2011-07").await;
+    assert_eq!(count(&figures["C"], "received", Scope::Subtree), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_roll_up_to_the_city_and_corrections_supersede_them() {
+    let federation = Federation::four_levels().await;
+    import_everywhere(&federation).await;
+    for host in ["C-1-1", "C-1-2", "C-2-1"] {
+        federation.publish(host, "2011-07").await;
+    }
+    wait_for_report(&federation, 6).await;
+    let late = "7,C-1-1-1,2011-07-09 08:00:00,,light,7 Main St\n";
+    federation.import("C-1-1", late).await;
+    federation.publish("C-1-1", "2011-07").await;
+    let report = wait_for_report(&federation, 7).await;
+    let summary = report.summary.unwrap();
+    assert!(summary.version > 1);
+    assert_eq!(summary.supersedes.len(), 16);
+}
+
+async fn wait_for_report(
+    federation: &Federation,
+    received: u64,
+) -> lianxi_proto::local::v1::UnitFigures {
+    until(&format!("a complete report of {received} at the city"), async || {
+        let request = lianxi_proto::local::v1::ShowSummaryRequest {
+            unit: "C".into(),
+            of: String::new(),
+            period: "2011-07".into(),
+        };
+        let shown = federation.client("C").summaries().show(request).await.ok()?.into_inner();
+        let coverage = shown.summary.as_ref()?.coverage.as_ref()?;
+        let complete = coverage.included == coverage.expected && coverage.expected == 12;
+        (complete && count(&shown, "received", Scope::Subtree) == received).then_some(shown)
+    })
+    .await
+}
+
+fn notice(duty_item: &str) -> Notice {
+    Notice {
+        number: "〔2026〕17号".into(),
+        title: "inspect street lights".into(),
+        text: "before the first frost".into(),
+        level: Level::Community.into(),
+        duty_item: duty_item.into(),
+        due_unix_ms: 4_000_000_000_000,
+        ..Notice::default()
+    }
+}
+
+async fn issue(federation: &Federation, notice: Notice) -> (Vec<u8>, u32) {
+    let request = IssueNoticeRequest {
+        unit: "C".into(),
+        destination: "C-1".into(),
+        notice: Some(notice),
+        exercise: false,
+    };
+    let issued = federation.client("C").notices().issue(request).await.unwrap().into_inner();
+    (issued.notice_id, issued.issued_to)
+}
+
+async fn wait_for_stage(
+    federation: &Federation,
+    notice_id: &[u8],
+    stage: ReceiptStage,
+    receipts: usize,
+) -> NoticeState {
+    until(&format!("{receipts} receipts of {stage:?}"), async || {
+        let request = ShowNoticeRequest { unit: "C".into(), notice_id: notice_id.to_vec() };
+        let state = federation.client("C").notices().show(request).await.ok()?.into_inner();
+        let reached = state.recipients.iter().filter(|unit| unit.stage() == stage).count();
+        (reached == receipts).then_some(state)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_reaches_every_community_of_one_district_and_its_receipts_come_back() {
+    let federation = Federation::four_levels().await;
+    let (notice_id, issued_to) = issue(&federation, notice("street-light-inspection")).await;
+    assert_eq!(issued_to, 4);
+    let state = wait_for_stage(&federation, &notice_id, ReceiptStage::Validated, 4).await;
+    assert!(state.recipients.iter().all(|recipient| recipient.unit.starts_with("C-1-")));
+
+    let mark = |stage: ReceiptStage| MarkNoticeRequest {
+        unit: "C-1-2-1".into(),
+        notice_id: notice_id.clone(),
+        stage: stage.into(),
+        note: "12 lamps checked".into(),
+    };
+    let community = federation.client("C-1-2-1");
+    community.notices().mark(mark(ReceiptStage::Seen)).await.unwrap();
+    community.notices().mark(mark(ReceiptStage::Done)).await.unwrap();
+    wait_for_stage(&federation, &notice_id, ReceiptStage::Done, 1).await;
+    let again = community.notices().mark(mark(ReceiptStage::Seen)).await.unwrap_err();
+    assert_eq!(again.code(), Code::FailedPrecondition);
+
+    let other = federation.client("C-2-1");
+    let request = ShowNoticeRequest { unit: "C-2-1-1".into(), notice_id };
+    assert_eq!(other.notices().show(request).await.unwrap_err().code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_outside_the_duty_list_is_refused_by_the_receivers() {
+    let federation = Federation::four_levels().await;
+    let (notice_id, _) = issue(&federation, notice("fill-in-another-form")).await;
+    let state = wait_for_stage(&federation, &notice_id, ReceiptStage::Refused, 4).await;
+    assert!(state.recipients.iter().all(|unit| unit.reason == "outside-duty-list"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notice_reaches_a_street_that_was_offline() {
+    let mut federation = Federation::four_levels().await;
+    federation.stop("C-1-1").await;
+    let (notice_id, _) = issue(&federation, notice("street-light-inspection")).await;
+    wait_for_stage(&federation, &notice_id, ReceiptStage::Validated, 2).await;
+    federation.start("C-1-1").await;
+    wait_for_stage(&federation, &notice_id, ReceiptStage::Validated, 4).await;
+}
+
+async fn raise(federation: &Federation, desk: &str) -> EscalationState {
+    let request = RaiseEscalationRequest {
+        unit: "C-1-1".into(),
+        destination: String::new(),
+        escalation: Some(Escalation {
+            number: "〔2026〕1号".into(),
+            kind: EscalationKind::Emergency.into(),
+            title: "gas smell at the market".into(),
+            lead_desk: desk.into(),
+            approved_by: "street head".into(),
+            ..Escalation::default()
+        }),
+        exercise: false,
+    };
+    federation.client("C-1-1").escalations().raise(request).await.unwrap().into_inner()
+}
+
+async fn wait_for_step(federation: &Federation, unit: &str, id: &[u8], step: EscalationStep) {
+    until(&format!("{step:?} at {unit}"), async || {
+        let request =
+            ShowEscalationRequest { unit: unit.to_owned(), escalation_id: id.to_vec() };
+        let state = federation.client(unit).escalations().show(request).await.ok()?.into_inner();
+        (state.state() == step).then_some(())
+    })
+    .await;
+}
+
+fn step(unit: &str, id: &[u8], step: EscalationStep, desk: &str) -> StepEscalationRequest {
+    StepEscalationRequest {
+        unit: unit.into(),
+        escalation_id: id.to_vec(),
+        step: step.into(),
+        desk: desk.into(),
+        note: String::new(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whistle_is_answered_by_a_desk_and_closed_by_the_street_alone() {
+    let federation = Federation::four_levels().await;
+    let desk = lianxi_proto::admin::v1::AddDeskRequest {
+        unit: "C-1".into(),
+        desk: "GAS".into(),
+        title: "Gas supply".into(),
+        line: "utilities".into(),
+    };
+    federation.client("C-1").node().add_desk(desk).await.unwrap();
+    let raised = raise(&federation, "GAS").await;
+    assert_eq!(raised.destination, "C-1");
+    assert_eq!(raised.due_unix_ms - raised.raised_unix_ms, 600_000);
+    let id = raised.escalation_id;
+    wait_for_step(&federation, "C-1-1", &id, EscalationStep::Routed).await;
+
+    let mut district = federation.client("C-1").escalations();
+    let early = district.step(step("C-1", &id, EscalationStep::Arrived, "GAS")).await.unwrap_err();
+    assert_eq!(early.code(), Code::FailedPrecondition);
+    let closing = district.step(step("C-1", &id, EscalationStep::Closed, "")).await.unwrap_err();
+    assert_eq!(closing.code(), Code::PermissionDenied);
+    for next in [EscalationStep::Answered, EscalationStep::Arrived, EscalationStep::Handled] {
+        district.step(step("C-1", &id, next, "GAS")).await.unwrap();
+        wait_for_step(&federation, "C-1-1", &id, next).await;
+    }
+    let mut street = federation.client("C-1-1").escalations();
+    street.step(step("C-1-1", &id, EscalationStep::Closed, "")).await.unwrap();
+    wait_for_step(&federation, "C-1", &id, EscalationStep::Closed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whistle_for_a_desk_that_does_not_exist_comes_back() {
+    let federation = Federation::four_levels().await;
+    let raised = raise(&federation, "WATER").await;
+    wait_for_step(&federation, "C-1-1", &raised.escalation_id, EscalationStep::Returned).await;
+}
