@@ -1,0 +1,391 @@
+//! The running host: opens its units, serves its addresses, joins new units while it runs.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::{JoinHandle, JoinSet},
+};
+use tonic::service::Routes;
+
+use super::{Error, admin, setup};
+use crate::{
+    clock::{Clock, UnixMillis},
+    config::HostConfig,
+    domain::unit::{Level, UnitCode},
+    identity::tls::{Purpose, ServerTls, UnitTls},
+    link::{
+        Tap,
+        dial::{Dial, Io},
+        host::{LinkHost, Options as LinkOptions, Uplink},
+        session::Heartbeat,
+    },
+    services::{
+        connection::Connection,
+        error::ErrorKind,
+        host::{HostFacts, Invitation, JoinedUnit, OperationError, Operations, Units},
+        hosted::Hosted,
+        imports::Imports,
+        records::Records,
+        unit::Unit,
+    },
+    store::{
+        Store,
+        sled::{Options as SledOptions, SledStore},
+    },
+    telemetry::Metrics,
+};
+
+/// Handshakes at a time: each costs a signature, and ten thousand children may come at once.
+const MAX_HANDSHAKES: usize = 64;
+
+/// What a host is given from outside.
+#[derive(Clone)]
+pub struct Options {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Sees every frame; tests only.
+    pub tap: Option<Arc<dyn Tap>>,
+}
+
+/// One running host.
+pub struct Host {
+    pub(super) config: HostConfig,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) store: Arc<dyn Store>,
+    metrics: Metrics,
+    units: Arc<Units>,
+    imports: Arc<Imports>,
+    links: LinkHost,
+    tls: Arc<ServerTls>,
+    certificates: Mutex<HashMap<UnitCode, UnixMillis>>,
+    link_address: Option<SocketAddr>,
+    started_unix_ms: UnixMillis,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    stop: watch::Sender<bool>,
+    me: Weak<Host>,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Host").field("units", &self.units).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Opens the host's units and serves them.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]; nothing is served then.
+    pub async fn bind(config: HostConfig, options: Options) -> Result<Arc<Self>, Error> {
+        let store = open_store(&config)?;
+        let listener = match config.link.listen {
+            None => None,
+            Some(address) => {
+                let failed = |source| Error::Listen { address: address.to_string(), source };
+                Some(TcpListener::bind(address).await.map_err(failed)?)
+            }
+        };
+        let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let socket = admin::listen(&config.admin_socket())?;
+        let host = Self::assemble(config, options, store, link_address)?;
+        for identity in setup::load_identities(host.store.as_ref()).await? {
+            host.open_unit(identity).await?;
+        }
+        let stop = host.stop.subscribe();
+        let mut tasks = vec![admin::serve(&host, socket, stop)];
+        if let Some(listener) = listener {
+            tasks.push(tokio::spawn(Arc::clone(&host).accept(listener)));
+        }
+        let resuming = Arc::clone(&host);
+        tasks.push(tokio::spawn(async move { resuming.imports.resume().await; }));
+        host.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+        tracing::info!(units = host.units.all().len(), address = ?link_address, "host is up");
+        Ok(host)
+    }
+
+    fn assemble(
+        config: HostConfig,
+        options: Options,
+        store: Arc<dyn Store>,
+        link_address: Option<SocketAddr>,
+    ) -> Result<Arc<Self>, Error> {
+        let clock = options.clock;
+        let units = Arc::new(Units::default());
+        let imports = setup::imports(&config, &store, &units, &clock)?;
+        Ok(Arc::new_cyclic(|me: &Weak<Self>| {
+            let enrolment = crate::grpc::enrolment::service(setup::Joining::new(me.clone()));
+            let link_options = LinkOptions {
+                heartbeat: Heartbeat {
+                    interval: config.link.heartbeat,
+                    silence: config.link.idle_timeout,
+                },
+                tap: options.tap,
+                services: Routes::new(enrolment),
+            };
+            Self {
+                tls: Arc::new(ServerTls::new(Arc::clone(&clock))),
+                links: LinkHost::new(link_options, Arc::clone(&clock)),
+                started_unix_ms: clock.now_unix_ms(),
+                config,
+                clock,
+                store,
+                metrics: options.metrics,
+                units,
+                imports,
+                certificates: Mutex::default(),
+                link_address,
+                tasks: Mutex::default(),
+                stop: watch::Sender::new(false),
+                me: me.clone(),
+            }
+        }))
+    }
+
+    /// The hosted units.
+    pub fn units(&self) -> &Arc<Units> {
+        &self.units
+    }
+
+    /// The host's store.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Imports of the host.
+    pub fn imports(&self) -> &Arc<Imports> {
+        &self.imports
+    }
+
+    /// Address that children dial.
+    pub fn link_address(&self) -> Option<SocketAddr> {
+        self.link_address
+    }
+
+    /// Opens one unit and links it.
+    pub(super) async fn open_unit(&self, identity: setup::OpenIdentity) -> Result<(), Error> {
+        let code = identity.parts.code.clone();
+        let failed =
+            |reason: String| Error::Unit { unit: code.clone(), reason };
+        let unit = Unit::open(
+            identity.parts,
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+            self.metrics.clone(),
+        )
+        .await?;
+        unit.recall_delegations().await.map_err(|error| failed(error.to_string()))?;
+        let quota = self.config.quota_bytes(&code);
+        let records = Arc::new(Records::new(code.clone(), Arc::clone(&self.store), quota));
+        let downlinks = self.links.downlinks(&code);
+        let hosted = Hosted::open(unit, records, downlinks)
+            .await
+            .map_err(|error| failed(crate::grpc::status::chain(&error)))?;
+        self.tls.set(&identity.tls).map_err(|error| failed(error.to_string()))?;
+        let ends = identity.certificate_ends_unix_ms;
+        self.certificates
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(code.clone(), ends);
+        self.metrics.certificate_ends(&code, ends);
+        self.units.add(Arc::clone(&hosted));
+        let summaries = Arc::clone(&hosted.summaries);
+        let mut stop = self.stop.subscribe();
+        let rolling = tokio::spawn(async move {
+            tokio::select! {
+                () = summaries.run() => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(rolling);
+        let uplink = identity.parent.map(|parent| self.uplink(parent, identity.tls));
+        self.links.attach(hosted, uplink);
+        Ok(())
+    }
+
+    fn uplink(&self, parent: setup::ParentAddress, tls: UnitTls) -> Uplink {
+        let unit = parent.pin.unit.clone();
+        // Units are opened parents first: one that is hosted here is open by now.
+        if self.units.get(&unit).is_some() {
+            return Uplink::Local { parent: unit };
+        }
+        let dial = DialParent { parent, tls, clock: Arc::clone(&self.clock) };
+        Uplink::Through { parent: unit, dial: Arc::new(dial) }
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener) {
+        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let mut connections = JoinSet::new();
+        let mut stop = self.stop.subscribe();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => break,
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let host = Arc::clone(&self);
+                    let handshakes = Arc::clone(&handshakes);
+                    connections.spawn(async move { host.serve(stream, handshakes).await });
+                }
+                Err(error) => {
+                    // Out of file descriptors, for instance: the next one may succeed.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        while connections.join_next().await.is_some() {}
+    }
+
+    async fn serve(&self, stream: TcpStream, handshakes: Arc<Semaphore>) {
+        let peer = stream.peer_addr().ok();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "connection is gone");
+            return;
+        }
+        let Ok(permit) = handshakes.acquire_owned().await else { return };
+        let accepted = self.tls.accept(stream).await;
+        drop(permit);
+        match accepted {
+            Ok(accepted) => {
+                let peer = match accepted.purpose {
+                    Purpose::Link => accepted.peer,
+                    Purpose::Enrol => None,
+                };
+                let connection = Connection { unit: accepted.unit, peer };
+                self.links.serve_stream(accepted.stream, connection).await;
+            }
+            Err(error) => {
+                tracing::warn!(peer = ?peer, error = %crate::grpc::status::chain(&error), "connection refused");
+            }
+        }
+    }
+
+    /// Stops serving, ends the links, and closes the store once everything is settled.
+    pub async fn shutdown(&self) {
+        self.stop.send_replace(true);
+        self.links.shutdown().await;
+        let tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a task of the host failed");
+            }
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::error!(%error, "the store did not close");
+        }
+        tracing::info!("host is down");
+    }
+
+    pub(super) fn server_tls(&self) -> &ServerTls {
+        &self.tls
+    }
+
+    /// Addresses that tokens carry.
+    pub(super) fn advertised(&self) -> Vec<String> {
+        self.link_address.map(|bound| self.config.advertised(bound)).unwrap_or_default()
+    }
+
+    pub(super) fn me(&self) -> Weak<Self> {
+        self.me.clone()
+    }
+}
+
+/// Opens the store of a host.
+pub(super) fn open_store(config: &HostConfig) -> Result<Arc<dyn Store>, Error> {
+    let directory = config.data_dir().join("store");
+    setup::private_directory(&config.data_dir())?;
+    let options = SledOptions {
+        cache_bytes: config.cache_bytes(),
+        reserve_bytes: config.reserve_bytes(),
+        ..SledOptions::default()
+    };
+    Ok(Arc::new(SledStore::open(&directory, options)?))
+}
+
+/// Dials a parent on another host, at each of its addresses in turn.
+struct DialParent {
+    parent: setup::ParentAddress,
+    tls: UnitTls,
+    clock: Arc<dyn Clock>,
+}
+
+#[async_trait]
+impl Dial for DialParent {
+    async fn dial(&self) -> Result<Box<dyn Io>, String> {
+        let mut failures = Vec::new();
+        for address in &self.parent.addresses {
+            let connected = crate::identity::tls::connect(
+                address,
+                &self.parent.pin,
+                Purpose::Link,
+                Some(&self.tls),
+                Arc::clone(&self.clock),
+            );
+            match connected.await {
+                Ok(stream) => return Ok(Box::new(stream)),
+                Err(error) => failures.push(crate::grpc::status::chain(&error)),
+            }
+        }
+        Err(failures.join("; "))
+    }
+}
+
+#[async_trait]
+impl Operations for Host {
+    async fn join(&self, token: &str, dry_run: bool) -> Result<JoinedUnit, OperationError> {
+        setup::join(self, token, dry_run).await
+    }
+
+    async fn invite(
+        &self,
+        unit: &UnitCode,
+        child: &UnitCode,
+        level: Level,
+        title: &str,
+        valid_for_ms: i64,
+    ) -> Result<Invitation, OperationError> {
+        if self.link_address.is_none() {
+            return Err(OperationError {
+                kind: ErrorKind::FailedPrecondition,
+                text: "this host takes no children: set `listen` in the table [link] of its node.toml and start it again".into(),
+            });
+        }
+        setup::invite(self, unit, child, level, title, valid_for_ms).await
+    }
+
+    fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> PathBuf {
+        setup::keys_directory(&self.config, unit).join("desks").join(desk)
+    }
+
+    fn certificate_ends(&self, unit: &UnitCode) -> Option<UnixMillis> {
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).get(unit).copied()
+    }
+
+    fn facts(&self) -> HostFacts {
+        HostFacts {
+            host: self.config.host.name.clone(),
+            started_unix_ms: self.started_unix_ms,
+            link_address: self.link_address.map(|address| address.to_string()),
+        }
+    }
+}
+
+/// Directory of a path, for messages.
+pub(super) fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
