@@ -106,7 +106,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
         request: Request<pb::InviteRequest>,
     ) -> Result<Response<pb::InviteResponse>, Status> {
         let request = request.into_inner();
-        let level = level_from_proto(request.child_level())
+        let level = level_from_proto(request.child_level)
             .ok_or_else(|| Status::invalid_argument("child_level is none of the four levels"))?;
         let invitation = self
             .operations
@@ -169,8 +169,8 @@ impl pb::node_service_server::NodeService for NodeHandler {
     ) -> Result<Response<pb::UnitsResponse>, Status> {
         let hosted = self.units.find(&unit(&request.into_inner().unit)?).map_err(to_status)?;
         let trust = hosted.unit.trust();
-        let root = trust.root();
-        let units = trust.subtree(root).iter().map(|known| known_unit(&known.delegation)).collect();
+        let known = trust.root().map(|root| trust.subtree(root)).unwrap_or_default();
+        let units = known.iter().map(|known| known_unit(&known.delegation)).collect();
         Ok(Response::new(pb::UnitsResponse { units }))
     }
 

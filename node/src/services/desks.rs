@@ -2,8 +2,6 @@
 
 use std::{path::Path, sync::Arc};
 
-use lianxi_proto::envelope;
-
 use super::{
     error::{ErrorKind, ServiceError},
     unit::{LearnError, Unit},
@@ -13,10 +11,9 @@ use crate::{
         delegation::Delegation,
         unit::{DeskId, UnitCode},
     },
-    identity::keys::{self, DeskKeys},
-    statement::{
-        delegation::encode_body,
-        header::{self, Classification, Header, StatementId, kinds},
+    identity::{
+        issue,
+        keys::{self, DeskKeys},
     },
 };
 
@@ -74,12 +71,12 @@ pub async fn add(
     };
     // Keys that a crash left behind are used: they are nobody else's.
     let keys = match DeskKeys::load(keys_directory) {
-        Ok(keys) => keys,
-        Err(_) => {
-            let keys = DeskKeys::generate()?;
+        Err(keys::Error::Missing(_)) => {
+            let keys = DeskKeys::generate();
             keys.save(keys_directory)?;
             keys
         }
+        loaded => loaded?,
     };
     let now = unit.clock.now_unix_ms();
     let delegation = Delegation {
@@ -93,24 +90,7 @@ pub async fn add(
         serial: 1,
         ..own
     };
-    let header = Header {
-        id: StatementId::generate(now),
-        source: unit.code.clone(),
-        kind: kinds::DELEGATION.to_owned(),
-        subject: format!("{}/{desk}", unit.code),
-        time_unix_ms: now,
-        dataschema: String::new(),
-        epoch: unit.epoch(),
-        seq: 0,
-        purpose: String::new(),
-        classification: Classification::Internal,
-        exercise: false,
-        destination: None,
-        traceparent: String::new(),
-        on_behalf_of: None,
-    };
-    let payload = header::encode(&header, &encode_body(&delegation));
-    let signed = envelope::sign(envelope::STATEMENT_TYPE, payload, &[unit.delegation_signer()]);
+    let signed = issue::sign(&delegation, unit.delegation_signer(), now);
     unit.learn(&[signed]).await?;
     unit.add_desk(desk, keys.statement);
     Ok(delegation)

@@ -1,6 +1,6 @@
 //! What every service error tells its caller: a kind, mapped once at the edge.
 
-use crate::store;
+use crate::{services::records, store};
 
 /// Kind of an error, as a caller has to react to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -40,6 +40,22 @@ impl ServiceError for store::Error {
             Self::Conflict | Self::Closed => ErrorKind::Unavailable,
             Self::Locked { .. } | Self::Format { .. } => ErrorKind::FailedPrecondition,
             Self::Engine(_) => ErrorKind::Internal,
+        }
+    }
+}
+
+impl ServiceError for records::Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::RecordType { .. } => ErrorKind::FailedPrecondition,
+            Self::Invalid { .. } | Self::Period(_) | Self::TooManyFigures { .. } => {
+                ErrorKind::InvalidArgument
+            }
+            Self::Quota { .. } => ErrorKind::ResourceExhausted,
+            Self::Component(_) | Self::Lost | Self::Damaged(_) | Self::Format { .. } => {
+                ErrorKind::Internal
+            }
+            Self::Store(error) => error.kind(),
         }
     }
 }

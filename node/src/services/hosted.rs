@@ -30,6 +30,7 @@ use crate::{
     identity::trust::Trust,
     statement::{Envelope, header::kinds},
     store::{self, Batch, Commit, Table},
+    telemetry::Side,
 };
 
 const FORMAT: u8 = 1;
@@ -46,7 +47,6 @@ pub struct LinkStatus {
 }
 
 /// One hosted unit.
-#[derive(Debug)]
 pub struct Hosted {
     /// Keys, trust, counters.
     pub unit: Arc<Unit>,
@@ -63,6 +63,12 @@ pub struct Hosted {
     downlinks: Arc<dyn Downlinks>,
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
     cursors: Mutex<HashMap<(UnitCode, Lane), Cursor>>,
+}
+
+impl std::fmt::Debug for Hosted {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Hosted").field("unit", &self.unit.code).finish_non_exhaustive()
+    }
 }
 
 impl Hosted {
@@ -170,7 +176,7 @@ impl Hosted {
                 return Err(Refused::new("unknown-type", "header.type", detail).into());
             }
         };
-        self.unit.metrics.received(&kind);
+        self.unit.metrics.statement_received(&kind);
         Ok((plan, Known::New(id)))
     }
 
@@ -232,6 +238,10 @@ impl Hosted {
             None => batch.require_absent(Table::Inbox, key.clone()),
         }
         batch.put(Table::Inbox, key, encode_cursor(cursor));
+    }
+
+    fn side(&self, peer: &UnitCode) -> Side {
+        if self.unit.parent.as_ref() == Some(peer) { Side::Child } else { Side::Parent }
     }
 
     fn check_peer(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
@@ -477,9 +487,15 @@ impl Exchange for Hosted {
         let status = links.entry(peer.clone()).or_default();
         match event {
             LinkEvent::Up { clock_skew_ms } => {
+                if !status.up {
+                    self.unit.metrics.link_up(self.side(peer), clock_skew_ms);
+                }
                 *status = LinkStatus { up: true, reason: String::new(), clock_skew_ms };
             }
             LinkEvent::Down { reason } => {
+                if status.up {
+                    self.unit.metrics.link_down(self.side(peer));
+                }
                 status.up = false;
                 status.reason = reason;
             }

@@ -88,7 +88,7 @@ pub fn refuse(
         claimed_source = %entry.claimed_source, claimed_kind = %entry.claimed_kind,
         payload_sha256 = %entry.payload_sha256, "statement refused"
     );
-    unit.metrics.quarantined(refused.reason);
+    unit.metrics.statement_quarantined(refused.reason);
     let mut plan = Plan::default();
     plan.writes.push(row(&entry, &payload_sha256));
     let mut envelope_key = b"envelope/".to_vec();

@@ -364,8 +364,9 @@ impl Summaries {
         let trust = self.unit.trust();
         let children = trust.children(&self.unit.code);
         let size = |unit: &UnitCode| {
-            let units = trust.subtree(unit).iter().filter(|known| known.delegation.desk.is_none());
-            u32::try_from(units.count()).unwrap_or(u32::MAX)
+            let known = trust.subtree(unit);
+            let units = known.iter().filter(|known| known.delegation.desk.is_none()).count();
+            u32::try_from(units).unwrap_or(u32::MAX)
         };
         children.into_iter().map(|unit| (unit.clone(), size(unit))).collect()
     }

@@ -247,6 +247,48 @@ impl Unit {
         Ok(learned)
     }
 
+    /// Believes again what was taken in before this start.
+    ///
+    /// # Errors
+    ///
+    /// The store's, or a stored delegation that no longer holds.
+    pub async fn recall_delegations(&self) -> Result<(), LearnError> {
+        let mut waiting = Vec::new();
+        let mut after = None::<Vec<u8>>;
+        loop {
+            let rows = self
+                .store
+                .scan(&self.code, Table::Delegations, b"", after.as_deref(), 1_000)
+                .await?;
+            for (_, value) in &rows {
+                waiting.push(decode_envelope(value)?);
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                _ => break,
+            }
+        }
+        // Rows are in the order of codes: an issuer can come after the units that it issued to.
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let before = waiting.len();
+            let mut refused = String::new();
+            waiting.retain(|envelope| match trust.restore(envelope) {
+                Ok(_) => false,
+                Err(error) => {
+                    refused = error.to_string();
+                    true
+                }
+            });
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            if waiting.len() == before {
+                return Err(LearnError::Refused(refused));
+            }
+        }
+    }
+
     /// Adds the key of a desk whose delegation was learned.
     pub fn add_desk(&self, desk: DeskId, signer: Signer) {
         self.desks.write().unwrap_or_else(PoisonError::into_inner).insert(desk, signer);

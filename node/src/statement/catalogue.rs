@@ -35,7 +35,7 @@ pub fn encode_body(body: &CatalogueBody) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_body(bytes: &[u8]) -> Result<CatalogueBody, Malformed> {
-    let body = pb::Catalogue::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::Catalogue::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     if body.name.is_empty() {
         return Err(Malformed::new("body.name", "is missing"));
     }

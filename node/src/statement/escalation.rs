@@ -91,9 +91,9 @@ pub fn encode_body(escalation: &Escalation) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_body(bytes: &[u8]) -> Result<Escalation, Malformed> {
-    let body = pb::Escalation::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::Escalation::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     let escalation = from_proto(body)?;
-    escalation.check().map_err(|error| Malformed::new("body", &error.to_string()))?;
+    escalation.check().map_err(|error| Malformed::new("body", error))?;
     Ok(escalation)
 }
 
@@ -160,7 +160,7 @@ pub fn encode_event(event: &EventBody) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_event(bytes: &[u8]) -> Result<EventBody, Malformed> {
-    let body = pb::EscalationEvent::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::EscalationEvent::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     let step = step_from_proto(body.step())
         .ok_or_else(|| Malformed::new("body.step", "is no step of an escalation"))?;
     let escalation_id = body

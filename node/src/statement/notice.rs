@@ -31,7 +31,7 @@ pub fn to_proto(notice: &Notice) -> pb::Notice {
 ///
 /// [`Malformed`] with the field.
 pub fn from_proto(body: pb::Notice) -> Result<Notice, Malformed> {
-    let level = level_from_proto(body.level())
+    let level = level_from_proto(body.level)
         .ok_or_else(|| Malformed::new("body.level", "is none of the four levels"))?;
     Ok(Notice {
         number: body.number,
@@ -58,9 +58,9 @@ pub fn encode_body(notice: &Notice) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_body(bytes: &[u8]) -> Result<Notice, Malformed> {
-    let body = pb::Notice::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::Notice::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     let notice = from_proto(body)?;
-    notice.check().map_err(|error| Malformed::new("body", &error.to_string()))?;
+    notice.check().map_err(|error| Malformed::new("body", error))?;
     Ok(notice)
 }
 
@@ -104,7 +104,7 @@ pub fn encode_receipt(receipt: &Receipt) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_receipt(bytes: &[u8]) -> Result<Receipt, Malformed> {
-    let body = pb::Receipt::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::Receipt::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     let stage = stage_from_proto(body.stage())
         .ok_or_else(|| Malformed::new("body.stage", "is no stage of a receipt"))?;
     let notice_id = body

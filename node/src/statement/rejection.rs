@@ -38,7 +38,7 @@ pub fn encode_body(rejection: &Rejection) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_body(bytes: &[u8]) -> Result<Rejection, Malformed> {
-    let body = pb::Rejection::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::Rejection::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     let payload_sha256 = body
         .payload_sha256
         .as_slice()

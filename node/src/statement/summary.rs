@@ -52,7 +52,7 @@ pub fn seal(figures: &FigureSet) -> Result<Sealed, getrandom::Error> {
 /// [`Malformed`] at `cells` if they do not belong to the root, one is withheld, or one is malformed.
 pub fn unseal(summary: &Summary, salted: &[SaltedCell]) -> Result<FigureSet, Malformed> {
     let opened = cells::open(&summary.cells_root, summary.cells_count, salted)
-        .map_err(|error| Malformed::new("cells", &error.to_string()))?;
+        .map_err(|error| Malformed::new("cells", error))?;
     let mut figures = FigureSet::default();
     for cell in opened {
         let bytes = cell.ok_or_else(|| Malformed::new("cells", "one is withheld"))?;
@@ -154,7 +154,7 @@ pub fn component_from_proto(component: pb::Component) -> Result<Component, Malfo
             Component::Extreme { min_milli: extreme.min_milli, max_milli: extreme.max_milli }
         }
         Value::Distinct(distinct) => Component::Distinct(
-            Distinct::from_parts(distinct.hashes, distinct.registers)
+            Distinct::from_parts(distinct.hashes, &distinct.registers)
                 .map_err(|error| Malformed::new("cells.component.distinct", &error.to_string()))?,
         ),
     })
@@ -190,7 +190,7 @@ pub fn encode_body(summary: &Summary) -> Vec<u8> {
 ///
 /// [`Malformed`] with the field.
 pub fn decode_body(bytes: &[u8]) -> Result<Summary, Malformed> {
-    let body = pb::Summary::decode(bytes).map_err(|error| Malformed::body(&error))?;
+    let body = pb::Summary::decode(bytes).map_err(|error| Malformed::new("body", error))?;
     let kind = match body.kind() {
         pb::SummaryKind::Unspecified => return Err(Malformed::new("body.kind", "is unset")),
         pb::SummaryKind::Reported => SummaryKind::Reported,
@@ -280,7 +280,7 @@ fn coverage_from_proto(coverage: pb::Coverage) -> Result<Coverage, Malformed> {
         inputs,
         gaps,
     };
-    coverage.check().map_err(|error| Malformed::new("body.coverage", &error.to_string()))?;
+    coverage.check().map_err(|error| Malformed::new("body.coverage", error))?;
     Ok(coverage)
 }
 
