@@ -20,10 +20,10 @@ use tokio::sync::oneshot;
 
 use crate::domain::unit::UnitCode;
 
-/// Most operations and preconditions of one batch: beyond it sled's memory grows without bound.
+/// Most writes, and most preconditions, of one batch: beyond it sled's memory grows without bound.
 pub const MAX_BATCH_OPERATIONS: usize = 256;
 
-/// Largest value. sled writes larger ones to files that it never syncs.
+/// Largest value; larger documents are stored in parts.
 pub const MAX_VALUE_BYTES: usize = 64 * 1024;
 
 /// Longest key, the unit's code not counted.
@@ -71,7 +71,10 @@ pub enum Table {
     Children = 18,
 }
 
-/// Why the store did not do what was asked. Nothing was written.
+/// Why the store did not do what was asked.
+///
+/// Nothing was written, except that after [`Error::Engine`] and [`Error::Closed`] only the opened
+/// store can tell: a commit may have reached the disk without being acknowledged.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A precondition of the batch does not hold.
@@ -171,6 +174,15 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
     }
+
+    /// Bytes of the keys and values written.
+    pub fn bytes(&self) -> usize {
+        let sizes = self.writes.iter().map(|(_, key, value)| {
+            let value_bytes = value.as_ref().map_or(0, Vec::len);
+            key.len() + value_bytes
+        });
+        sizes.sum()
+    }
 }
 
 /// A submitted batch. Resolves when it is durable or refused. Dropping it cancels nothing.
@@ -208,11 +220,17 @@ pub struct Usage {
 }
 
 /// Ordered tables of bytes per unit, changed only by atomic batches.
+///
+/// What a read returns survives power loss too, so that an acknowledgement may rest on a read.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Returns the value at `key`, or `None`.
-    async fn get(&self, unit: &UnitCode, table: Table, key: &[u8])
-    -> Result<Option<Vec<u8>>, Error>;
+    async fn get(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, Error>;
 
     /// Returns at most `limit` entries whose key begins with `prefix` and is above `after`
     /// (`None`: from the first), in key order. No snapshot: commits may fall between two calls.
@@ -234,8 +252,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<Entry>, Error>;
 
     /// Submits `batch`. Batches are applied in the order of this call, whether or not the result
-    /// is awaited. Once the result is `Ok`, the changes survive power loss; an error means that
-    /// nothing of the batch was written.
+    /// is awaited. Once the result is `Ok`, the changes survive power loss, and so does every batch
+    /// submitted before; an empty batch waits for just that. [`Error`] says what an error means.
     fn submit(&self, batch: Batch) -> Commit;
 
     /// Units that have entries.

@@ -1,1 +1,265 @@
-//! To be described.
+//! The embedded store: sled 0.34 with the barrier that it lacks.
+//!
+//! Directory: `lock` (who has it open), `format` (version of directory and keys), `sled/` (the
+//! engine's own files). One tree holds everything; [`key`] says how. One thread writes; see
+//! [`writer`]. A read returns only what is durable: if it could have seen a group whose barrier
+//! still runs, it waits for that barrier. `docs/adr/0001-sled-with-a-barrier.md` has the reasons.
+
+mod files;
+mod key;
+mod shared;
+mod writer;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::DirBuilder,
+    ops::Bound,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::{self, JoinHandle},
+};
+
+use ::sled::{Db, IVec};
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+
+pub use self::shared::Statistics;
+use self::{
+    files::{Barrier, FileBarrier, NoBarrier},
+    shared::Shared,
+    writer::{Request, Submitted, Writer},
+};
+use super::{
+    Batch, Commit, Entry, Error, MAX_BATCH_OPERATIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Store,
+    Table, Usage, lock::Lock,
+};
+use crate::{clock::SystemClock, domain::unit::UnitCode};
+
+/// Size of a segment of sled's log, fixed when a store is made.
+///
+/// A page (up to 20 entries) over a quarter of it goes to a file in `blobs/`, which sled neither
+/// syncs nor removes in step with its log. With 8 MiB, pages of the largest values stay below.
+const SEGMENT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Settings of a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Memory for pages that were read or written. Default: 64 MiB.
+    pub cache_bytes: u64,
+    /// Bytes of the disk that stay free: writes are refused below, deletions are not.
+    /// Default: 128 MiB.
+    pub reserve_bytes: u64,
+    /// Waits for the disk before a commit resolves. Off in tests of other things only: what was
+    /// acknowledged is then lost with the process. Default: true.
+    pub barrier: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, reserve_bytes: 128 << 20, barrier: true }
+    }
+}
+
+/// A store in one directory.
+pub struct SledStore {
+    shared: Arc<Shared>,
+    directory: PathBuf,
+    requests: mpsc::Sender<Request>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl SledStore {
+    /// Opens the store in `directory`; makes both if they are not there.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Locked`]: it is open already, here or in another process.
+    /// - [`Error::Format`]: it was written by a later version.
+    /// - [`Error::Engine`]: the directory cannot be used, or its content is damaged.
+    pub fn open(directory: &Path, options: Options) -> Result<Self, Error> {
+        Self::open_with(directory, &options, |engine, db| {
+            Ok(if options.barrier {
+                Box::new(FileBarrier::open(engine, db)?)
+            } else {
+                Box::new(NoBarrier)
+            })
+        })
+    }
+
+    fn open_with(
+        directory: &Path,
+        options: &Options,
+        barrier: impl FnOnce(&Path, &Db) -> std::io::Result<Box<dyn Barrier>>,
+    ) -> Result<Self, Error> {
+        let failed = |path: &Path, error: &dyn std::fmt::Display| {
+            Error::Engine(format!("{}: {error}", path.display()))
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(|error| failed(directory, &error))?;
+        let lock = Lock::acquire(directory, &SystemClock)?;
+        let engine = directory.join("sled");
+        files::check_format(directory, &engine)?;
+        let db = open_engine(&engine, options).map_err(|error| failed(&engine, &error))?;
+        let barrier = barrier(&engine, &db).map_err(|error| failed(&engine, &error))?;
+        let shared = Arc::new(Shared::new(engine, db.clone()));
+        let writer = Writer {
+            db,
+            shared: shared.clone(),
+            barrier,
+            reserve_bytes: options.reserve_bytes,
+            lock,
+            pending: BTreeMap::new(),
+            scratch: Vec::new(),
+        };
+        let (requests, receiver) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(&receiver))
+            .map_err(|error| failed(directory, &error))?;
+        let thread = Mutex::new(Some(thread));
+        Ok(Self { shared, directory: directory.to_owned(), requests, thread })
+    }
+
+    /// Counts since the store was opened.
+    pub fn statistics(&self) -> Statistics {
+        self.shared.statistics.read()
+    }
+}
+
+fn open_engine(engine: &Path, options: &Options) -> ::sled::Result<Db> {
+    ::sled::Config::new()
+        .path(engine)
+        .cache_capacity(options.cache_bytes)
+        .segment_size(SEGMENT_BYTES)
+        // The writer flushes; sled's own thread would wake twice a second and move pages of
+        // acknowledged data without a barrier. Pages also move as others are written.
+        .flush_every_ms(None)
+        .open()
+}
+
+fn check_limits(batch: &Batch) -> Result<(), Error> {
+    let count = batch.writes.len().max(batch.preconditions.len());
+    if count > MAX_BATCH_OPERATIONS {
+        return Err(Error::BatchTooLarge(count));
+    }
+    let writes = batch.writes.iter().map(|(_, key, value)| (key, value));
+    let preconditions = batch.preconditions.iter().map(|held| (&held.key, &held.expected));
+    for (key, value) in writes.chain(preconditions) {
+        let value_bytes = value.as_ref().map_or(0, Vec::len);
+        if key.len() > MAX_KEY_BYTES {
+            return Err(Error::ValueTooLarge(key.len()));
+        }
+        if value_bytes > MAX_VALUE_BYTES {
+            return Err(Error::ValueTooLarge(value_bytes));
+        }
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Store for SledStore {
+    async fn get(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let key = key::encode(unit, table, key);
+        let value = self.shared.read(|db| db.get(&key), |keys| keys.contains(key.as_slice()));
+        Ok(value.await?.map(|value| value.to_vec()))
+    }
+
+    async fn scan(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, Error> {
+        let Some(range) = key::range(unit, table, prefix, after) else { return Ok(Vec::new()) };
+        let scan = |db: &Db| {
+            let entries = db.range(range.clone()).take(limit);
+            entries.map(|entry| entry.map(|(key, value)| key::decode(unit, &key, &value))).collect()
+        };
+        self.shared.read(scan, |keys| touches(keys, &range)).await
+    }
+
+    async fn last(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        prefix: &[u8],
+    ) -> Result<Option<Entry>, Error> {
+        let Some(range) = key::range(unit, table, prefix, None) else { return Ok(None) };
+        let last = |db: &Db| db.range(range.clone()).next_back().transpose();
+        let entry = self.shared.read(last, |keys| touches(keys, &range)).await?;
+        Ok(entry.map(|(key, value)| key::decode(unit, &key, &value)))
+    }
+
+    fn submit(&self, batch: Batch) -> Commit {
+        let (answer, commit) = Commit::pending();
+        if let Err(error) = check_limits(&batch) {
+            let _ = answer.send(Err(error));
+            return commit;
+        }
+        // A writer that is gone drops the answer, which reads as `Closed`.
+        let _ = self.requests.send(Request::Commit(Submitted { batch, answer }));
+        commit
+    }
+
+    async fn units(&self) -> Result<Vec<UnitCode>, Error> {
+        let units = self.shared.read(units, |_| true).await?;
+        Ok(units.into_iter().collect())
+    }
+
+    fn usage(&self) -> Result<Usage, Error> {
+        files::usage(&self.shared.engine)
+            .map_err(|error| Error::Engine(format!("{}: {error}", self.directory.display())))
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        let (answer, closed) = oneshot::channel();
+        if self.requests.send(Request::Close(answer)).is_ok() {
+            let _ = closed.await;
+        }
+        self.shared.check()
+    }
+}
+
+/// True if one of `keys` lies in `range`.
+fn touches(keys: &BTreeSet<IVec>, range: &key::Range) -> bool {
+    keys.range::<IVec, key::Range>(range.clone()).next().is_some()
+}
+
+/// Steps from unit to unit in each table: a few look-ups each, however many entries there are.
+fn units(db: &Db) -> ::sled::Result<BTreeSet<UnitCode>> {
+    let mut units = BTreeSet::new();
+    let mut from = IVec::default();
+    while let Some(entry) = db.range((Bound::Included(from), Bound::Unbounded)).next() {
+        let (key, _) = entry?;
+        let unit = key::unit(&key);
+        let prefix = unit.as_ref().map_or_else(|| key.to_vec(), |unit| key::prefix_of(&key, unit));
+        units.extend(unit);
+        from = key::successor(prefix).into();
+    }
+    Ok(units)
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        let (answer, _) = oneshot::channel();
+        let _ = self.requests.send(Request::Close(answer));
+        let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

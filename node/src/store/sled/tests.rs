@@ -1,0 +1,209 @@
+use std::{
+    io,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use futures::FutureExt;
+
+use super::*;
+use crate::store::conformance;
+
+fn unit() -> UnitCode {
+    "BOS-01".parse().unwrap()
+}
+
+fn one(key: &str, value: impl Into<Vec<u8>>) -> Batch {
+    let mut batch = Batch::new(&unit());
+    batch.put(Table::Meta, key, value);
+    batch
+}
+
+fn options() -> Options {
+    Options { reserve_bytes: 0, ..Options::default() }
+}
+
+#[tokio::test]
+async fn sled_with_its_barrier_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::run(directory.path(), |path| async move {
+        Arc::new(SledStore::open(&path, options()).unwrap()) as Arc<dyn Store>
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sled_without_its_barrier_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    conformance::run(directory.path(), |path| async move {
+        let options = Options { barrier: false, ..options() };
+        Arc::new(SledStore::open(&path, options).unwrap()) as Arc<dyn Store>
+    })
+    .await;
+}
+
+/// A barrier that says when it is reached and returns what it is told.
+struct Gate {
+    reached: tokio::sync::mpsc::UnboundedSender<()>,
+    open: mpsc::Receiver<io::Result<()>>,
+}
+
+impl Barrier for Gate {
+    fn wait(&mut self, _: &Db) -> io::Result<()> {
+        let _ = self.reached.send(());
+        self.open.recv().unwrap_or(Ok(()))
+    }
+}
+
+struct Gated {
+    store: SledStore,
+    reached: tokio::sync::mpsc::UnboundedReceiver<()>,
+    open: mpsc::Sender<io::Result<()>>,
+    _directory: tempfile::TempDir,
+}
+
+fn gated() -> Gated {
+    let directory = tempfile::tempdir().unwrap();
+    let (reach, reached) = tokio::sync::mpsc::unbounded_channel();
+    let (open, opened) = mpsc::channel();
+    let gate = Gate { reached: reach, open: opened };
+    let store =
+        SledStore::open_with(directory.path(), &options(), |_, _| Ok(Box::new(gate))).unwrap();
+    Gated { store, reached, open, _directory: directory }
+}
+
+#[tokio::test]
+async fn a_commit_resolves_after_the_barrier_and_not_before() {
+    let mut gated = gated();
+    let mut commit = gated.store.submit(one("k", "v"));
+    gated.reached.recv().await.unwrap();
+    assert!((&mut commit).now_or_never().is_none(), "acknowledged before the barrier");
+    gated.open.send(Ok(())).unwrap();
+    commit.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_gathers_while_a_barrier_runs_shares_the_next_one() {
+    let mut gated = gated();
+    let first = gated.store.submit(one("first", "v"));
+    gated.reached.recv().await.unwrap();
+    let rest: Vec<_> = (0..64).map(|n| gated.store.submit(one(&format!("{n}"), "v"))).collect();
+    gated.open.send(Ok(())).unwrap();
+    gated.open.send(Ok(())).unwrap();
+    first.await.unwrap();
+    for commit in rest {
+        commit.await.unwrap();
+    }
+    let statistics = gated.store.statistics();
+    assert_eq!((statistics.batches, statistics.groups, statistics.barriers), (65, 2, 2));
+}
+
+#[tokio::test]
+async fn a_read_shows_nothing_that_a_power_cut_could_take_back() {
+    let mut gated = gated();
+    let commit = gated.store.submit(one("k", "v"));
+    gated.reached.recv().await.unwrap();
+    let unit = unit();
+    let mut get = gated.store.get(&unit, Table::Meta, b"k");
+    let mut scan = gated.store.scan(&unit, Table::Meta, b"", None, 9);
+    let mut last = gated.store.last(&unit, Table::Meta, b"k");
+    let mut units = gated.store.units();
+    assert!((&mut get).now_or_never().is_none(), "read before the barrier");
+    assert!((&mut scan).now_or_never().is_none(), "scanned before the barrier");
+    assert!((&mut last).now_or_never().is_none(), "found before the barrier");
+    assert!((&mut units).now_or_never().is_none(), "listed before the barrier");
+    // What the group does not touch is not held up.
+    let other = gated.store.get(&unit, Table::Meta, b"other").now_or_never();
+    assert_eq!(other.unwrap().unwrap(), None);
+    let other = gated.store.scan(&unit, Table::Meta, b"l", None, 9).now_or_never();
+    assert_eq!(other.unwrap().unwrap(), []);
+    gated.open.send(Ok(())).unwrap();
+    commit.await.unwrap();
+    assert_eq!(get.await.unwrap().as_deref(), Some(&b"v"[..]));
+    assert_eq!(scan.await.unwrap().len(), 1);
+    assert!(last.await.unwrap().is_some());
+    assert_eq!(units.await.unwrap(), [unit.clone()]);
+}
+
+#[tokio::test]
+async fn a_failed_barrier_acknowledges_nothing_and_ends_the_store() {
+    let mut gated = gated();
+    let failing = gated.store.submit(one("k", "v"));
+    gated.reached.recv().await.unwrap();
+    let unit = unit();
+    let read = gated.store.get(&unit, Table::Meta, b"k");
+    let waiting = gated.store.submit(one("later", "v"));
+    gated.open.send(Err(io::Error::other("the disk is gone"))).unwrap();
+    for failed in [failing.await, waiting.await, read.await.map(drop)] {
+        let Err(Error::Engine(text)) = failed else { panic!("{failed:?}") };
+        assert_eq!(text, "the disk is gone");
+    }
+    let later = gated.store.submit(one("much later", "v")).await;
+    assert!(matches!(later, Err(Error::Engine(_))), "{later:?}");
+    assert!(matches!(gated.store.close().await, Err(Error::Engine(_))));
+}
+
+#[tokio::test]
+async fn the_barrier_runs_once_per_group_and_can_be_left_out() {
+    for (barrier, expected) in [(true, 3), (false, 0)] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { barrier, ..options() };
+        let store = SledStore::open(directory.path(), options).unwrap();
+        for number in 0..3 {
+            store.submit(one(&number.to_string(), "v")).await.unwrap();
+        }
+        store.submit(Batch::new(&unit())).await.unwrap();
+        assert_eq!(store.statistics().groups, 4);
+        assert_eq!(store.statistics().barriers, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_is_nearly_full_refuses_writes_and_takes_deletions() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), options()).unwrap();
+    store.submit(one("k", "v")).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+
+    let options = Options { reserve_bytes: u64::MAX, ..options() };
+    let store = SledStore::open(directory.path(), options).unwrap();
+    let refused = store.submit(one("new", "v")).await;
+    assert!(matches!(refused, Err(Error::DiskFull { reserve_bytes: u64::MAX, .. })), "{refused:?}");
+    let mut delete = Batch::new(&unit());
+    delete.delete(Table::Meta, *b"k");
+    store.submit(delete).await.unwrap();
+    assert_eq!(store.scan(&unit(), Table::Meta, b"", None, 9).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_store_that_is_open_names_its_holder() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), options()).unwrap();
+    let Err(Error::Locked { holder }) = SledStore::open(directory.path(), options()) else {
+        panic!("opened twice");
+    };
+    assert!(holder.contains(&format!("process {} (", std::process::id())), "{holder}");
+    drop(store);
+    SledStore::open(directory.path(), options()).unwrap();
+}
+
+/// Pages of the largest values must not become files that nobody syncs.
+#[tokio::test]
+async fn the_largest_values_stay_in_the_synced_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), options()).unwrap();
+    for round in 0_u8..3 {
+        for number in 0_u8..64 {
+            let mut batch = Batch::new(&unit());
+            let key = [[number].as_slice(), &[b'k'; MAX_KEY_BYTES - 1]].concat();
+            batch.put(Table::Cells, key, vec![round; MAX_VALUE_BYTES]);
+            drop(store.submit(batch));
+        }
+    }
+    store.submit(Batch::new(&unit())).await.unwrap();
+    let blobs = std::fs::read_dir(directory.path().join("sled/blobs")).unwrap();
+    assert_eq!(blobs.count(), 0);
+    store.close().await.unwrap();
+}

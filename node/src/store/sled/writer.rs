@@ -1,0 +1,252 @@
+//! The one writer: gathers batches into groups, applies them, waits for the barrier, answers.
+//!
+//! No timer: while one barrier runs the next group gathers in the channel.
+
+use std::{
+    any::Any,
+    collections::{BTreeMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+};
+
+use ::sled::{Db, IVec};
+use tokio::sync::oneshot;
+
+use super::{
+    files::{self, Barrier},
+    key,
+    shared::Shared,
+};
+use crate::{
+    domain::unit::UnitCode,
+    store::{Batch, Error, MAX_BATCH_OPERATIONS, Table, lock::Lock},
+};
+
+/// A group ends at this many bytes of keys and values.
+///
+/// Between two barriers less than one segment must be written: sled takes a segment for free, and
+/// writes over it, one full segment after its last page moved away, synced or not.
+const MAX_GROUP_BYTES: usize = 1024 * 1024;
+
+/// A group ends at this many operations, so that its first waiter is not kept too long.
+const MAX_GROUP_OPERATIONS: usize = 4096;
+
+/// What the writer is asked.
+pub(super) enum Request {
+    /// Commit a batch and answer.
+    Commit(Submitted),
+    /// Settle what came before, close the files, answer.
+    Close(oneshot::Sender<()>),
+}
+
+/// A batch and who waits for it.
+pub(super) struct Submitted {
+    pub(super) batch: Batch,
+    pub(super) answer: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What became of one batch of a group.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Applied,
+    Conflict,
+    DiskFull { free_bytes: u64 },
+}
+
+/// The writer's state; lives on its own thread.
+pub(super) struct Writer {
+    pub(super) db: Db,
+    pub(super) shared: Arc<Shared>,
+    pub(super) barrier: Box<dyn Barrier>,
+    pub(super) reserve_bytes: u64,
+    pub(super) lock: Lock,
+    /// Accepted by the group and not yet given to sled.
+    pub(super) pending: BTreeMap<IVec, Option<IVec>>,
+    pub(super) scratch: Vec<u8>,
+}
+
+impl Writer {
+    /// Serves `requests` until one of them is `Close` or nobody can ask any more.
+    pub(super) fn run(mut self, requests: &mpsc::Receiver<Request>) {
+        let mut closing = None;
+        let mut group = VecDeque::new();
+        while closing.is_none() {
+            match requests.recv() {
+                Ok(Request::Commit(first)) => {
+                    closing = gather(first, &mut group, requests);
+                    self.settle(&mut group);
+                }
+                Ok(Request::Close(answer)) => closing = Some(answer),
+                Err(mpsc::RecvError) => break,
+            }
+        }
+        self.close();
+        if let Some(answer) = closing {
+            let _ = answer.send(());
+        }
+    }
+
+    /// Commits `group` and answers all who wait for it.
+    fn settle(&mut self, group: &mut VecDeque<Submitted>) {
+        // sled asserts its invariants: a panic there is a failure of the engine like any other.
+        let outcomes = catch_unwind(AssertUnwindSafe(|| self.commit(group)))
+            .unwrap_or_else(|panic| Err(panic_text(panic.as_ref())));
+        match outcomes {
+            Ok(outcomes) => {
+                self.shared.settle_group();
+                for (submitted, outcome) in group.drain(..).zip(outcomes) {
+                    let _ = submitted.answer.send(self.answer(outcome));
+                }
+            }
+            Err(text) => {
+                tracing::error!(error = %text, "store failed");
+                self.shared.fail(text);
+                for submitted in group.drain(..) {
+                    let _ = submitted.answer.send(self.shared.check());
+                }
+            }
+        }
+    }
+
+    fn answer(&self, outcome: Outcome) -> Result<(), Error> {
+        match outcome {
+            Outcome::Applied => Ok(()),
+            Outcome::Conflict => Err(Error::Conflict),
+            Outcome::DiskFull { free_bytes } => {
+                Err(Error::DiskFull { free_bytes, reserve_bytes: self.reserve_bytes })
+            }
+        }
+    }
+
+    fn commit(&mut self, group: &VecDeque<Submitted>) -> Result<Vec<Outcome>, String> {
+        if let Err(failure) = self.shared.check() {
+            return Err(failure.to_string());
+        }
+        self.pending.clear();
+        let free_bytes = files::free_bytes(&self.shared.engine).map_err(|e| e.to_string())?;
+        let is_full = free_bytes < self.reserve_bytes;
+        let mut outcomes = Vec::with_capacity(group.len());
+        let mut operations = 0;
+        for Submitted { batch, .. } in group {
+            let grows = batch.writes.iter().any(|(.., value)| value.is_some());
+            outcomes.push(if is_full && grows {
+                Outcome::DiskFull { free_bytes }
+            } else if self.holds(batch)? {
+                operations += batch.writes.len();
+                self.take(batch)?;
+                Outcome::Applied
+            } else {
+                Outcome::Conflict
+            });
+        }
+        self.apply()?;
+        if operations > 0 {
+            self.barrier.wait(&self.db).map_err(|error| error.to_string())?;
+            self.shared.statistics.count_barrier();
+        }
+        self.shared.statistics.count_group(group.len(), operations);
+        Ok(outcomes)
+    }
+
+    /// True if every precondition of `batch` does, earlier batches of the group included.
+    fn holds(&mut self, batch: &Batch) -> Result<bool, String> {
+        for precondition in &batch.preconditions {
+            self.write_key(&batch.unit, precondition.table, &precondition.key);
+            let expected = precondition.expected.as_deref();
+            let holds = match self.pending.get(self.scratch.as_slice()) {
+                Some(pending) => pending.as_deref() == expected,
+                None => self.db.get(&self.scratch).map_err(text)?.as_deref() == expected,
+            };
+            if !holds {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Adds `batch` to what is pending, which is applied first if both are too many for sled.
+    fn take(&mut self, batch: &Batch) -> Result<(), String> {
+        if self.pending.len() + batch.writes.len() > MAX_BATCH_OPERATIONS {
+            self.apply()?;
+        }
+        for (table, key, value) in &batch.writes {
+            self.write_key(&batch.unit, *table, key);
+            let key = IVec::from(self.scratch.as_slice());
+            self.pending.insert(key, value.as_deref().map(IVec::from));
+        }
+        Ok(())
+    }
+
+    /// Gives what is pending to sled as one batch.
+    fn apply(&mut self) -> Result<(), String> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        self.shared.begin_apply(self.pending.keys());
+        let mut batch = ::sled::Batch::default();
+        while let Some((key, value)) = self.pending.pop_first() {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.db.apply_batch(batch).map_err(text)
+    }
+
+    fn write_key(&mut self, unit: &UnitCode, table: Table, key: &[u8]) {
+        self.scratch.clear();
+        key::write_prefix(&mut self.scratch, unit, table);
+        self.scratch.extend_from_slice(key);
+    }
+
+    /// Closes sled's files and only then gives up the lock.
+    fn close(self) {
+        let Self { db, shared, lock, barrier, .. } = self;
+        drop(barrier);
+        // sled syncs once more when its last handle goes, and panics if it cannot.
+        let closed = catch_unwind(AssertUnwindSafe(|| {
+            drop(shared.take_db());
+            drop(db);
+        }));
+        let released = files::wait_until_released(&shared.engine);
+        if closed.is_err() || released.is_err() {
+            tracing::error!("store did not close cleanly; what was acknowledged is safe");
+        }
+        drop(lock);
+    }
+}
+
+/// Fills `group` with what waits in the channel; returns who asked to close.
+fn gather(
+    first: Submitted,
+    group: &mut VecDeque<Submitted>,
+    requests: &mpsc::Receiver<Request>,
+) -> Option<oneshot::Sender<()>> {
+    let mut operations = first.batch.len();
+    let mut bytes = first.batch.bytes();
+    group.push_back(first);
+    while operations < MAX_GROUP_OPERATIONS && bytes < MAX_GROUP_BYTES {
+        match requests.try_recv() {
+            Ok(Request::Commit(next)) => {
+                operations += next.batch.len();
+                bytes += next.batch.bytes();
+                group.push_back(next);
+            }
+            Ok(Request::Close(answer)) => return Some(answer),
+            Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => break,
+        }
+    }
+    None
+}
+
+fn text(error: ::sled::Error) -> String {
+    error.to_string()
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    text.unwrap_or_else(|| "the engine panicked".to_owned())
+}
