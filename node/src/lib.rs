@@ -11,6 +11,7 @@ pub mod grpc;
 pub mod identity;
 pub mod link;
 pub mod node;
+pub mod process;
 pub mod services;
 pub mod statement;
 pub mod store;
