@@ -210,8 +210,12 @@ pub struct Usage {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Returns the value at `key`, or `None`.
-    async fn get(&self, unit: &UnitCode, table: Table, key: &[u8])
-    -> Result<Option<Vec<u8>>, Error>;
+    async fn get(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, Error>;
 
     /// Returns at most `limit` entries whose key begins with `prefix` and is above `after`
     /// (`None`: from the first), in key order. No snapshot: commits may fall between two calls.
