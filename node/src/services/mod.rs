@@ -1,6 +1,7 @@
 //! Use cases, one file per area, over domain and store. Services write the outbox; the link drains it.
 
 pub mod catalogues;
+pub mod connection;
 pub mod desks;
 pub mod enrolments;
 pub mod error;

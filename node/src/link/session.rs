@@ -1,0 +1,684 @@
+//! One link as a pure state machine: no sockets, no clock, no tasks.
+//!
+//! A driver feeds it frames and the results of its [`Effect`]s, and takes frames from it one by
+//! one, whenever the transport has room: so that the most urgent frame is chosen at the last
+//! moment. The session promises that every delivery is handed over exactly once and in order per
+//! lane, that nothing is acknowledged before it is durable, that delegations go before the
+//! deliveries that need them, and that silence and broken peers end it with a reason.
+
+mod inbound;
+mod outbound;
+mod pulls;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
+
+use lianxi_proto::link::v1::{self as pb, Frame, frame::Kind};
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use self::{
+    inbound::InLane,
+    outbound::{Next, OutLane},
+    pulls::{Came, Pulls},
+};
+pub use self::{
+    outbound::{FETCH_LIMIT, WINDOW_BYTES, WINDOW_DELIVERIES},
+    pulls::{MAX_ANSWER_BYTES, MAX_QUESTIONS},
+};
+use super::wire::{self, Malformed, VERSION};
+use crate::{
+    clock::UnixMillis,
+    domain::unit::UnitCode,
+    services::exchange::{
+        Arrival, Cursor, Departure, Lane, NoAnswer, Parcel, Question, Refusal, Standing,
+    },
+    statement::Envelope,
+};
+
+/// Bytes that came in and are not yet durable, from which on no further frame is taken.
+pub const MAX_UNSETTLED_BYTES: usize = 2 * 1024 * 1024;
+
+/// Bytes of delegations that share one frame of introduction.
+const INTRODUCTION_BYTES: usize = 64 * 1024;
+
+/// Which end of the link this is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// Dials, introduces its subtree, answers pulls.
+    Child,
+    /// Judges, asks pulls.
+    Parent,
+}
+
+/// How long a link may be quiet.
+#[derive(Clone, Copy, Debug)]
+pub struct Heartbeat {
+    /// Time without a frame sent, after which a heartbeat is. Default: 10 s.
+    pub idle: Duration,
+    /// Time without a frame received, after which the link is dead. Default: 30 s.
+    pub dead: Duration,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(10), dead: Duration::from_secs(30) }
+    }
+}
+
+/// The time, as the driver tells it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Time since an arbitrary start, never running backwards.
+    pub elapsed: Duration,
+    /// The unit's clock.
+    pub unix_ms: UnixMillis,
+}
+
+/// Why a session ended.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Closed {
+    /// The peer will not link.
+    #[error("the parent refuses the link ({}): {}", .reason, .detail)]
+    Refused {
+        /// Word of the refusal.
+        reason: String,
+        /// Its sentence.
+        detail: String,
+    },
+    /// This side will not link.
+    #[error("the link was refused ({}): {}", .0.reason, .0.detail)]
+    Refusing(Refusal),
+    /// The peer broke the protocol.
+    #[error("the peer breaks the protocol: {0}")]
+    Protocol(String),
+    /// The peer sent a frame that is malformed or too large.
+    #[error("the peer breaks the protocol: {0}")]
+    Malformed(#[from] Malformed),
+    /// Something between two deliveries was lost; the next link resumes from the cursor.
+    #[error(
+        "delivery {lane_seq} of lane {lane:?} follows {after}, but only {have} was taken in; \
+         the next link resumes there"
+    )]
+    Gap {
+        /// The lane.
+        lane: Lane,
+        /// Position of the delivery.
+        lane_seq: u64,
+        /// What it says comes before it.
+        after: u64,
+        /// The cursor.
+        have: u64,
+    },
+    /// The outbox of a lane does not run forward, or began anew.
+    #[error("the outbox of lane {0:?} does not run forward; the next link reads it anew")]
+    Outbox(Lane),
+    /// Nothing came for too long.
+    #[error("the peer was silent for {} s", .0.as_secs())]
+    Silent(Duration),
+    /// This unit could not take in or give out.
+    #[error("{0}")]
+    Failed(String),
+    /// The stream ended.
+    #[error("the stream ended: {0}")]
+    Ended(String),
+    /// A newer link of the same child took over.
+    #[error("a newer link of the same child took over")]
+    Replaced,
+    /// The host stops, or the unit's link is set up anew.
+    #[error("the host stops")]
+    Stopped,
+}
+
+/// What the driver is to do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Meet the peer, then [`Session::accepted`] or [`Session::refused`].
+    Judge(Standing),
+    /// The link is up.
+    Up {
+        /// This unit's clock minus the peer's.
+        clock_skew_ms: i64,
+    },
+    /// Read the outbox above `after`, at most [`FETCH_LIMIT`], then [`Session::fetched`].
+    Fetch {
+        /// The lane.
+        lane: Lane,
+        /// Position.
+        after: u64,
+    },
+    /// Read the own roster, then [`Session::roster`].
+    FetchRoster,
+    /// Take delegations in, then [`Session::introduced`].
+    Introduce(Vec<Envelope>),
+    /// Take a delivery in; once its commit is submitted [`Session::handed`], once it is durable
+    /// [`Session::committed`].
+    Receive(Arrival),
+    /// Tell the outbox what the peer holds, then [`Session::told`].
+    Acknowledged(Cursor),
+    /// Answer a live pull, then [`Session::answered`].
+    Answer {
+        /// Id of the pull.
+        pull_id: u64,
+        /// The question.
+        question: Question,
+    },
+    /// The parent no longer waits for this answer.
+    StopAnswer {
+        /// Id of the pull.
+        pull_id: u64,
+    },
+    /// A question of this side is settled.
+    Settled {
+        /// Id of the pull.
+        pull_id: u64,
+        /// The answer.
+        answer: Result<Vec<Parcel>, NoAnswer>,
+    },
+    /// A lane stopped until the next link; the others go on.
+    LaneStopped {
+        /// The lane.
+        lane: Lane,
+        /// Position of the delivery that cannot be sent.
+        lane_seq: u64,
+        /// Its size.
+        size_bytes: usize,
+    },
+    /// The session is over. Frames that [`Session::frame`] still has are to be sent.
+    Close(Closed),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    /// Waits for the peer's hello.
+    Greeting,
+    /// The peer's hello is being judged.
+    Judging,
+    Open,
+    Closed,
+}
+
+/// What is kept of the peer's hello until it is judged.
+#[derive(Debug, Default)]
+struct Greeted {
+    received: Vec<Cursor>,
+    roster_sha256: [u8; 32],
+    clock_skew_ms: i64,
+}
+
+/// Delegations that this side sends ahead of its deliveries.
+#[derive(Default)]
+struct Roster {
+    own_sha256: [u8; 32],
+    due: bool,
+    fetching: bool,
+    introduced: BTreeSet<[u8; 32]>,
+    frames: VecDeque<Frame>,
+}
+
+impl Roster {
+    /// While true, no delivery may leave.
+    fn is_behind(&self) -> bool {
+        self.due || self.fetching || !self.frames.is_empty()
+    }
+}
+
+/// One link, seen from one end. See the module's documentation.
+pub struct Session {
+    role: Role,
+    peer: UnitCode,
+    heartbeat: Heartbeat,
+    state: State,
+    now: Now,
+    sent_at: Duration,
+    heard_at: Duration,
+    greeted: Greeted,
+    control: VecDeque<Frame>,
+    effects: VecDeque<Effect>,
+    outbound: [OutLane; Lane::ALL.len()],
+    inbound: [InLane; Lane::ALL.len()],
+    introductions: VecDeque<Vec<Envelope>>,
+    introducing: bool,
+    roster: Roster,
+    pulls: Pulls,
+    progressed: bool,
+}
+
+fn index(lane: Lane) -> usize {
+    lane as usize - 1
+}
+
+impl Session {
+    /// Begins a session. A child goes on with [`Self::begin`]; a parent waits for the hello.
+    pub fn new(role: Role, peer: UnitCode, heartbeat: Heartbeat, now: Now) -> Self {
+        Self {
+            role,
+            peer,
+            heartbeat,
+            state: State::Greeting,
+            now,
+            sent_at: now.elapsed,
+            heard_at: now.elapsed,
+            greeted: Greeted::default(),
+            control: VecDeque::new(),
+            effects: VecDeque::new(),
+            outbound: Lane::ALL.map(OutLane::new),
+            inbound: Lane::ALL.map(InLane::new),
+            introductions: VecDeque::new(),
+            introducing: false,
+            roster: Roster::default(),
+            pulls: Pulls::default(),
+            progressed: false,
+        }
+    }
+
+    /// The child's own standing: it greets first.
+    pub fn begin(&mut self, standing: Standing) {
+        if self.state == State::Greeting {
+            self.greet(standing);
+        }
+    }
+
+    fn greet(&mut self, standing: Standing) {
+        for cursor in &standing.received {
+            self.inbound[index(cursor.lane)].begin(*cursor);
+        }
+        self.roster.own_sha256 = standing.roster_sha256;
+        self.control.push_back(wire::hello(standing));
+    }
+
+    /// The peer was met and may link. A parent gives its own standing, with which it greets.
+    pub fn accepted(&mut self, standing: Option<Standing>) {
+        if self.state != State::Judging {
+            return;
+        }
+        if let Some(standing) = standing {
+            self.greet(standing);
+        }
+        let greeted = std::mem::take(&mut self.greeted);
+        for cursor in &greeted.received {
+            self.outbound[index(cursor.lane)].begin(Some(*cursor));
+        }
+        self.roster.due |=
+            self.role == Role::Child && greeted.roster_sha256 != self.roster.own_sha256;
+        self.state = State::Open;
+        self.heard_at = self.now.elapsed;
+        self.effects.push_back(Effect::Up { clock_skew_ms: greeted.clock_skew_ms });
+        self.pump();
+    }
+
+    /// The peer may not link. A parent says so before the stream ends.
+    pub fn refused(&mut self, refusal: Refusal) {
+        if matches!(self.state, State::Greeting | State::Judging) {
+            let frame = wire::frame(Kind::Refusal(pb::Refusal {
+                reason: refusal.reason.to_owned(),
+                detail: refusal.detail.clone(),
+            }));
+            self.close(Closed::Refusing(refusal));
+            if self.role == Role::Parent {
+                self.control.push_back(frame);
+            }
+        }
+    }
+
+    /// Ends the session; without effect on one that has ended.
+    pub fn close(&mut self, closed: Closed) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.state = State::Closed;
+        self.control.clear();
+        self.effects.clear();
+        for pull_id in self.pulls.close() {
+            self.effects.push_back(Effect::Settled { pull_id, answer: Err(NoAnswer::NoLink) });
+        }
+        self.effects.push_back(Effect::Close(closed));
+    }
+
+    /// Tells the time. Called before every other input.
+    pub fn tick(&mut self, now: Now) {
+        self.now = now;
+        if !self.wants_frames() {
+            // What is not read cannot be heard.
+            self.heard_at = now.elapsed;
+        }
+        if now.elapsed >= self.heard_at + self.heartbeat.dead {
+            self.close(Closed::Silent(self.heartbeat.dead));
+        }
+        let quiet = now.elapsed >= self.sent_at + self.heartbeat.idle;
+        if quiet && self.state == State::Open && self.control.is_empty() {
+            let clock_unix_ms = now.unix_ms;
+            self.control.push_back(wire::frame(Kind::Heartbeat(pb::Heartbeat { clock_unix_ms })));
+        }
+    }
+
+    /// When [`Self::tick`] has something to do at the latest.
+    pub fn deadline(&self) -> Duration {
+        let dead = self.heard_at + self.heartbeat.dead;
+        if self.state == State::Open && self.control.is_empty() {
+            dead.min(self.sent_at + self.heartbeat.idle)
+        } else {
+            dead
+        }
+    }
+
+    /// True while frames may be taken from the stream.
+    pub fn wants_frames(&self) -> bool {
+        let unsettled: usize = self.inbound.iter().map(InLane::bytes).sum();
+        match self.state {
+            State::Greeting => true,
+            State::Open => unsettled < MAX_UNSETTLED_BYTES && self.introductions.len() < 64,
+            State::Judging | State::Closed => false,
+        }
+    }
+
+    /// True once something was delivered or taken in for good: the link does its work.
+    pub fn has_progressed(&self) -> bool {
+        self.progressed
+    }
+
+    /// The next thing to do.
+    pub fn effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The outbox to the peer changed.
+    pub fn outbox_changed(&mut self) {
+        self.outbound.iter_mut().for_each(OutLane::changed);
+        self.pump();
+    }
+
+    /// A delegation of the own subtree is new.
+    pub fn roster_changed(&mut self) {
+        if self.role == Role::Child && self.state != State::Closed {
+            self.roster.due = true;
+            self.pump();
+        }
+    }
+
+    /// What [`Effect::Fetch`] brought.
+    pub fn fetched(&mut self, lane: Lane, departures: Vec<Departure>) {
+        let taken = self.outbound[index(lane)].fetched(departures);
+        self.settle(taken);
+    }
+
+    /// What [`Effect::FetchRoster`] brought. Only what was not introduced on this stream is sent.
+    pub fn roster(&mut self, delegations: Vec<Envelope>) {
+        self.roster.fetching = false;
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for envelope in delegations {
+            if !self.roster.introduced.insert(Sha256::digest(&envelope.payload).into()) {
+                continue;
+            }
+            bytes += envelope.encoded_len();
+            batch.push(envelope);
+            if bytes >= INTRODUCTION_BYTES {
+                self.introduce(std::mem::take(&mut batch));
+                bytes = 0;
+            }
+        }
+        if !batch.is_empty() {
+            self.introduce(batch);
+        }
+        self.pump();
+    }
+
+    fn introduce(&mut self, delegations: Vec<Envelope>) {
+        let introduction = pb::Introduction { delegations };
+        self.roster.frames.push_back(wire::frame(Kind::Introduction(introduction)));
+    }
+
+    /// What [`Effect::Introduce`] brought is kept.
+    pub fn introduced(&mut self) {
+        self.introducing = false;
+        self.pump();
+    }
+
+    /// The commit of the lane's delivery on the way is submitted.
+    pub fn handed(&mut self, lane: Lane) {
+        self.inbound[index(lane)].was_handed();
+        self.pump();
+    }
+
+    /// The commit of a delivery is durable.
+    pub fn committed(&mut self, lane: Lane, lane_seq: u64) {
+        self.inbound[index(lane)].committed(lane_seq);
+        self.progressed = true;
+    }
+
+    /// What [`Effect::Acknowledged`] said is done.
+    pub fn told(&mut self, lane: Lane) {
+        self.outbound[index(lane)].was_told();
+        self.pump();
+    }
+
+    /// Asks the child. Settled by [`Effect::Settled`], unless cancelled.
+    pub fn ask(&mut self, pull_id: u64, question: Question) {
+        if self.role == Role::Parent && self.state == State::Open {
+            self.pulls.ask(pull_id, question);
+        } else {
+            self.effects.push_back(Effect::Settled { pull_id, answer: Err(NoAnswer::NoLink) });
+        }
+    }
+
+    /// Nobody waits for the answer any more.
+    pub fn cancel(&mut self, pull_id: u64) {
+        self.pulls.cancel(pull_id);
+    }
+
+    /// What [`Effect::Answer`] brought.
+    pub fn answered(&mut self, pull_id: u64, answer: Result<Vec<Parcel>, NoAnswer>) {
+        self.pulls.answered(pull_id, answer);
+    }
+
+    /// True if [`Self::frame`] has one.
+    pub fn has_frame(&self) -> bool {
+        if !self.control.is_empty() {
+            return true;
+        }
+        self.state == State::Open
+            && (self.inbound.iter().any(InLane::must_acknowledge)
+                || !self.roster.frames.is_empty()
+                || (!self.roster.is_behind()
+                    && (self.pulls.is_waiting() || self.outbound.iter().any(OutLane::is_waiting))))
+    }
+
+    /// The most urgent frame to send.
+    pub fn frame(&mut self) -> Option<Frame> {
+        let frame = self.control.pop_front().or_else(|| self.open_frame())?;
+        self.sent_at = self.now.elapsed;
+        self.pump();
+        Some(frame)
+    }
+
+    fn open_frame(&mut self) -> Option<Frame> {
+        if self.state != State::Open {
+            return None;
+        }
+        let acknowledgement = self.inbound.iter_mut().find_map(InLane::acknowledgement);
+        if let Some(cursor) = acknowledgement {
+            return Some(wire::acknowledgement(cursor));
+        }
+        if let Some(frame) = self.roster.frames.pop_front() {
+            return Some(frame);
+        }
+        if self.roster.is_behind() {
+            return None;
+        }
+        let urgent = self.departure(Lane::Escalation).or_else(|| self.pulls.next());
+        urgent.or_else(|| Lane::ALL.into_iter().find_map(|lane| self.departure(lane)))
+    }
+
+    fn departure(&mut self, lane: Lane) -> Option<Frame> {
+        match self.outbound[index(lane)].next() {
+            Next::Nothing => None,
+            Next::Frame(frame) => Some(frame),
+            Next::TooLarge { lane_seq, size_bytes } => {
+                self.effects.push_back(Effect::LaneStopped { lane, lane_seq, size_bytes });
+                None
+            }
+        }
+    }
+
+    /// Takes a frame from the stream.
+    pub fn received(&mut self, frame: Frame) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.heard_at = self.now.elapsed;
+        let size_bytes = frame.encoded_len();
+        let taken = match (self.state, frame.kind) {
+            (_, None) => Err(Closed::Malformed(Malformed::Unreadable)),
+            (State::Greeting, Some(Kind::Hello(hello))) => self.hello(hello),
+            (State::Greeting, Some(Kind::Refusal(refusal))) if self.role == Role::Child => {
+                Err(Closed::Refused { reason: refusal.reason, detail: refusal.detail })
+            }
+            (State::Open, Some(kind)) => self.open(kind, size_bytes),
+            (State::Greeting | State::Judging | State::Closed, Some(_)) => {
+                Err(Closed::Protocol("its first frame is no hello".to_owned()))
+            }
+        };
+        self.settle(taken);
+    }
+
+    fn settle(&mut self, taken: Result<(), Closed>) {
+        match taken {
+            Ok(()) => self.pump(),
+            Err(closed) => self.close(closed),
+        }
+    }
+
+    fn hello(&mut self, hello: pb::Hello) -> Result<(), Closed> {
+        let (lowest, highest) = (hello.version_min, hello.version_max);
+        if lowest > VERSION || highest < VERSION {
+            self.refused(Refusal {
+                reason: "version",
+                detail: format!(
+                    "the peer speaks versions {lowest} to {highest} of the link, this unit \
+                     {VERSION}; install a program that speaks a common one"
+                ),
+            });
+            return Ok(());
+        }
+        let standing = wire::standing(hello)?;
+        if standing.unit != self.peer {
+            self.refused(Refusal {
+                reason: "certificate-mismatch",
+                detail: format!(
+                    "the hello names {}, the certificate {}; use the certificate that was issued \
+                     for the unit",
+                    standing.unit, self.peer
+                ),
+            });
+            return Ok(());
+        }
+        self.greeted = Greeted {
+            received: standing.received.clone(),
+            roster_sha256: standing.roster_sha256,
+            clock_skew_ms: self.now.unix_ms.saturating_sub(standing.clock_unix_ms),
+        };
+        self.state = State::Judging;
+        self.effects.push_back(Effect::Judge(standing));
+        Ok(())
+    }
+
+    fn open(&mut self, kind: Kind, size_bytes: usize) -> Result<(), Closed> {
+        match (self.role, kind) {
+            (_, Kind::Delivery(delivery)) => {
+                let arrival = wire::arrival(delivery)?;
+                self.inbound[index(arrival.cursor.lane)].take(arrival, size_bytes)
+            }
+            (_, Kind::Acknowledgement(frame)) => {
+                let cursor = wire::acknowledged(&frame)?;
+                self.progressed = true;
+                self.outbound[index(cursor.lane)].acknowledge(cursor)
+            }
+            (_, Kind::Introduction(introduction)) => {
+                self.introductions.push_back(introduction.delegations);
+                Ok(())
+            }
+            (_, Kind::Heartbeat(_)) => Ok(()),
+            (Role::Child, Kind::PullRequest(request)) => self.question(request),
+            (Role::Child, Kind::PullCancel(cancel)) => {
+                let pull_id = cancel.pull_id;
+                if self.pulls.cancelled(pull_id) {
+                    self.effects.push_back(Effect::StopAnswer { pull_id });
+                }
+                Ok(())
+            }
+            (Role::Parent, Kind::PullItem(item)) => {
+                let pull_id = item.pull_id;
+                let came = self.pulls.came(pull_id, wire::parcel(item)?, size_bytes);
+                self.came(pull_id, came);
+                Ok(())
+            }
+            (Role::Parent, Kind::PullEnd(end)) => {
+                let came = self.pulls.ended(end.pull_id, wire::pull_outcome(&end));
+                self.came(end.pull_id, came);
+                Ok(())
+            }
+            (_, Kind::Hello(_) | Kind::Refusal(_)) => {
+                Err(Closed::Protocol("it greets twice".to_owned()))
+            }
+            (Role::Parent, Kind::PullRequest(_) | Kind::PullCancel(_))
+            | (Role::Child, Kind::PullItem(_) | Kind::PullEnd(_)) => {
+                Err(Closed::Protocol("only a parent pulls, and only a child answers".to_owned()))
+            }
+        }
+    }
+
+    fn question(&mut self, request: pb::PullRequest) -> Result<(), Closed> {
+        let pull_id = request.pull_id;
+        if self.pulls.question(pull_id)? {
+            let question = wire::question(request);
+            self.effects.push_back(Effect::Answer { pull_id, question });
+        }
+        Ok(())
+    }
+
+    fn came(&mut self, pull_id: u64, came: Came) {
+        let answer = match came {
+            Came::Nothing => return,
+            Came::Settled(answer) => answer,
+            Came::Excessive => Err(NoAnswer::Refused),
+        };
+        self.effects.push_back(Effect::Settled { pull_id, answer });
+    }
+
+    /// Turns what the inputs made possible into effects.
+    fn pump(&mut self) {
+        if self.state != State::Open {
+            return;
+        }
+        if self.roster.due && !self.roster.fetching {
+            self.roster.due = false;
+            self.roster.fetching = true;
+            self.effects.push_back(Effect::FetchRoster);
+        }
+        if !self.introducing
+            && let Some(delegations) = self.introductions.pop_front()
+        {
+            self.introducing = true;
+            self.effects.push_back(Effect::Introduce(delegations));
+        }
+        // Deliveries that came after an introduction may need it.
+        let may_receive = !self.introducing;
+        for lane in Lane::ALL {
+            let outbound = &mut self.outbound[index(lane)];
+            if let Some(after) = outbound.fetch() {
+                self.effects.push_back(Effect::Fetch { lane, after });
+            }
+            if let Some(cursor) = outbound.tell() {
+                self.effects.push_back(Effect::Acknowledged(cursor));
+            }
+            if may_receive && let Some(arrival) = self.inbound[index(lane)].hand() {
+                self.effects.push_back(Effect::Receive(arrival));
+            }
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Frames: their size, and how they map to what [`exchange`](crate::services::exchange) speaks.
+//!
+//! Every frame that leaves fits [`MAX_FRAME_BYTES`]; every field of a frame that came in is checked
+//! here before anything else sees it. Envelopes and cells pass through untouched.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use lianxi_proto::link::v1::{self as pb, Frame, frame::Kind};
+use prost::Message;
+
+use crate::services::exchange::{
+    Arrival, Cursor, Departure, Lane, NoAnswer, Parcel, Question, Standing,
+};
+
+/// Largest serialised frame.
+pub const MAX_FRAME_BYTES: usize = 256 * 1024;
+
+/// Largest serialised frame of [`Lane::Bulk`], so that nothing urgent waits behind one.
+pub const MAX_BULK_FRAME_BYTES: usize = 16 * 1024;
+
+/// The only protocol version so far.
+pub const VERSION: u32 = 1;
+
+/// Most cursors that a hello may list.
+const MAX_CURSORS: usize = 16;
+
+/// What is wrong with a frame that came in.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Malformed {
+    /// Over [`MAX_FRAME_BYTES`].
+    #[error("a frame is over the limit of 262144 bytes")]
+    TooLarge,
+    /// No protobuf message, or a kind that this version does not know.
+    #[error("a frame cannot be read")]
+    Unreadable,
+    /// A field breaks its comment in the contract.
+    #[error("field {field} of a {frame} frame {problem}")]
+    Field {
+        /// Kind of the frame.
+        frame: &'static str,
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+fn field(frame: &'static str, field: &'static str, problem: &'static str) -> Malformed {
+    Malformed::Field { frame, field, problem }
+}
+
+/// Serialises a frame.
+pub fn encode(frame: &Frame) -> Bytes {
+    frame.encode_to_vec().into()
+}
+
+/// Reads a frame.
+///
+/// # Errors
+///
+/// [`Malformed::TooLarge`] and [`Malformed::Unreadable`].
+pub fn decode(bytes: Bytes) -> Result<Frame, Malformed> {
+    if bytes.len() > MAX_FRAME_BYTES {
+        return Err(Malformed::TooLarge);
+    }
+    Frame::decode(bytes).map_err(|_| Malformed::Unreadable)
+}
+
+/// Largest frame of `lane`.
+pub(crate) fn max_bytes(lane: Lane) -> usize {
+    if lane == Lane::Bulk { MAX_BULK_FRAME_BYTES } else { MAX_FRAME_BYTES }
+}
+
+pub(crate) fn frame(kind: Kind) -> Frame {
+    Frame { kind: Some(kind) }
+}
+
+fn lane_to_proto(lane: Lane) -> i32 {
+    let lane = match lane {
+        Lane::Escalation => pb::Lane::Escalation,
+        Lane::Notice => pb::Lane::Notice,
+        Lane::Summary => pb::Lane::Summary,
+        Lane::Catalogue => pb::Lane::Catalogue,
+        Lane::Bulk => pb::Lane::Bulk,
+    };
+    lane.into()
+}
+
+fn lane_from_proto(number: i32, kind: &'static str) -> Result<Lane, Malformed> {
+    match pb::Lane::try_from(number) {
+        Ok(pb::Lane::Escalation) => Ok(Lane::Escalation),
+        Ok(pb::Lane::Notice) => Ok(Lane::Notice),
+        Ok(pb::Lane::Summary) => Ok(Lane::Summary),
+        Ok(pb::Lane::Catalogue) => Ok(Lane::Catalogue),
+        Ok(pb::Lane::Bulk) => Ok(Lane::Bulk),
+        Ok(pb::Lane::Unspecified) | Err(_) => Err(field(kind, "lane", "names no lane")),
+    }
+}
+
+pub(crate) fn hello(standing: Standing) -> Frame {
+    let received = standing
+        .received
+        .iter()
+        .map(|cursor| pb::Cursor {
+            lane: lane_to_proto(cursor.lane),
+            link_epoch: cursor.link_epoch,
+            lane_seq: cursor.lane_seq,
+        })
+        .collect();
+    frame(Kind::Hello(pb::Hello {
+        version_min: VERSION,
+        version_max: VERSION,
+        trust_domain: standing.trust_domain,
+        unit: standing.unit.to_string(),
+        chain: standing.chain,
+        epoch: standing.epoch,
+        received,
+        clock_unix_ms: standing.clock_unix_ms,
+        roster_sha256: standing.roster_sha256.to_vec(),
+        catalogue: standing.catalogue,
+    }))
+}
+
+pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
+    if hello.received.len() > MAX_CURSORS {
+        return Err(field("hello", "received", "lists too many lanes"));
+    }
+    let mut received: Vec<Cursor> = Vec::with_capacity(hello.received.len());
+    for cursor in &hello.received {
+        let lane = lane_from_proto(cursor.lane, "hello")?;
+        if received.iter().any(|other| other.lane == lane) {
+            return Err(field("hello", "received", "lists a lane twice"));
+        }
+        let (link_epoch, lane_seq) = (cursor.link_epoch, cursor.lane_seq);
+        received.push(Cursor { lane, link_epoch, lane_seq });
+    }
+    Ok(Standing {
+        trust_domain: hello.trust_domain,
+        unit: hello.unit.parse().map_err(|_| field("hello", "unit", "is no unit code"))?,
+        chain: hello.chain,
+        epoch: hello.epoch,
+        received,
+        clock_unix_ms: hello.clock_unix_ms,
+        roster_sha256: hello
+            .roster_sha256
+            .try_into()
+            .map_err(|_| field("hello", "roster_sha256", "is not 32 bytes long"))?,
+        catalogue: hello.catalogue,
+    })
+}
+
+pub(crate) fn delivery(departure: Departure) -> Frame {
+    frame(Kind::Delivery(pb::Delivery {
+        lane: lane_to_proto(departure.cursor.lane),
+        link_epoch: departure.cursor.link_epoch,
+        lane_seq: departure.cursor.lane_seq,
+        after: departure.after,
+        envelope: Some(departure.envelope),
+        cells: departure.cells,
+    }))
+}
+
+pub(crate) fn arrival(delivery: pb::Delivery) -> Result<Arrival, Malformed> {
+    let lane = lane_from_proto(delivery.lane, "delivery")?;
+    if delivery.after >= delivery.lane_seq {
+        return Err(field("delivery", "after", "is not below lane_seq"));
+    }
+    let envelope = delivery.envelope.ok_or_else(|| field("delivery", "envelope", "is missing"))?;
+    Ok(Arrival {
+        cursor: Cursor { lane, link_epoch: delivery.link_epoch, lane_seq: delivery.lane_seq },
+        after: delivery.after,
+        envelope,
+        cells: delivery.cells,
+    })
+}
+
+pub(crate) fn acknowledgement(cursor: Cursor) -> Frame {
+    frame(Kind::Acknowledgement(pb::Acknowledgement {
+        lane: lane_to_proto(cursor.lane),
+        link_epoch: cursor.link_epoch,
+        lane_seq: cursor.lane_seq,
+    }))
+}
+
+pub(crate) fn acknowledged(frame: &pb::Acknowledgement) -> Result<Cursor, Malformed> {
+    let lane = lane_from_proto(frame.lane, "acknowledgement")?;
+    Ok(Cursor { lane, link_epoch: frame.link_epoch, lane_seq: frame.lane_seq })
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn pull_request(pull_id: u64, question: Question) -> Frame {
+    frame(Kind::PullRequest(pb::PullRequest {
+        pull_id,
+        period: question.period,
+        deadline_ms: millis(question.deadline),
+        max_age_ms: millis(question.max_age),
+        depth: question.depth,
+        traceparent: question.traceparent,
+    }))
+}
+
+pub(crate) fn question(request: pb::PullRequest) -> Question {
+    Question {
+        period: request.period,
+        deadline: Duration::from_millis(request.deadline_ms.into()),
+        max_age: Duration::from_millis(request.max_age_ms.into()),
+        depth: request.depth,
+        traceparent: request.traceparent,
+    }
+}
+
+pub(crate) fn pull_item(pull_id: u64, parcel: Parcel) -> Frame {
+    let envelope = Some(parcel.envelope);
+    frame(Kind::PullItem(pb::PullItem { pull_id, envelope, cells: parcel.cells }))
+}
+
+pub(crate) fn parcel(item: pb::PullItem) -> Result<Parcel, Malformed> {
+    let envelope = item.envelope.ok_or_else(|| field("pull item", "envelope", "is missing"))?;
+    Ok(Parcel { envelope, cells: item.cells })
+}
+
+pub(crate) fn pull_end(pull_id: u64, outcome: Result<(), NoAnswer>) -> Frame {
+    let reason = match outcome {
+        Ok(()) => "",
+        Err(NoAnswer::NoLink) => "no-link",
+        Err(NoAnswer::Deadline) => "deadline",
+        Err(NoAnswer::Refused) => "refused",
+    };
+    frame(Kind::PullEnd(pb::PullEnd { pull_id, reason: reason.to_owned() }))
+}
+
+pub(crate) fn pull_outcome(end: &pb::PullEnd) -> Result<(), NoAnswer> {
+    match end.reason.as_str() {
+        "" => Ok(()),
+        "no-link" => Err(NoAnswer::NoLink),
+        "deadline" => Err(NoAnswer::Deadline),
+        _ => Err(NoAnswer::Refused),
+    }
+}
+
+pub(crate) fn pull_cancel(pull_id: u64) -> Frame {
+    frame(Kind::PullCancel(pb::PullCancel { pull_id }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statement::Envelope;
+
+    fn hello_frame() -> pb::Hello {
+        pb::Hello {
+            version_min: 1,
+            version_max: 1,
+            unit: "BOS-01".to_owned(),
+            roster_sha256: vec![7; 32],
+            received: vec![pb::Cursor { lane: 1, link_epoch: 5, lane_seq: 9 }],
+            ..pb::Hello::default()
+        }
+    }
+
+    #[test]
+    fn a_hello_survives_the_way_there_and_back() {
+        let there = standing(hello_frame()).unwrap();
+        let Some(Kind::Hello(back)) = hello(there).kind else { panic!("no hello") };
+        assert_eq!(back, hello_frame());
+    }
+
+    #[test]
+    fn a_hello_with_a_broken_field_names_the_field() {
+        let unit = pb::Hello { unit: "../etc".to_owned(), ..hello_frame() };
+        let roster = pb::Hello { roster_sha256: vec![7; 31], ..hello_frame() };
+        let cursor = hello_frame().received[0];
+        let twice = pb::Hello { received: vec![cursor, cursor], ..hello_frame() };
+        let many = pb::Hello { received: vec![cursor; 17], ..hello_frame() };
+        let lane = pb::Hello { received: vec![pb::Cursor { lane: 0, ..cursor }], ..hello_frame() };
+        for (broken, name) in [
+            (unit, "unit"),
+            (roster, "roster_sha256"),
+            (twice, "received"),
+            (many, "received"),
+            (lane, "lane"),
+        ] {
+            let problem = standing(broken).unwrap_err();
+            assert!(
+                matches!(problem, Malformed::Field { field, .. } if field == name),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_delivery_must_have_a_lane_an_envelope_and_an_order() {
+        let whole = pb::Delivery {
+            lane: 3,
+            link_epoch: 1,
+            lane_seq: 2,
+            after: 1,
+            envelope: Some(Envelope::default()),
+            cells: Vec::new(),
+        };
+        assert!(arrival(whole.clone()).is_ok());
+        for broken in [
+            pb::Delivery { lane: 0, ..whole.clone() },
+            pb::Delivery { lane: 6, ..whole.clone() },
+            pb::Delivery { after: 2, ..whole.clone() },
+            pb::Delivery { lane_seq: 0, after: 0, ..whole.clone() },
+            pb::Delivery { envelope: None, ..whole },
+        ] {
+            assert!(arrival(broken).is_err());
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_frame_and_frames_too_large_are_refused() {
+        assert_eq!(decode(Bytes::from_static(&[0xff; 9])), Err(Malformed::Unreadable));
+        let bytes = vec![0; MAX_FRAME_BYTES + 1];
+        assert_eq!(decode(bytes.into()), Err(Malformed::TooLarge));
+    }
+}
