@@ -1,1 +1,719 @@
-//! To be described.
+//! The catalogue: what is recorded and counted, which tasks units take, how long calls may wait.
+//!
+//! Everything that can be wrong with a document is found when it is read, with the place and the
+//! remedy, so that a catalogue in force never surprises a unit. `docs/catalogue.md` describes the
+//! document.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::tz::TimeZone;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::domain::{
+    expression::Bindings,
+    indicator::{self, Contribution, Indicator},
+    lamp::Warning,
+    record::{self, Field, RecordType},
+};
+
+/// Largest document.
+pub const MAX_DOCUMENT_BYTES: usize = 47 * 1024;
+
+/// Longest name or id, in bytes.
+pub const MAX_NAME_BYTES: usize = 64;
+
+/// Longest title, number of an approval, or unit of a figure, in bytes.
+pub const MAX_TITLE_BYTES: usize = 200;
+
+/// Longest time limit: a year.
+pub const MAX_LIMIT: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// Why a document is no catalogue.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Too large to be sent.
+    #[error("the catalogue has {0} bytes: at most {MAX_DOCUMENT_BYTES} fit into a statement")]
+    TooLarge(usize),
+    /// No JSON.
+    #[error("the catalogue is no JSON: {0}")]
+    Json(String),
+    /// Something in it is wrong.
+    #[error("{pointer}: {reason}")]
+    Invalid {
+        /// JSON pointer to what is wrong.
+        pointer: String,
+        /// What is wrong and the remedy.
+        reason: String,
+    },
+}
+
+impl Error {
+    fn at(pointer: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Invalid { pointer: pointer.into(), reason: reason.into() }
+    }
+
+    /// JSON pointer to what is wrong; empty: the document as a whole.
+    pub fn pointer(&self) -> &str {
+        match self {
+            Self::TooLarge(_) | Self::Json(_) => "",
+            Self::Invalid { pointer, .. } => pointer,
+        }
+    }
+}
+
+/// Kind of a whistle (哨).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[serde(rename_all = "lowercase")]
+pub enum EscalationKind {
+    /// 日常
+    Routine,
+    /// 攻坚
+    Hard,
+    /// 应急
+    Emergency,
+}
+
+impl EscalationKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Routine, Self::Hard, Self::Emergency];
+
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Routine => "routine",
+            Self::Hard => "hard",
+            Self::Emergency => "emergency",
+        }
+    }
+}
+
+impl std::fmt::Display for EscalationKind {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// Time limits of a whistle, from its raising.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// To answer (应哨).
+    #[serde(with = "humantime_serde")]
+    pub answer: Duration,
+    /// To arrive (报到).
+    #[serde(with = "humantime_serde")]
+    pub arrive: Duration,
+}
+
+impl Limits {
+    /// Limits of a catalogue that declares none: 30 minutes to arrive at an emergency (平谷), the
+    /// same day for routine matters, three days for hard ones (广陵).
+    pub fn default_for(kind: EscalationKind) -> Self {
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        match kind {
+            EscalationKind::Routine => Self { answer: minutes(120), arrive: minutes(24 * 60) },
+            EscalationKind::Hard => Self { answer: minutes(24 * 60), arrive: minutes(72 * 60) },
+            EscalationKind::Emergency => Self { answer: minutes(10), arrive: minutes(30) },
+        }
+    }
+}
+
+/// A kind of task that units take (职责清单).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct DutyItem {
+    /// Id that notices cite.
+    pub id: String,
+    /// English title.
+    pub title: String,
+    /// Chinese title.
+    pub title_zh: String,
+}
+
+/// What is recorded and counted, and how.
+#[derive(Debug)]
+pub struct Catalogue {
+    /// Name, e.g. `boston-311`.
+    pub name: String,
+    /// Version, from 1.
+    pub version: u64,
+    /// English title.
+    pub title: String,
+    /// Chinese title.
+    pub title_zh: String,
+    /// Where months begin.
+    pub time_zone: TimeZone,
+    /// Its IANA name.
+    pub time_zone_name: String,
+    /// Record types by name.
+    pub record_types: BTreeMap<String, RecordType>,
+    /// Indicators in the document's order.
+    pub indicators: Vec<Indicator>,
+    /// Tasks that units take.
+    pub duty_list: Vec<DutyItem>,
+    /// Numbers of live approvals, which admit tasks outside the duty list.
+    pub approvals: Vec<String>,
+    /// Time limits, one entry for every kind.
+    pub limits: BTreeMap<EscalationKind, Limits>,
+    /// When a lamp turns yellow.
+    pub warning: Warning,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Declared {
+    name: String,
+    version: u64,
+    title: String,
+    title_zh: String,
+    time_zone: String,
+    record_types: BTreeMap<String, Value>,
+    indicators: Vec<Value>,
+    #[serde(default)]
+    duty_list: Vec<Value>,
+    #[serde(default)]
+    approvals: Vec<String>,
+    #[serde(default)]
+    limits: BTreeMap<String, Value>,
+    #[serde(default)]
+    lamp: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DeclaredLamp {
+    yellow_last_percent: u8,
+}
+
+impl Catalogue {
+    /// Reads a document.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] with the place of the first thing that is wrong.
+    pub fn parse(document: &[u8]) -> Result<Self, Error> {
+        if document.len() > MAX_DOCUMENT_BYTES {
+            return Err(Error::TooLarge(document.len()));
+        }
+        let document: Value =
+            serde_json::from_slice(document).map_err(|error| Error::Json(error.to_string()))?;
+        let declared: Declared = part("", document)?;
+        check_name("/name", &declared.name)?;
+        if declared.version == 0 {
+            return Err(Error::at("/version", "versions begin at 1"));
+        }
+        let zone = |_| {
+            let reason = "unknown time zone: give an IANA name such as Asia/Shanghai, and install \
+                          tzdata if the system has none";
+            Error::at("/time_zone", reason)
+        };
+        let record_types = record_types(declared.record_types)?;
+        Ok(Self {
+            time_zone: TimeZone::get(&declared.time_zone).map_err(zone)?,
+            title: title("/title", declared.title)?,
+            title_zh: title("/title_zh", declared.title_zh)?,
+            indicators: indicators(declared.indicators, &record_types)?,
+            duty_list: duty_list(declared.duty_list)?,
+            approvals: approvals(declared.approvals)?,
+            limits: limits(declared.limits)?,
+            warning: warning(declared.lamp)?,
+            name: declared.name,
+            version: declared.version,
+            time_zone_name: declared.time_zone,
+            record_types,
+        })
+    }
+
+    /// `name@version`, as headers cite it.
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+
+    /// The record type of a name.
+    pub fn record_type(&self, name: &str) -> Option<&RecordType> {
+        self.record_types.get(name)
+    }
+
+    /// The indicator of an id.
+    pub fn indicator(&self, id: &str) -> Option<&Indicator> {
+        self.indicators.iter().find(|indicator| indicator.id == id)
+    }
+
+    /// True if the duty list has the item.
+    pub fn has_duty_item(&self, id: &str) -> bool {
+        self.duty_list.iter().any(|item| item.id == id)
+    }
+
+    /// True if the approval is live.
+    pub fn has_approval(&self, number: &str) -> bool {
+        self.approvals.iter().any(|approval| approval == number)
+    }
+
+    /// Time limits of a kind of whistle.
+    pub fn limits_for(&self, kind: EscalationKind) -> Limits {
+        self.limits.get(&kind).copied().unwrap_or_else(|| Limits::default_for(kind))
+    }
+
+    /// Returns what a valid record adds to each indicator of its type that counts it, converting
+    /// each field once for all of them.
+    ///
+    /// # Errors
+    ///
+    /// The first indicator that cannot deal with the record.
+    pub fn contributions(
+        &self,
+        record_type: &str,
+        record: &Value,
+    ) -> Result<Vec<(&Indicator, Contribution)>, indicator::Error> {
+        let of_type: Vec<&Indicator> =
+            self.indicators.iter().filter(|each| each.record_type == record_type).collect();
+        let fields: BTreeMap<&str, &Field> =
+            of_type.iter().flat_map(|indicator| indicator.bound_fields()).collect();
+        let bindings = Bindings::new(fields.into_iter(), record);
+        let context = bindings.context();
+        let mut contributions = Vec::with_capacity(of_type.len());
+        for indicator in of_type {
+            if let Some(contribution) = indicator.evaluate(&context)? {
+                contributions.push((indicator, contribution));
+            }
+        }
+        Ok(contributions)
+    }
+}
+
+fn part<T: DeserializeOwned>(pointer: &str, value: Value) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|error| Error::at(pointer, error.to_string()))
+}
+
+fn is_name(name: &str) -> bool {
+    let inner = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(|byte| inner(&byte) || matches!(byte, b'-' | b'_'))
+        && name.as_bytes().first().is_some_and(inner)
+        && name.as_bytes().last().is_some_and(inner)
+}
+
+fn check_name(pointer: &str, name: &str) -> Result<(), Error> {
+    if is_name(name) {
+        return Ok(());
+    }
+    let reason = format!(
+        "use 1 to {MAX_NAME_BYTES} of a-z, 0-9, '-' and '_', with a letter or digit at both ends"
+    );
+    Err(Error::at(pointer, reason))
+}
+
+fn title(pointer: &str, title: String) -> Result<String, Error> {
+    if title.trim().is_empty() || title.len() > MAX_TITLE_BYTES {
+        return Err(Error::at(pointer, format!("give a text of 1 to {MAX_TITLE_BYTES} bytes")));
+    }
+    Ok(title)
+}
+
+fn record_types(declared: BTreeMap<String, Value>) -> Result<BTreeMap<String, RecordType>, Error> {
+    if declared.is_empty() {
+        return Err(Error::at("/record_types", "declare at least one record type"));
+    }
+    let mut record_types = BTreeMap::new();
+    for (name, value) in declared {
+        let pointer = format!("/record_types/{}", name.replace('~', "~0").replace('/', "~1"));
+        check_name(&pointer, &name)?;
+        let declared: record::Declared = part(&pointer, value)?;
+        let record_type = RecordType::new(name.clone(), declared)
+            .map_err(|error| Error::at(format!("{pointer}{}", error.pointer), error.reason))?;
+        check_title(&format!("{pointer}/title"), record_type.title())?;
+        check_title(&format!("{pointer}/title_zh"), record_type.title_zh())?;
+        record_types.insert(name, record_type);
+    }
+    Ok(record_types)
+}
+
+fn check_title(pointer: &str, text: &str) -> Result<(), Error> {
+    title(pointer, text.to_owned()).map(|_| ())
+}
+
+fn indicators(
+    declared: Vec<Value>,
+    record_types: &BTreeMap<String, RecordType>,
+) -> Result<Vec<Indicator>, Error> {
+    let mut indicators: Vec<Indicator> = Vec::with_capacity(declared.len());
+    for (index, value) in declared.into_iter().enumerate() {
+        let pointer = format!("/indicators/{index}");
+        let declared: indicator::Declared = part(&pointer, value)?;
+        check_name(&format!("{pointer}/id"), &declared.id)?;
+        if indicators.iter().any(|earlier| earlier.id == declared.id) {
+            let reason = format!("{:?} is declared twice: ids are unique", declared.id);
+            return Err(Error::at(format!("{pointer}/id"), reason));
+        }
+        if declared.version == 0 {
+            return Err(Error::at(format!("{pointer}/version"), "versions begin at 1"));
+        }
+        check_title(&format!("{pointer}/title"), &declared.title)?;
+        check_title(&format!("{pointer}/title_zh"), &declared.title_zh)?;
+        let record_type = record_types.get(&declared.record_type).ok_or_else(|| {
+            let names: Vec<&str> = record_types.keys().map(String::as_str).collect();
+            let reason = format!("unknown record type: use {}", names.join(", "));
+            Error::at(format!("{pointer}/record_type"), reason)
+        })?;
+        let indicator = Indicator::new(declared, record_type)
+            .map_err(|(place, fault)| Error::at(format!("{pointer}{place}"), fault.to_string()))?;
+        check_title(&format!("{pointer}/unit"), &indicator.unit)?;
+        indicators.push(indicator);
+    }
+    Ok(indicators)
+}
+
+fn duty_list(declared: Vec<Value>) -> Result<Vec<DutyItem>, Error> {
+    let mut items: Vec<DutyItem> = Vec::with_capacity(declared.len());
+    for (index, value) in declared.into_iter().enumerate() {
+        let pointer = format!("/duty_list/{index}");
+        let item: DutyItem = part(&pointer, value)?;
+        check_name(&format!("{pointer}/id"), &item.id)?;
+        check_title(&format!("{pointer}/title"), &item.title)?;
+        check_title(&format!("{pointer}/title_zh"), &item.title_zh)?;
+        if items.iter().any(|earlier| earlier.id == item.id) {
+            let reason = format!("{:?} is listed twice: ids are unique", item.id);
+            return Err(Error::at(format!("{pointer}/id"), reason));
+        }
+        items.push(item);
+    }
+    Ok(items)
+}
+
+fn approvals(declared: Vec<String>) -> Result<Vec<String>, Error> {
+    for (index, number) in declared.iter().enumerate() {
+        check_title(&format!("/approvals/{index}"), number)?;
+    }
+    Ok(declared)
+}
+
+fn limits(
+    mut declared: BTreeMap<String, Value>,
+) -> Result<BTreeMap<EscalationKind, Limits>, Error> {
+    let mut limits = BTreeMap::new();
+    for kind in EscalationKind::ALL {
+        let pointer = format!("/limits/{kind}");
+        let of_kind = match declared.remove(kind.as_str()) {
+            Some(value) => part(&pointer, value)?,
+            None => Limits::default_for(kind),
+        };
+        if of_kind.answer.is_zero() || of_kind.answer > of_kind.arrive || of_kind.arrive > MAX_LIMIT
+        {
+            let reason = "answer must be above 0 and at most arrive, and arrive at most 366 days";
+            return Err(Error::at(pointer, reason));
+        }
+        limits.insert(kind, of_kind);
+    }
+    match declared.keys().next() {
+        Some(_) => Err(Error::at("/limits", "kinds of whistles are routine, hard and emergency")),
+        None => Ok(limits),
+    }
+}
+
+fn warning(declared: Option<Value>) -> Result<Warning, Error> {
+    let Some(declared) = declared else { return Ok(Warning::default()) };
+    let declared: DeclaredLamp = part("/lamp", declared)?;
+    Warning::last_percent(declared.yellow_last_percent).ok_or_else(|| {
+        Error::at("/lamp/yellow_last_percent", "give the last 0 to 100 percent of the time")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn document() -> Value {
+        json!({
+            "name": "sample",
+            "version": 3,
+            "title": "Sample",
+            "title_zh": "样例",
+            "time_zone": "Asia/Shanghai",
+            "record_types": {
+                "case": {
+                    "title": "Case",
+                    "title_zh": "案件",
+                    "key": "number",
+                    "time": "at",
+                    "schema": {
+                        "type": "object",
+                        "required": ["number", "at"],
+                        "properties": {
+                            "number": {"type": "string", "maxLength": 20, "x-class": "identifier"},
+                            "at": {"type": "string", "format": "date-time", "x-class": "none"},
+                            "phone": {"type": "string", "x-class": "contact"},
+                            "kind": {"type": "string", "maxLength": 20, "x-class": "none"}
+                        }
+                    }
+                }
+            },
+            "indicators": [{
+                "id": "filed", "version": 1, "title": "Filed", "title_zh": "立案数",
+                "record_type": "case", "about": "work", "unit": "1", "measure": "count"
+            }]
+        })
+    }
+
+    fn parse(document: &Value) -> Result<Catalogue, Error> {
+        Catalogue::parse(&serde_json::to_vec(document).unwrap())
+    }
+
+    /// Puts `value` at `pointer` and returns the place and reason of the refusal.
+    fn refused(pointer: &str, value: Value) -> (String, String) {
+        let mut document = document();
+        let (parent, name) = pointer.rsplit_once('/').unwrap();
+        match document.pointer_mut(parent).unwrap() {
+            Value::Array(items) => match name.parse::<usize>() {
+                Ok(index) if index < items.len() => items[index] = value,
+                _ => items.push(value),
+            },
+            parent => parent[name] = value,
+        }
+        match parse(&document) {
+            Ok(_) => panic!("{pointer} was accepted"),
+            Err(error) => (error.pointer().to_owned(), error.to_string()),
+        }
+    }
+
+    #[test]
+    fn a_document_reads_as_declared() {
+        let catalogue = parse(&document()).unwrap();
+        assert_eq!(catalogue.label(), "sample@3");
+        assert_eq!(catalogue.time_zone.iana_name(), Some("Asia/Shanghai"));
+        assert_eq!(catalogue.record_type("case").unwrap().title_zh(), "案件");
+        assert_eq!(catalogue.indicator("filed").unwrap().title_zh, "立案数");
+        assert!(!catalogue.has_duty_item("filed"));
+        let emergency = catalogue.limits_for(EscalationKind::Emergency);
+        assert_eq!(emergency.arrive, Duration::from_secs(30 * 60));
+        assert_eq!(catalogue.limits.len(), 3);
+        assert_eq!(catalogue.warning, Warning::default());
+    }
+
+    #[test]
+    fn lists_and_limits_read_as_declared() {
+        let mut document = document();
+        document["duty_list"] = json!([{"id": "salt", "title": "Salt", "title_zh": "撒盐"}]);
+        document["approvals"] = json!(["〔2026〕17号"]);
+        document["limits"] = json!({"hard": {"answer": "90m", "arrive": "2d"}});
+        document["lamp"] = json!({"yellow_last_percent": 10});
+        let catalogue = parse(&document).unwrap();
+        assert!(catalogue.has_duty_item("salt"));
+        assert!(catalogue.has_approval("〔2026〕17号") && !catalogue.has_approval("〔2026〕18号"));
+        let hard = catalogue.limits_for(EscalationKind::Hard);
+        assert_eq!(hard.answer, Duration::from_secs(90 * 60));
+        assert_eq!(hard.arrive, Duration::from_secs(2 * 24 * 60 * 60));
+        assert_eq!(
+            catalogue.limits_for(EscalationKind::Routine),
+            Limits::default_for(EscalationKind::Routine)
+        );
+        assert_eq!(catalogue.warning, Warning::last_percent(10).unwrap());
+    }
+
+    #[test]
+    fn what_is_no_json_or_too_large_is_refused() {
+        assert!(matches!(Catalogue::parse(b"{"), Err(Error::Json(_))));
+        assert!(matches!(Catalogue::parse(b"\xff"), Err(Error::Json(_))));
+        let large = vec![b' '; MAX_DOCUMENT_BYTES + 1];
+        assert_eq!(Catalogue::parse(&large).unwrap_err(), Error::TooLarge(large.len()));
+        let deep = [b"[".repeat(40_000), b"]".repeat(40)].concat();
+        assert!(matches!(Catalogue::parse(&deep), Err(Error::Json(_))));
+    }
+
+    #[test]
+    fn unknown_and_missing_words_are_named_with_their_place() {
+        let (place, reason) = refused("/indicator", json!([]));
+        assert_eq!(place, "");
+        assert!(reason.contains("unknown field `indicator`"), "{reason}");
+        let (place, reason) = refused("/indicators/0", json!({"id": "x"}));
+        assert_eq!(place, "/indicators/0");
+        assert!(reason.contains("missing field"), "{reason}");
+        let (place, reason) = refused("/indicators/0/filtr", json!("true"));
+        assert_eq!(place, "/indicators/0");
+        assert!(reason.contains("`filtr`") && reason.contains("`filter`"), "{reason}");
+        let (place, _) = refused("/duty_list", json!([{"id": "x", "title": "x"}]));
+        assert_eq!(place, "/duty_list/0");
+    }
+
+    #[test]
+    fn each_mistake_is_refused_at_its_place() {
+        let schema = "/record_types/case/schema";
+        let property = |name: &str| format!("{schema}/properties/{name}");
+        for (pointer, value, place) in [
+            ("/name".to_owned(), json!("Sample"), "/name".to_owned()),
+            ("/name".to_owned(), json!("-x"), "/name".to_owned()),
+            ("/version".to_owned(), json!(0), "/version".to_owned()),
+            ("/time_zone".to_owned(), json!("Mars/Olympus"), "/time_zone".to_owned()),
+            ("/title_zh".to_owned(), json!(" "), "/title_zh".to_owned()),
+            ("/record_types".to_owned(), json!({}), "/record_types".to_owned()),
+            ("/record_types/Case".to_owned(), json!({}), "/record_types/Case".to_owned()),
+            ("/record_types/case/key".to_owned(), json!("kind"), "/record_types/case/key".into()),
+            ("/record_types/case/key".to_owned(), json!("none"), "/record_types/case/key".into()),
+            ("/record_types/case/time".to_owned(), json!("kind"), "/record_types/case/time".into()),
+            (format!("{schema}/type"), json!("array"), format!("{schema}/type")),
+            (format!("{schema}/required"), json!(["number"]), "/record_types/case/time".into()),
+            (
+                format!("{schema}/$schema"),
+                json!("http://json-schema.org/draft-07/schema#"),
+                format!("{schema}/$schema"),
+            ),
+            (property("kind"), json!({"type": "text"}), format!("{schema}/properties/kind/type")),
+            (
+                property("kind"),
+                json!({"x-class": "secret"}),
+                format!("{schema}/properties/kind/x-class"),
+            ),
+            (
+                property("kind"),
+                json!({"$ref": "https://example.com/kind.json"}),
+                format!("{schema}/properties/kind/$ref"),
+            ),
+            (
+                property("kind"),
+                json!({"$ref": "file:///etc/passwd"}),
+                format!("{schema}/properties/kind/$ref"),
+            ),
+            ("/indicators/0/id".to_owned(), json!("Filed"), "/indicators/0/id".to_owned()),
+            ("/indicators/0/version".to_owned(), json!(0), "/indicators/0/version".to_owned()),
+            ("/indicators/0/measure".to_owned(), json!("mean"), "/indicators/0".to_owned()),
+            (
+                "/indicators/0/record_type".to_owned(),
+                json!("person"),
+                "/indicators/0/record_type".to_owned(),
+            ),
+            ("/indicators/0/unit".to_owned(), json!(""), "/indicators/0/unit".to_owned()),
+            ("/approvals".to_owned(), json!([""]), "/approvals/0".to_owned()),
+            ("/limits".to_owned(), json!({"urgent": {}}), "/limits".to_owned()),
+            (
+                "/limits".to_owned(),
+                json!({"hard": {"answer": "2h", "arrive": "1h"}}),
+                "/limits/hard".to_owned(),
+            ),
+            (
+                "/limits".to_owned(),
+                json!({"hard": {"answer": "soon", "arrive": "1h"}}),
+                "/limits/hard".to_owned(),
+            ),
+            (
+                "/lamp".to_owned(),
+                json!({"yellow_last_percent": 101}),
+                "/lamp/yellow_last_percent".to_owned(),
+            ),
+        ] {
+            let (refused_at, reason) = refused(&pointer, value.clone());
+            assert_eq!(refused_at, place, "{pointer} = {value}: {reason}");
+        }
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        let twice = document()["indicators"][0].clone();
+        assert_eq!(refused("/indicators/1", twice).0, "/indicators/1/id");
+        let item = json!({"id": "a", "title": "A", "title_zh": "甲"});
+        assert_eq!(refused("/duty_list", json!([item, item])).0, "/duty_list/1/id");
+    }
+
+    #[test]
+    fn one_pass_gives_what_each_indicator_gives() {
+        let catalogue = boston();
+        let record = json!({
+            "case_id": "101", "opened_at": "2011-07-01T05:32:33Z", "status": "Closed",
+            "target_at": "2011-07-15T05:32:32Z", "closed_at": "2011-07-01T09:06:58Z",
+            "ontime": "ONTIME", "type": "Street Light Outages"
+        });
+        let together: Vec<_> = catalogue
+            .contributions("service-request", &record)
+            .unwrap()
+            .into_iter()
+            .map(|(indicator, contribution)| (indicator.id.clone(), contribution))
+            .collect();
+        let each: Vec<_> = catalogue
+            .indicators
+            .iter()
+            .filter_map(|each| Some((each.id.clone(), each.contributions(&record).unwrap()?)))
+            .collect();
+        assert_eq!(together, each);
+        let ids: Vec<&str> = each.iter().map(|(id, _)| id.as_str()).collect();
+        assert_eq!(
+            ids,
+            [
+                "received",
+                "closed",
+                "with_target",
+                "closed_within_target",
+                "close_seconds",
+                "longest_close_seconds",
+                "distinct_types",
+                "on_time_share"
+            ]
+        );
+        assert_eq!(each[4].1, Contribution::Sum(12_865_000));
+        assert_eq!(each[5].1, Contribution::Extreme(12_865_000));
+        assert!(catalogue.contributions("another", &record).unwrap().is_empty());
+    }
+
+    fn boston() -> Catalogue {
+        let document = include_bytes!("../../../deploy/examples/boston-311/catalogue.json");
+        Catalogue::parse(document).unwrap()
+    }
+
+    #[test]
+    fn the_boston_catalogue_counts_an_open_and_an_overdue_request() {
+        let catalogue = boston();
+        assert!(catalogue.has_duty_item("street-light-inspection"));
+        let counted = |record: Value| -> Vec<String> {
+            assert_eq!(catalogue.record_types["service-request"].validate(&record), []);
+            let contributions = catalogue.contributions("service-request", &record).unwrap();
+            contributions.into_iter().map(|(indicator, _)| indicator.id.clone()).collect()
+        };
+        let open = json!({
+            "case_id": "1", "opened_at": "2011-07-01T00:00:00-04:00", "status": "Open",
+            "target_at": null, "closed_at": null, "ontime": null, "type": "Pothole",
+            "latitude": 42.2715, "longitude": -71, "location": "39 Lorraine St"
+        });
+        assert_eq!(counted(open), ["received", "open", "distinct_types"]);
+        let late = json!({
+            "case_id": "2", "opened_at": "2011-07-01T00:00:00Z", "status": "Closed",
+            "target_at": "2011-07-02T00:00:00Z", "closed_at": "2011-07-02T00:00:01Z",
+            "ontime": "OVERDUE"
+        });
+        assert_eq!(
+            counted(late),
+            [
+                "received",
+                "closed",
+                "with_target",
+                "overdue",
+                "close_seconds",
+                "longest_close_seconds",
+                "on_time_share"
+            ]
+        );
+    }
+
+    #[test]
+    fn the_boston_catalogue_tells_no_place_person_or_case() {
+        let catalogue = boston();
+        let fields = catalogue.record_types["service-request"].fields();
+        for classified in [
+            "case_id",
+            "location",
+            "street",
+            "zip",
+            "latitude",
+            "longitude",
+            "title",
+            "closure_reason",
+            "closed_photo",
+        ] {
+            assert!(!fields[classified].is_open(), "{classified}");
+        }
+        for indicator in &catalogue.indicators {
+            for (name, _) in indicator.bound_fields() {
+                assert!(fields[name].is_open(), "{} names {name}", indicator.id);
+            }
+        }
+    }
+}

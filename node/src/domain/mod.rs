@@ -5,6 +5,7 @@ pub mod component;
 pub mod delegation;
 pub mod distinct;
 pub mod escalation;
+pub mod expression;
 pub mod indicator;
 pub mod lamp;
 pub mod mapping;
