@@ -378,7 +378,7 @@ impl Mapping {
                 }
             })
             .collect::<Result<_, _>>()?;
-        Ok(Bound { mapping: Self::clone(self), unit, fields })
+        Ok(Bound { mapping: Arc::clone(self), unit, fields })
     }
 
     fn build(document: Document) -> Result<Self, Error> {

@@ -492,7 +492,7 @@ impl Records {
                 for part in self.stored_parts(catalogue, key, value)? {
                     let (month, indicator, _) = split_cell_key(&part.cell)?;
                     if !indicator.is_empty() && months.contains(&month) {
-                        totals.insert(indicator, part)?;
+                        totals.insert(indicator, &part)?;
                     }
                 }
             }
@@ -666,10 +666,10 @@ impl Totals {
         Ok(())
     }
 
-    fn insert(&mut self, indicator: &str, part: Part) -> Result<(), Error> {
+    fn insert(&mut self, indicator: &str, part: &Part) -> Result<(), Error> {
         let Some(groups) = self.0.get_mut(indicator) else { return Ok(()) };
         let kind = Component::from(&part.contribution).kind();
-        let total = groups.entry(part.group).or_insert_with(|| Component::zero(kind));
+        let total = groups.entry(part.group.clone()).or_insert_with(|| Component::zero(kind));
         Ok(total.insert(&part.contribution)?)
     }
 
