@@ -6,12 +6,14 @@
 
 use std::fmt;
 
-use ed25519_dalek::{
-    Signature as Ed25519Signature, Signer as _, SigningKey, pkcs8::spki::der::zeroize::Zeroizing,
-};
+use ed25519_dalek::{Signature as Ed25519Signature, Signer as _, SigningKey};
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
-use crate::types::v1::{Envelope, Signature, Suite};
+use crate::types::v1::{Envelope, Signature};
+
+/// Number of an algorithm, part of every key id.
+pub use crate::types::v1::Suite;
 
 /// Payload type of statements.
 pub const STATEMENT_TYPE: &str = "application/vnd.lianxi.statement.v1+protobuf";
