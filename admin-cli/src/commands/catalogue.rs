@@ -1,0 +1,191 @@
+//! `lianxi catalogue`: publish it, show what is in force.
+
+use std::{fs, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use lianxi_node::domain::unit::UnitCode;
+use lianxi_proto::local::v1::{
+    PublishCatalogueRequest, PublishCatalogueResponse, ShowCatalogueRequest,
+};
+use serde_json::{Value, json};
+
+use super::Context;
+use crate::{
+    client::Client,
+    output::Output,
+    table::Table,
+    texts::{Lang, Text},
+    values,
+};
+
+/// What to do with the catalogue.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Sign a catalogue and send it to the whole subtree
+    Publish(Publish),
+    /// Show the catalogue in force
+    Show(Show),
+}
+
+/// Arguments of `lianxi catalogue publish`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Publish {
+    /// The catalogue, JSON
+    file: PathBuf,
+    /// Unit that publishes [default: the one that the host is for]
+    #[arg(long)]
+    unit: Option<UnitCode>,
+    /// Check only, publish nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Arguments of `lianxi catalogue show`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Show {
+    /// Unit [default: the one that the host is for]
+    #[arg(long)]
+    unit: Option<UnitCode>,
+}
+
+impl Verb {
+    /// Runs the command.
+    pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        match self {
+            Self::Publish(publish) => publish.run(context).await,
+            Self::Show(show) => show.run(context).await,
+        }
+    }
+}
+
+impl Publish {
+    async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let file = self.file.display();
+        let document = fs::read(&self.file).with_context(|| format!("cannot read {file}"))?;
+        let client = context.client().await?;
+        let unit = context.unit(&client, self.unit).await?;
+        let published = publish(&client, &unit, document, self.dry_run)
+            .await
+            .with_context(|| format!("cannot publish {file}"))?;
+        let output = context.output();
+        let PublishCatalogueResponse { name, version, children, statement_id } = &published;
+        if output.is_json() {
+            let document = json!({
+                "unit": unit,
+                "name": name,
+                "version": version,
+                "children": children,
+                "dry_run": self.dry_run,
+                "statement_id": values::id(statement_id),
+            });
+            return Ok(output.document(&document)?);
+        }
+        output.note(if self.dry_run {
+            output.fill(Text::CatalogueGood, &[name, version])
+        } else {
+            output.fill(Text::CataloguePublished, &[name, version, children])
+        });
+        Ok(())
+    }
+}
+
+/// Publishes `document` as `unit`.
+///
+/// # Errors
+///
+/// What the node says.
+pub(crate) async fn publish(
+    client: &Client,
+    unit: &str,
+    document: Vec<u8>,
+    dry_run: bool,
+) -> Result<PublishCatalogueResponse, tonic::Status> {
+    let request = PublishCatalogueRequest { unit: unit.to_owned(), document, dry_run };
+    Ok(client.catalogues().publish(request).await?.into_inner())
+}
+
+impl Show {
+    async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let unit = context.unit(&client, self.unit).await?;
+        let request = ShowCatalogueRequest { unit };
+        let answer = client.catalogues().show(request).await;
+        let shown = answer.context("cannot show the catalogue")?.into_inner();
+        let document: Value = serde_json::from_slice(&shown.document)
+            .context("the node answered with a catalogue that is no JSON")?;
+        let output = context.output();
+        if output.is_json() {
+            let document = json!({
+                "name": shown.name,
+                "version": shown.version,
+                "source": shown.source,
+                "document": document,
+            });
+            return Ok(output.document(&document)?);
+        }
+        let catalogue = format!("{}@{}", shown.name, shown.version);
+        output.line(format!("{}: {catalogue}", output.text(Text::Catalogue)))?;
+        output.line(format!("{}: {}", output.text(Text::Source), shown.source))?;
+        Ok(output.table(&table(output, &document), Text::NoIndicators)?)
+    }
+}
+
+fn table(output: &Output, document: &Value) -> Table {
+    let mut table = Table::new()
+        .text(output.text(Text::Indicator))
+        .text(output.text(Text::Title))
+        .text(output.text(Text::Measure));
+    for indicator in indicators(document) {
+        let measure = indicator.get("measure").map_or_else(String::new, plain);
+        table.row([id_of(indicator), title_of(indicator, output.lang()), &measure]);
+    }
+    table
+}
+
+/// Indicators of a catalogue's document, as far as they can be read.
+pub(crate) fn indicators(document: &Value) -> &[Value] {
+    document.get("indicators").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Id of an indicator.
+pub(crate) fn id_of(indicator: &Value) -> &str {
+    indicator.get("id").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// What people call an indicator; its id if it says nothing.
+pub(crate) fn title_of(indicator: &Value, lang: Lang) -> &str {
+    let keys: &[&str] = match lang {
+        Lang::En => &["title", "id"],
+        Lang::Zh => &["title_zh", "title", "id"],
+    };
+    let title = keys.iter().find_map(|key| indicator.get(key).and_then(Value::as_str));
+    title.unwrap_or_default()
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn titles_come_in_the_language_asked_for() {
+        let document = json!({ "indicators": [
+            { "id": "received", "title": "Received", "title_zh": "受理" },
+            { "id": "open" },
+        ]});
+        let indicators = indicators(&document);
+        assert_eq!(title_of(&indicators[0], Lang::Zh), "受理");
+        assert_eq!(title_of(&indicators[0], Lang::En), "Received");
+        assert_eq!(title_of(&indicators[1], Lang::Zh), "open");
+    }
+
+    #[test]
+    fn a_document_of_another_shape_shows_no_indicators() {
+        assert!(indicators(&json!([])).is_empty());
+        assert!(indicators(&json!({ "indicators": 3 })).is_empty());
+    }
+}

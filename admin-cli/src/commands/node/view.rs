@@ -1,0 +1,139 @@
+//! How a host, its units and the units that it knows are shown.
+
+use lianxi_proto::admin::v1::{KnownUnit, LinkState, StatusResponse, UnitStatus};
+use serde_json::{Value, json};
+
+use crate::{output::Output, table::Table, texts::Text, values, words};
+
+/// The state of a host in JSON.
+pub(crate) fn status_json(status: &StatusResponse) -> Value {
+    let units: Vec<Value> = status.units.iter().map(unit_json).collect();
+    json!({
+        "version": status.version,
+        "host": status.host,
+        "started_unix_ms": status.started_unix_ms,
+        "store_bytes": status.store_bytes,
+        "free_disk_bytes": status.free_disk_bytes,
+        "link_address": status.link_address,
+        "units": units,
+    })
+}
+
+fn unit_json(unit: &UnitStatus) -> Value {
+    json!({
+        "unit": unit.unit,
+        "title": unit.title,
+        "level": words::level(unit.level).json,
+        "parent": unit.parent,
+        "parent_link": words::link(unit.parent_link).json,
+        "parent_link_reason": unit.parent_link_reason,
+        "clock_skew_ms": unit.clock_skew_ms,
+        "children": unit.children,
+        "children_linked": unit.children_linked,
+        "outbox": unit.outbox,
+        "oldest_unsent_ms": unit.oldest_unsent_ms,
+        "quarantined": unit.quarantined,
+        "catalogue": unit.catalogue,
+        "records": unit.records,
+        "certificate_ends_unix_ms": unit.certificate_ends_unix_ms,
+        "delegation_ends_unix_ms": unit.delegation_ends_unix_ms,
+    })
+}
+
+/// Prints the state of a host: its facts, its units, why links are down.
+pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::Result<()> {
+    let facts = [
+        (Text::Host, status.host.clone()),
+        (Text::Version, status.version.clone()),
+        (Text::Started, values::time(status.started_unix_ms)),
+        (Text::LinkAddress, status.link_address.clone()),
+        (Text::StoreSize, values::size(status.store_bytes)),
+        (Text::FreeDisk, values::size(status.free_disk_bytes)),
+    ];
+    for (name, value) in facts {
+        output.line(format!("{}: {value}", output.text(name)))?;
+    }
+    output.table(&status_table(output, &status.units), Text::NoUnits)?;
+    for unit in status.units.iter().filter(|unit| unit.parent_link() == LinkState::Down) {
+        let reason: &dyn std::fmt::Display = &unit.parent_link_reason;
+        output.line(output.fill(Text::LinkDownBecause, &[&unit.unit, reason]))?;
+    }
+    Ok(())
+}
+
+fn status_table(output: &Output, units: &[UnitStatus]) -> Table {
+    let mut table = Table::new()
+        .text(output.text(Text::Unit))
+        .text(output.text(Text::Title))
+        .text(output.text(Text::Level))
+        .text(output.text(Text::Parent))
+        .text(output.text(Text::Link))
+        .number(output.text(Text::Children))
+        .number(output.text(Text::Waiting))
+        .number(output.text(Text::OldestWaiting))
+        .number(output.text(Text::QuarantinedCount))
+        .text(output.text(Text::Catalogue))
+        .number(output.text(Text::Records))
+        .number(output.text(Text::Skew))
+        .text(output.text(Text::CertificateEnds));
+    for unit in units {
+        let age = if unit.oldest_unsent_ms == 0 {
+            String::new()
+        } else {
+            values::length(unit.oldest_unsent_ms)
+        };
+        table.row([
+            &unit.unit,
+            &unit.title,
+            words::level(unit.level).shown(output.lang()),
+            &unit.parent,
+            words::link(unit.parent_link).shown(output.lang()),
+            &format!("{}/{}", unit.children_linked, unit.children),
+            &unit.outbox.to_string(),
+            &age,
+            &unit.quarantined.to_string(),
+            &unit.catalogue,
+            &unit.records.to_string(),
+            &values::length(unit.clock_skew_ms),
+            &values::time(unit.certificate_ends_unix_ms),
+        ]);
+    }
+    table
+}
+
+/// A known unit or desk in JSON.
+pub(super) fn known_json(unit: &KnownUnit) -> Value {
+    json!({
+        "unit": unit.unit,
+        "title": unit.title,
+        "level": words::level(unit.level).json,
+        "parent": unit.parent,
+        "desk": unit.desk,
+        "line": unit.line,
+        "host": unit.host,
+    })
+}
+
+/// Known units and desks as a table.
+pub(super) fn known_table(output: &Output, units: &[KnownUnit]) -> Table {
+    let mut table = Table::new()
+        .text(output.text(Text::Unit))
+        .text(output.text(Text::Desk))
+        .text(output.text(Text::Title))
+        .text(output.text(Text::Level))
+        .text(output.text(Text::Parent))
+        .text(output.text(Text::Line))
+        .text(output.text(Text::Host));
+    for unit in units {
+        table.row([
+            &unit.unit,
+            &unit.desk,
+            &unit.title,
+            words::level(unit.level).shown(output.lang()),
+            &unit.parent,
+            &unit.line,
+            &unit.host,
+        ]);
+    }
+    table
+}

@@ -1,0 +1,203 @@
+//! Why a command failed: the text for the person, and the exit code for the script.
+//!
+//! The exit codes are promised in `docs/cli.md`.
+
+use std::{io, path::PathBuf};
+
+use tonic::Code;
+
+use crate::texts::{Lang, Text};
+
+/// What this program itself finds wrong; what a node finds wrong comes as a [`tonic::Status`].
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// Nothing listens at the socket of the directory.
+    #[error("no node runs in {}", .0.display())]
+    NoNode(PathBuf),
+    /// The socket belongs to another user.
+    #[error("the socket {} belongs to another user", .0.display())]
+    NotAllowed(PathBuf),
+    /// The system takes no socket path of this length.
+    #[error("the socket path {} is longer than 107 bytes", .0.display())]
+    PathTooLong(PathBuf),
+    /// An argument is wrong in a way that only shows later.
+    #[error("{0}")]
+    Usage(String),
+    /// A thing that was named is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The import ended, with bad rows.
+    #[error("{0} rows were rejected")]
+    RejectedRows(u64),
+    /// A person or the system asked to stop.
+    #[error("stopped before the end")]
+    Interrupted,
+}
+
+/// Exit codes, as `docs/cli.md` promises them.
+pub(crate) mod exit {
+    /// Something went wrong that no argument can mend.
+    pub(crate) const FAILED: u8 = 1;
+    /// An argument is wrong; clap uses the same number.
+    pub(crate) const USAGE: u8 = 2;
+    /// No node runs in the directory, or a parent is not reached.
+    pub(crate) const UNAVAILABLE: u8 = 3;
+    /// What was named is not there.
+    pub(crate) const NOT_FOUND: u8 = 4;
+    /// The state of things does not allow it.
+    pub(crate) const PRECONDITION: u8 = 5;
+    /// Not allowed, or not believed.
+    pub(crate) const DENIED: u8 = 6;
+    /// Disk or quota full.
+    pub(crate) const EXHAUSTED: u8 = 7;
+    /// It took too long or was cut off.
+    pub(crate) const CUT_OFF: u8 = 8;
+    /// The import ended, and at least one row was bad.
+    pub(crate) const REJECTED_ROWS: u8 = 9;
+    /// Ctrl-C or SIGTERM before the end.
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoNode(_) => exit::UNAVAILABLE,
+            Self::NotAllowed(_) => exit::DENIED,
+            Self::PathTooLong(_) | Self::Usage(_) => exit::USAGE,
+            Self::NotFound(_) => exit::NOT_FOUND,
+            Self::RejectedRows(_) => exit::REJECTED_ROWS,
+            Self::Interrupted => exit::INTERRUPTED,
+        }
+    }
+
+    fn remedy(&self, lang: Lang) -> Option<String> {
+        match self {
+            Self::NoNode(dir) => Some(Text::RemedyNoNode.fill(lang, &[&dir.display()])),
+            Self::NotAllowed(_) => Some(Text::RemedyNotAllowed.get(lang).to_owned()),
+            Self::PathTooLong(_) => Some(Text::RemedyPathTooLong.get(lang).to_owned()),
+            Self::RejectedRows(_) => Some(Text::RemedyRejectedRows.get(lang).to_owned()),
+            Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
+        }
+    }
+}
+
+/// Exit code for what a node answered.
+fn code_of_status(code: Code) -> u8 {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => exit::USAGE,
+        Code::Unavailable => exit::UNAVAILABLE,
+        Code::NotFound => exit::NOT_FOUND,
+        Code::FailedPrecondition | Code::AlreadyExists => exit::PRECONDITION,
+        Code::PermissionDenied | Code::Unauthenticated => exit::DENIED,
+        Code::ResourceExhausted => exit::EXHAUSTED,
+        Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => exit::CUT_OFF,
+        Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+            exit::FAILED
+        }
+    }
+}
+
+/// What to do about an answer of a node whose own text may not say it.
+fn remedy_of_status(code: Code) -> Option<Text> {
+    match code {
+        Code::Unavailable => Some(Text::RemedyUnavailable),
+        Code::PermissionDenied => Some(Text::RemedyNotAllowed),
+        Code::ResourceExhausted => Some(Text::RemedyExhausted),
+        Code::Unimplemented => Some(Text::RemedyUnimplemented),
+        Code::Internal | Code::Unknown | Code::DataLoss => Some(Text::RemedyInternal),
+        Code::DeadlineExceeded => Some(Text::RemedyDeadline),
+        Code::Ok
+        | Code::Cancelled
+        | Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unauthenticated => None,
+    }
+}
+
+/// Exit code of a failed command.
+pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.exit_code();
+        }
+        if let Some(status) = cause.downcast_ref::<tonic::Status>() {
+            return code_of_status(status.code());
+        }
+    }
+    exit::FAILED
+}
+
+/// Lines for the person: what failed, why, and what to do.
+pub(crate) fn lines(error: &anyhow::Error, lang: Lang) -> Vec<String> {
+    let causes: Vec<String> = error.chain().map(text_of_cause).collect();
+    let mut lines = vec![format!("{}: {}", Text::Error.get(lang), causes.join(": "))];
+    let remedy = error.chain().find_map(|cause| {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.remedy(lang);
+        }
+        let status = cause.downcast_ref::<tonic::Status>()?;
+        remedy_of_status(status.code()).map(|text| text.get(lang).to_owned())
+    });
+    lines.extend(remedy.map(|remedy| format!("{}: {remedy}", Text::Remedy.get(lang))));
+    lines
+}
+
+/// A status' own text, without the code's name and the metadata that its `Display` adds.
+fn text_of_cause(cause: &(dyn std::error::Error + 'static)) -> String {
+    match cause.downcast_ref::<tonic::Status>() {
+        Some(status) if status.message().is_empty() => status.code().description().to_owned(),
+        Some(status) => status.message().to_owned(),
+        None => cause.to_string(),
+    }
+}
+
+/// True if the reader of standard output went away, which is no failure.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_run_is_told_with_the_command_that_starts_it() {
+        let error = anyhow::Error::new(Failure::NoNode("/srv/lx".into())).context("cannot ask");
+        assert_eq!(exit_code(&error), exit::UNAVAILABLE);
+        let lines = lines(&error, Lang::En);
+        assert_eq!(lines[0], "error: cannot ask: no node runs in /srv/lx");
+        assert!(lines[1].contains("lianxi node run --dir /srv/lx"), "{lines:?}");
+    }
+
+    #[test]
+    fn a_status_keeps_its_text_and_gives_the_exit_code() {
+        let status = tonic::Status::failed_precondition("the token is spent");
+        let error = Err::<(), _>(status).context("cannot join").unwrap_err();
+        assert_eq!(exit_code(&error), exit::PRECONDITION);
+        assert_eq!(lines(&error, Lang::En), ["error: cannot join: the token is spent"]);
+    }
+
+    #[test]
+    fn every_status_code_has_an_exit_code_other_than_success() {
+        for code in 1..=16 {
+            assert_ne!(code_of_status(Code::from_i32(code)), 0, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_recognised() {
+        let error = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("print");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("broken")));
+    }
+}

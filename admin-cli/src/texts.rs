@@ -1,0 +1,316 @@
+//! Every text of tables and main messages, in English and Chinese.
+//!
+//! A text without one of its languages does not compile; help texts of the command line are
+//! English alone.
+
+use std::fmt::Display;
+
+/// Language of headings and messages.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub(crate) enum Lang {
+    /// English.
+    En,
+    /// Chinese (中文).
+    Zh,
+}
+
+impl Lang {
+    /// The language that a locale such as `zh_CN.UTF-8` asks for.
+    pub(crate) fn of_locale(locale: &str) -> Self {
+        if locale.to_ascii_lowercase().starts_with("zh") { Self::Zh } else { Self::En }
+    }
+
+    /// The language of the environment, by POSIX' order of its variables.
+    pub(crate) fn of_environment() -> Self {
+        let locale = ["LC_ALL", "LC_MESSAGES", "LANG"]
+            .into_iter()
+            .filter_map(|name| std::env::var(name).ok())
+            .find(|value| !value.is_empty());
+        Self::of_locale(&locale.unwrap_or_default())
+    }
+}
+
+macro_rules! texts {
+    ($($name:ident: $english:literal, $chinese:literal;)*) => {
+        /// One text. `{}` and `{2}` stand for values.
+        #[allow(missing_docs, reason = "the English text says it")]
+        #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+        pub(crate) enum Text { $($name,)* }
+
+        impl Text {
+            /// The text in a language.
+            pub(crate) fn get(self, lang: Lang) -> &'static str {
+                match (self, lang) {
+                    $((Self::$name, Lang::En) => $english,
+                      (Self::$name, Lang::Zh) => $chinese,)*
+                }
+            }
+
+            #[cfg(test)]
+            const ALL: &'static [Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+impl Text {
+    /// The text with its places filled: `{}` takes the next value, `{2}` the third.
+    pub(crate) fn fill(self, lang: Lang, values: &[&dyn Display]) -> String {
+        let mut parts = self.get(lang).split('{');
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        let mut next = 0;
+        for part in parts {
+            let (place, rest) = part.split_once('}').unwrap_or(("", part));
+            let index = place.parse().unwrap_or(next);
+            if place.is_empty() {
+                next += 1;
+            }
+            if let Some(value) = values.get(index) {
+                text.push_str(&value.to_string());
+            }
+            text.push_str(rest);
+        }
+        text
+    }
+}
+
+texts! {
+    // Levels and units.
+    City: "city", "市";
+    District: "district", "区";
+    Street: "street", "街道";
+    Community: "community", "社区";
+    Unknown: "unknown", "未知";
+    Unit: "unit", "单位";
+    Units: "units", "单位数";
+    Title: "title", "名称";
+    Level: "level", "层级";
+    Parent: "parent", "上级";
+    Desk: "desk", "承办单位";
+    Line: "line", "条线";
+    Host: "host", "主机";
+    Field: "field", "字段";
+    Value: "value", "值";
+
+    // Node.
+    Version: "version", "版本";
+    Started: "started", "启动时间";
+    LinkAddress: "address for children", "下级接入地址";
+    StoreSize: "store", "存储";
+    FreeDisk: "free disk", "可用磁盘";
+    Link: "link", "链路";
+    LinkNone: "no parent", "无上级";
+    LinkUp: "up", "畅通";
+    LinkDown: "down", "中断";
+    Children: "children", "下级";
+    Waiting: "waiting", "待发";
+    OldestWaiting: "oldest", "最久待发";
+    QuarantinedCount: "quarantined", "异常报文";
+    Catalogue: "catalogue", "目录";
+    Records: "records", "业务数据";
+    CertificateEnds: "certificate ends", "证书到期";
+    Skew: "clock skew", "时钟偏差";
+    Bytes: "bytes", "字节";
+    Quota: "quota", "配额";
+    NoUnits: "no units yet", "尚无单位";
+    LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
+    InitDone: "{} is ready in {}; start it with: lianxi node run --dir {}",
+        "{} 已在 {} 就绪；启动：lianxi node run --dir {}";
+    InviteHint: "valid until {}; on the child's machine: lianxi node join TOKEN",
+        "有效期至 {}；在下级主机上执行：lianxi node join TOKEN";
+    Joined: "{} joined under {}", "{} 已加入 {}";
+    JoinedOffline: "{} joined under {}; start it with: lianxi node run --dir {}",
+        "{} 已加入 {}；启动：lianxi node run --dir {}";
+    JoinWouldWork: "the token is good: {} would join under {}; nothing was kept",
+        "令牌有效：{} 可加入 {}；未作任何更改";
+    SkewWarning: "this machine's clock is {} off the parent's; set it right",
+        "本机时钟与上级相差 {}，请校准";
+    DeskAdded: "desk {} of {} added", "已在 {1} 设立承办单位 {}";
+
+    // Catalogue and records.
+    Source: "source", "发布单位";
+    Indicator: "indicator", "指标";
+    Measure: "measure", "计量";
+    NoIndicators: "the catalogue has no indicators", "目录中没有指标";
+    CataloguePublished: "{}@{} signed, on its way to {} children", "{}@{} 已签发，正送往 {} 个下级";
+    CatalogueGood: "{}@{} is good; nothing was published", "{}@{} 校验通过；未发布";
+    ImportProgress: "{} rows, {} of {} sent", "已处理 {} 行，已发送 {}／{}";
+    Rows: "rows", "行数";
+    Imported: "imported", "新增";
+    Updated: "updated", "更新";
+    Unchanged: "unchanged", "未变";
+    Elsewhere: "elsewhere", "属他机";
+    Rejected: "rejected", "拒收";
+    Months: "months", "月份";
+    FileLine: "line", "行";
+    Column: "column", "列";
+    RecordPath: "record", "数据路径";
+    SchemaPath: "schema", "模式路径";
+    Reason: "reason", "原因";
+    MoreRowErrors: "and {} more bad rows; --json lists them all", "另有 {} 行错误；用 --json 可列出全部";
+    KeptNothing: "nothing was kept", "未保存任何数据";
+    Key: "key", "键";
+    Document: "document", "内容";
+    NoRecords: "no records", "没有业务数据";
+    MorePages: "more: --after {}", "后续：--after {}";
+
+    // Summaries.
+    Period: "period", "期间";
+    Coverage: "coverage", "报送情况";
+    AsOf: "as of", "数据时间";
+    Own: "own", "本级";
+    Subtree: "subtree", "含下级";
+    Group: "group", "分组";
+    Included: "included", "已报";
+    Stale: "stale", "沿用上期";
+    Absent: "absent", "未报";
+    Quarantined: "quarantined", "异常";
+    Zero: "zero by statement", "零报告";
+    ByParent: "entered by the parent", "代报";
+    Missing: "missing: {} ({} units): {}", "缺：{}（{} 个单位）：{}";
+    MissingSince: "last known {}", "最近数据 {}";
+    IncompleteRate: "* rate over incomplete coverage: only the units that reported",
+        "* 报送不全，比率仅含已报单位";
+    OutsideCoverage: "{} of {} units are in these figures", "以上数字含 {}／{} 个单位";
+    NoFigures: "no figures", "没有数据";
+    Published: "published", "已签发";
+    NothingNew: "nothing changed since the last version", "自上一版以来没有变化";
+
+    // Notices.
+    Number: "number", "编号";
+    Id: "id", "标识";
+    Issuer: "issuer", "签发单位";
+    Destination: "destination", "送达范围";
+    Due: "due", "办结期限";
+    Recipients: "recipients", "承办数";
+    Stage: "stage", "回执";
+    StageNone: "no receipt", "无回执";
+    StageDurable: "durable", "已送达";
+    StageValidated: "validated", "已校验";
+    StageSeen: "seen", "已签收";
+    StageDone: "done", "已办结";
+    StageRefused: "refused", "不予准入";
+    Time: "time", "时间";
+    Note: "note", "说明";
+    NoticeIssued: "{} issued to {} units: {}", "{} 已下达 {} 个单位：{}";
+    NoNotices: "no notices", "没有任务交办";
+    NoRecipients: "no recipients", "没有承办单位";
+    Exercise: "exercise", "演练";
+
+    // Whistles.
+    Kind: "kind", "类别";
+    KindRoutine: "routine", "日常";
+    KindHard: "hard", "攻坚";
+    KindEmergency: "emergency", "应急";
+    State: "state", "状态";
+    StepRaised: "raised", "已吹哨";
+    StepRouted: "routed", "已分哨";
+    StepAnswered: "answered", "已应哨";
+    StepArrived: "arrived", "已报到";
+    StepHandled: "handled", "已处置";
+    StepClosed: "closed", "已销号";
+    StepWithdrawn: "withdrawn", "已撤哨";
+    StepReturned: "returned", "已退回";
+    Lamp: "lamp", "亮灯";
+    LampGreen: "green", "正常";
+    LampYellow: "yellow", "临期";
+    LampRed: "red", "超期";
+    LampGrey: "grey", "暂停";
+    LampDone: "done", "办结";
+    NoWhistles: "no whistles", "没有吹哨";
+    WhistleRaised: "{} raised: {}", "{} 已吹哨：{}";
+
+    // Quarantine.
+    Peer: "peer", "对端";
+    RefusedBy: "refused by", "拒收方";
+    RefusedHere: "this unit", "本单位";
+    RefusedThere: "the peer", "对端";
+    ClaimedSource: "claimed source", "自称来源";
+    ClaimedType: "claimed type", "自称类型";
+    Detail: "detail", "详情";
+    NoQuarantine: "no refused statements", "没有异常报文";
+
+    // Failures.
+    Error: "error", "错误";
+    Remedy: "what to do", "处理办法";
+    RemedyNoNode: "start it with `lianxi node run --dir {}`, or name the right directory with --dir",
+        "用 `lianxi node run --dir {}` 启动，或用 --dir 指明目录";
+    RemedyNotAllowed: "run this as the user that runs the node, or as root", "请以运行该节点的用户或 root 执行";
+    RemedyPathTooLong: "choose a shorter directory with --dir", "请用 --dir 选择较短的目录";
+    RemedyRejectedRows: "mend the rows named above and import the file again; rows that are in change nothing",
+        "请修正上列各行后重新导入；已导入的行不会重复";
+    RemedyUnavailable: "see the link's state with `lianxi node status`, and try again",
+        "用 `lianxi node status` 查看链路状态后重试";
+    RemedyExhausted: "free disk space or raise the quota; what was acknowledged is kept",
+        "请清理磁盘或提高配额；已确认的数据不受影响";
+    RemedyUnimplemented: "the node is older than this program; upgrade it", "节点版本较旧，请升级";
+    RemedyInternal: "the node's log says more", "详情见节点日志";
+    RemedyDeadline: "try again with a longer --deadline", "请用更长的 --deadline 重试";
+
+    // Demo.
+    DemoDirectory: "{} hosts, {} units, in {}", "{} 台主机，{} 个单位，位于 {}";
+    DemoResumed: "goes on with the federation that is there", "继续使用已有的联合体";
+    DemoRoot: "{} is up and holds the root key", "{} 已启动并持有根密钥";
+    DemoHosts: "{} of {} hosts up at level {}", "{}／{} 台主机已启动（{}）";
+    DemoCommunities: "{} of {} communities joined over their streets' hosts", "{}／{} 个社区已通过街道主机加入";
+    DemoDesks: "{} desks stand ready", "{} 个承办单位已设立";
+    DemoCatalogue: "catalogue {} in force at all {} units", "目录 {} 已在全部 {} 个单位生效";
+    DemoImported: "{}: {} rows kept by {} hosts, {} rejected", "{}：{} 行已由 {} 台主机保存，拒收 {}";
+    DemoPublished: "{} reported: coverage {} of {}", "{} 已汇总：已报 {}／{}";
+    DemoNotice: "notice {}: {} of {} receipts validated", "任务 {}：{}／{} 已校验";
+    DemoWhistle: "whistle {}: {}", "吹哨 {}：{}";
+    DemoPulled: "pulled {} units, {} of {} included", "已调取 {} 个单位，已报 {}／{}";
+    DemoStopping: "stopping {} processes", "正在停止 {} 个进程";
+    DemoStopped: "stopped", "已停止";
+    DemoEnded: "the process of {} ended; start it again with: {}", "{} 的进程已结束；重新启动：{}";
+    DemoHeading: "Joint meeting of {}, {}", "{} 联席会议，{}";
+    DemoWhistleLine: "Whistle {} from {} to desk {} of {}: {}, lamp {}",
+        "吹哨 {0}：{1} 呼叫 {3} 的 {2}：{4}，亮灯 {5}";
+    DemoNoticeLine: "Notice {} “{}” to {} units: {}", "任务 {}《{}》下达 {} 个单位：{}";
+    DemoOnTime: "on time", "按时办结率";
+    DemoStaysUp: "The federation stays up. In another terminal:", "联合体保持运行。可在另一终端执行：";
+    DemoEnd: "Ctrl-C stops all processes.", "按 Ctrl-C 停止全部进程。";
+    DemoKept: "The state stays in {}; the same command goes on with it.", "状态保留在 {}；用同一命令可继续。";
+    DemoTakeAway: "The state is deleted at the end; --keep DIR keeps it.", "结束后状态将被删除；用 --keep DIR 保留。";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_is_there_in_both_languages() {
+        for text in Text::ALL {
+            assert!(!text.get(Lang::En).trim().is_empty(), "{text:?}");
+            let chinese = text.get(Lang::Zh);
+            let has_han =
+                chinese.chars().any(|character| ('\u{4E00}'..='\u{9FFF}').contains(&character));
+            assert!(has_han, "{text:?}: {chinese}");
+            assert!(text.get(Lang::En).is_ascii() || text.get(Lang::En).contains('“'), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn both_languages_show_the_same_values() {
+        let marks = ["<0>", "<1>", "<2>", "<3>", "<4>", "<5>"];
+        let values: Vec<&dyn Display> = marks.iter().map(|mark| mark as &dyn Display).collect();
+        for text in Text::ALL {
+            let (english, chinese) = (text.fill(Lang::En, &values), text.fill(Lang::Zh, &values));
+            for mark in marks {
+                assert_eq!(english.contains(mark), chinese.contains(mark), "{text:?} {mark}");
+            }
+        }
+    }
+
+    #[test]
+    fn values_are_filled_in_by_their_place() {
+        assert_eq!(Text::DeskAdded.fill(Lang::En, &[&"D", &"U"]), "desk D of U added");
+        assert_eq!(Text::DeskAdded.fill(Lang::Zh, &[&"D", &"U"]), "已在 U 设立承办单位 D");
+    }
+
+    #[test]
+    fn the_locale_decides() {
+        assert_eq!(Lang::of_locale("zh_CN.UTF-8"), Lang::Zh);
+        assert_eq!(Lang::of_locale("en_US.UTF-8"), Lang::En);
+        assert_eq!(Lang::of_locale(""), Lang::En);
+    }
+}
