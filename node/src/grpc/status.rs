@@ -1,8 +1,6 @@
 //! The one place that turns errors of services into gRPC codes. Text of internal errors stays in
 //! the log of the node.
 
-use std::error::Error as _;
-
 use tonic::{Code, Status};
 
 use crate::{

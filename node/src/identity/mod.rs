@@ -1,6 +1,7 @@
 //! Who is who: keys, delegations, certificates, tokens, TLS.
 
 pub mod certificates;
+pub mod issue;
 pub mod keys;
 pub mod tls;
 pub mod token;

@@ -142,7 +142,7 @@ impl Link for LinkService {
         request: tonic::Request<Streaming<Frame>>,
     ) -> Result<tonic::Response<Self::OpenStream>, Status> {
         let connection = request.extensions().get::<Connection>().cloned();
-        let Some(Connection { unit, peer: Some(peer) }) = connection else {
+        let Some(Connection { unit, peer: Some(peer), .. }) = connection else {
             return Err(Status::unauthenticated("a link needs the certificate of a unit"));
         };
         let host = self.host.upgrade().ok_or_else(stopping)?;

@@ -3,8 +3,8 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -21,7 +21,7 @@ use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
     domain::unit::{Level, UnitCode},
-    identity::tls::{Purpose, ServerTls, UnitTls},
+    identity::tls::{Accepted, Purpose, ServerTls, UnitTls},
     link::{
         Tap,
         dial::{Dial, Io},
@@ -30,6 +30,7 @@ use crate::{
     },
     services::{
         connection::Connection,
+        enrolments::Enrolments,
         error::ErrorKind,
         host::{HostFacts, Invitation, JoinedUnit, OperationError, Operations, Units},
         hosted::Hosted,
@@ -68,12 +69,12 @@ pub struct Host {
     imports: Arc<Imports>,
     links: LinkHost,
     tls: Arc<ServerTls>,
+    enrolments: RwLock<HashMap<UnitCode, Arc<Enrolments>>>,
     certificates: Mutex<HashMap<UnitCode, UnixMillis>>,
     link_address: Option<SocketAddr>,
     started_unix_ms: UnixMillis,
     tasks: Mutex<Vec<JoinHandle<()>>>,
     stop: watch::Sender<bool>,
-    me: Weak<Host>,
 }
 
 impl std::fmt::Debug for Host {
@@ -100,7 +101,7 @@ impl Host {
         let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = admin::listen(&config.admin_socket())?;
         let host = Self::assemble(config, options, store, link_address)?;
-        for identity in setup::load_identities(host.store.as_ref()).await? {
+        for identity in setup::load_identities(&host.config, host.store.as_ref()).await? {
             host.open_unit(identity).await?;
         }
         let stop = host.stop.subscribe();
@@ -125,11 +126,11 @@ impl Host {
         let units = Arc::new(Units::default());
         let imports = setup::imports(&config, &store, &units, &clock)?;
         Ok(Arc::new_cyclic(|me: &Weak<Self>| {
-            let enrolment = crate::grpc::enrolment::service(setup::Joining::new(me.clone()));
+            let enrolment = crate::grpc::enrolment::service(Arc::new(setup::HostEnrolments(me.clone())));
             let link_options = LinkOptions {
                 heartbeat: Heartbeat {
-                    interval: config.link.heartbeat,
-                    silence: config.link.idle_timeout,
+                    idle: config.link.heartbeat,
+                    dead: config.link.idle_timeout,
                 },
                 tap: options.tap,
                 services: Routes::new(enrolment),
@@ -144,11 +145,11 @@ impl Host {
                 metrics: options.metrics,
                 units,
                 imports,
+                enrolments: RwLock::default(),
                 certificates: Mutex::default(),
                 link_address,
                 tasks: Mutex::default(),
                 stop: watch::Sender::new(false),
-                me: me.clone(),
             }
         }))
     }
@@ -185,7 +186,13 @@ impl Host {
             self.metrics.clone(),
         )
         .await?;
-        unit.recall_delegations().await.map_err(|error| failed(error.to_string()))?;
+        let enrolments =
+            Enrolments::open(Arc::<Unit>::clone(&unit), Arc::clone(&self.tls)).await;
+        let enrolments = enrolments.map_err(|error| failed(crate::grpc::status::chain(&error)))?;
+        self.enrolments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(code.clone(), Arc::new(enrolments));
         let quota = self.config.quota_bytes(&code);
         let records = Arc::new(Records::new(code.clone(), Arc::clone(&self.store), quota));
         let downlinks = self.links.downlinks(&code);
@@ -261,12 +268,9 @@ impl Host {
         drop(permit);
         match accepted {
             Ok(accepted) => {
-                let peer = match accepted.purpose {
-                    Purpose::Link => accepted.peer,
-                    Purpose::Enrol => None,
-                };
-                let connection = Connection { unit: accepted.unit, peer };
-                self.links.serve_stream(accepted.stream, connection).await;
+                let Accepted { stream, unit, peer, certified, .. } = accepted;
+                let connection = Connection { unit, peer, certified };
+                self.links.serve_stream(stream, connection).await;
             }
             Err(error) => {
                 tracing::warn!(peer = ?peer, error = %crate::grpc::status::chain(&error), "connection refused");
@@ -291,17 +295,14 @@ impl Host {
         tracing::info!("host is down");
     }
 
-    pub(super) fn server_tls(&self) -> &ServerTls {
-        &self.tls
-    }
-
     /// Addresses that tokens carry.
     pub(super) fn advertised(&self) -> Vec<String> {
         self.link_address.map(|bound| self.config.advertised(bound)).unwrap_or_default()
     }
 
-    pub(super) fn me(&self) -> Weak<Self> {
-        self.me.clone()
+    /// Enrolments of a hosted unit.
+    pub(super) fn enrolments(&self, unit: &UnitCode) -> Option<Arc<Enrolments>> {
+        self.enrolments.read().unwrap_or_else(PoisonError::into_inner).get(unit).cloned()
     }
 }
 
@@ -383,9 +384,4 @@ impl Operations for Host {
             link_address: self.link_address.map(|address| address.to_string()),
         }
     }
-}
-
-/// Directory of a path, for messages.
-pub(super) fn shown(path: &Path) -> String {
-    path.display().to_string()
 }

@@ -1,6 +1,6 @@
 //! Over whose connection a call came: what the listener knows about it before anyone reads a byte.
 
-use crate::domain::unit::UnitCode;
+use crate::{domain::unit::UnitCode, identity::tls::Peer};
 
 /// Facts of one accepted connection, proved by its handshake. Every request that came over it
 /// carries them as an extension.
@@ -8,7 +8,9 @@ use crate::domain::unit::UnitCode;
 pub struct Connection {
     /// The hosted unit that the caller asked for.
     pub unit: UnitCode,
-    /// The unit that the caller's certificate names; `None` on the enrolment listener, which takes
-    /// callers without one.
+    /// The child that the caller's certificate names, if it has joined with that very key. `None` on
+    /// the enrolment listener, which takes callers without a certificate, and while it is joining.
     pub peer: Option<UnitCode>,
+    /// What the caller's certificate says, joined or not: enough to confirm a join, and no more.
+    pub certified: Option<Peer>,
 }

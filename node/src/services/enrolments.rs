@@ -1,1 +1,615 @@
-//! To be described.
+//! How units join: tokens, the two steps by which a child takes one, and the making of a root.
+//!
+//! Promises that a token brings in one child with one set of keys: it goes open → reserved for the
+//! first key, 10 minutes → spent when the child confirms over its new certificate. Every step is
+//! durable before it is answered, and repeatable by the same key; another key is refused and
+//! reported. Secrets are kept as hashes. Must not judge delegations: `identity::trust` does.
+
+mod child;
+mod identity;
+mod rows;
+
+use std::{
+    fmt,
+    sync::{Arc, RwLockReadGuard},
+};
+
+use lianxi_proto::types::v1::Envelope;
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Mutex;
+use zeroize::Zeroizing;
+
+use self::rows::{Reservation, State, TokenRow};
+pub use self::{
+    child::{Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, reach},
+    identity::{Identity, IdentityError, Parent, put_delegation},
+    rows::{Child, TokenState, TokenStatus},
+};
+use crate::{
+    clock::{Clock, UnixMillis},
+    domain::{
+        delegation::Delegation,
+        unit::{Level, UnitCode},
+    },
+    identity::{
+        certificates::{self, sha256},
+        issue,
+        keys::UnitKeys,
+        tls::{Peer, ServerTls},
+        token::Token,
+        trust::{self, Checked, Trust},
+    },
+    services::error::{ErrorKind, ServiceError},
+    statement::{delegation::text, enrolment::Application, header::Malformed},
+    store::{self, Batch, Store, Table},
+};
+
+/// How long a token waits for the confirmation of the key that reserved it.
+pub const RESERVATION_MS: i64 = 10 * 60 * 1000;
+
+/// How long a token is good for if nothing else is asked.
+pub const TOKEN_LIFETIME_MS: i64 = 72 * 60 * 60 * 1000;
+
+/// How long a delegation is good for, unless its issuer's ends earlier.
+pub const DELEGATION_LIFETIME_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+
+/// Why a child was not invited or not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such token, or not its secret: which of the two is not told.
+    #[error("no such token at {0}; ask for a new one, and check that it is from this parent")]
+    UnknownToken(UnitCode),
+    /// Its time is over.
+    #[error("the token has expired; ask {0} for a new one")]
+    Expired(UnitCode),
+    /// It was used, by another key.
+    #[error(
+        "the token was used; if {0} did not use it itself, tell its parent, and ask for a new one"
+    )]
+    Spent(UnitCode),
+    /// Another key has it for now.
+    #[error(
+        "the token is reserved for another key until {until_unix_ms} ms; if {unit} is not joining from elsewhere, tell its parent"
+    )]
+    Reserved {
+        /// Unit of the token.
+        unit: UnitCode,
+        /// When the reservation ends, the parent's clock.
+        until_unix_ms: UnixMillis,
+    },
+    /// Confirmed without a reservation that still holds.
+    #[error("the token is not reserved, or no longer; run the join again")]
+    NotReserved,
+    /// The child calls itself otherwise than the token does.
+    #[error("the token is for {invited}, a {level}, not for {claimed}; use the token of that unit")]
+    OtherUnit {
+        /// Unit of the token.
+        invited: UnitCode,
+        /// Its level.
+        level: Level,
+        /// What the child says.
+        claimed: UnitCode,
+    },
+    /// The certificate is of another unit than the token.
+    #[error("the certificate is of {0}, for whom this token is not")]
+    OtherPeer(UnitCode),
+    /// The child has joined.
+    #[error("{0} has joined already")]
+    AlreadyJoined(UnitCode),
+    /// The unit is somewhere else in the tree.
+    #[error("{child} is known under {parent} and cannot join here")]
+    Elsewhere {
+        /// The unit.
+        child: UnitCode,
+        /// Where it is.
+        parent: String,
+    },
+    /// A child must be of a lower level.
+    #[error("a {own} cannot have a {level} below it; choose a lower level")]
+    Level {
+        /// Level of this unit.
+        own: Level,
+        /// Level asked for.
+        level: Level,
+    },
+    /// A field is not what it should be.
+    #[error("the request is malformed at {0}")]
+    Malformed(#[from] Malformed),
+    /// No address to put into a token.
+    #[error("this host has no address that children can dial; set one in its configuration")]
+    NoAddress,
+    /// This unit's own delegation is over.
+    #[error("the delegation of {0} has ended; renew it first")]
+    IssuerExpired(UnitCode),
+    /// The delegation would not hold.
+    #[error("the delegation would not hold: {0}")]
+    Trust(#[from] trust::Error),
+    /// The certificate request does not hold, or signing failed.
+    #[error("no certificate: {0}")]
+    Certificate(#[from] certificates::Error),
+    /// A stored row is not readable.
+    #[error("a stored {0} cannot be read; it was written by a later version or is damaged")]
+    Row(&'static str),
+    /// The store failed; nothing was done.
+    #[error("cannot store the step")]
+    Store(#[from] store::Error),
+}
+
+/// Whom to invite.
+#[derive(Clone, Debug)]
+pub struct Invite {
+    /// Unit that is to join.
+    pub child: UnitCode,
+    /// Its level.
+    pub level: Level,
+    /// Its title.
+    pub title: String,
+    /// How long the token is good for; `None`: [`TOKEN_LIFETIME_MS`].
+    pub valid_for_ms: Option<i64>,
+    /// Addresses of this host, `host:port`, that the child is to dial.
+    pub addresses: Vec<String>,
+}
+
+/// A token that was made.
+#[derive(Debug)]
+pub struct Invitation {
+    /// The token; its text is to be shown once.
+    pub token: Token,
+    /// When it ends.
+    pub expires_unix_ms: UnixMillis,
+}
+
+/// Answer to a reservation.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    /// The child's client certificate, DER.
+    pub certificate: CertificateDer<'static>,
+    /// This unit's CA, DER.
+    pub ca_certificate: CertificateDer<'static>,
+    /// This host's clock.
+    pub clock_unix_ms: UnixMillis,
+    /// When the reservation ends.
+    pub reserved_until_unix_ms: UnixMillis,
+}
+
+/// The unit as its enrolments see it.
+pub trait Grantor: Send + Sync + 'static {
+    /// Its code.
+    fn code(&self) -> &UnitCode;
+
+    /// Its keys.
+    fn keys(&self) -> &UnitKeys;
+
+    /// Where its tokens and children are kept.
+    fn store(&self) -> &dyn Store;
+
+    /// Tells the time.
+    fn clock(&self) -> &dyn Clock;
+
+    /// What it believes.
+    fn trust(&self) -> RwLockReadGuard<'_, Trust>;
+
+    /// Believes a delegation that is stored by now.
+    fn believe(&self, checked: Checked);
+}
+
+/// Finds the enrolments of the units of a host.
+pub trait Enrolling: Send + Sync + 'static {
+    /// Enrolments of `unit`; `None`: it is not hosted here, or takes no children.
+    fn enrolments(&self, unit: &UnitCode) -> Option<Arc<Enrolments>>;
+}
+
+/// The parent's side of joining, for one hosted unit.
+pub struct Enrolments {
+    unit: Arc<dyn Grantor>,
+    tls: Arc<ServerTls>,
+    /// One step at a time: each reads a row and writes it back.
+    turn: Mutex<()>,
+}
+
+impl fmt::Debug for Enrolments {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Enrolments").field("unit", self.unit.code()).finish_non_exhaustive()
+    }
+}
+
+impl Enrolments {
+    /// Opens the enrolments of a unit, and tells the listener which keys its children joined with.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`], [`Error::Row`].
+    pub async fn open(unit: Arc<dyn Grantor>, tls: Arc<ServerTls>) -> Result<Self, Error> {
+        let enrolments = Self { unit, tls, turn: Mutex::new(()) };
+        for child in enrolments.children().await? {
+            enrolments.tls.bind(enrolments.unit(), &child.unit, child.tls_key_sha256);
+        }
+        Ok(enrolments)
+    }
+
+    /// The unit.
+    pub fn unit(&self) -> &UnitCode {
+        self.unit.code()
+    }
+
+    /// Makes a token for a child. Its secret is kept as a hash.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyJoined`], [`Error::Elsewhere`], [`Error::Level`], [`Error::NoAddress`],
+    /// [`Error::Malformed`], [`Error::Store`].
+    pub async fn invite(&self, invite: Invite) -> Result<Invitation, Error> {
+        let _turn = self.turn.lock().await;
+        let title = text("child_title", invite.title)?;
+        if invite.addresses.is_empty() {
+            return Err(Error::NoAddress);
+        }
+        let lifetime = invite.valid_for_ms.unwrap_or(TOKEN_LIFETIME_MS);
+        if lifetime <= 0 {
+            return Err(Malformed::new("valid_for_ms", "must be positive").into());
+        }
+        self.check_place(&invite.child, invite.level).await?;
+        let now = self.unit.clock().now_unix_ms();
+        let token = self.token(invite.child, invite.level, title, invite.addresses, now + lifetime);
+        let row = TokenRow {
+            child: token.unit.clone(),
+            level: token.level,
+            title: token.title.clone(),
+            secret_sha256: sha256(token.secret.as_slice()),
+            issued_unix_ms: now,
+            expires_unix_ms: token.expires_unix_ms,
+            state: State::Open,
+            refused: 0,
+            refused_unix_ms: 0,
+        };
+        let mut batch = Batch::new(self.unit.code());
+        batch.require_absent(Table::Tokens, token.id);
+        batch.put(Table::Tokens, token.id, row.encode());
+        self.unit.store().submit(batch).await?;
+        Ok(Invitation { expires_unix_ms: token.expires_unix_ms, token })
+    }
+
+    fn token(
+        &self,
+        unit: UnitCode,
+        level: Level,
+        title: String,
+        addresses: Vec<String>,
+        expires_unix_ms: UnixMillis,
+    ) -> Token {
+        let (mut id, mut secret) = ([0; 16], Zeroizing::new([0; 32]));
+        getrandom::fill(&mut id)
+            .and_then(|()| getrandom::fill(&mut *secret))
+            .expect("invariant: the operating system gives random bytes");
+        let trust = self.unit.trust();
+        let root = trust.root_public_key();
+        Token {
+            addresses,
+            parent: self.unit.code().clone(),
+            trust_domain: trust.trust_domain().to_owned(),
+            root_public_key: root.try_into().expect("invariant: a root key has 32 bytes"),
+            ca_sha256: self.unit.keys().ca_sha256(),
+            unit,
+            level,
+            title,
+            expires_unix_ms,
+            id,
+            secret,
+        }
+    }
+
+    /// Reserves a token for the keys of `application`, whose proof was checked when it was read, and
+    /// issues the client certificate. The same keys can repeat it, even after the confirmation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`], [`Error::Expired`], [`Error::Spent`], [`Error::Reserved`],
+    /// [`Error::OtherUnit`], [`Error::AlreadyJoined`], [`Error::Certificate`], [`Error::Store`].
+    pub async fn reserve(&self, application: &Application) -> Result<Reserved, Error> {
+        let _turn = self.turn.lock().await;
+        let now = self.unit.clock().now_unix_ms();
+        let (row, stored) = self.row(&application.token_id).await?;
+        if !row.has_secret(&application.secret) {
+            return Err(self.unknown());
+        }
+        if (&row.child, row.level) != (&application.unit, application.level) {
+            let (invited, level) = (row.child, row.level);
+            return Err(Error::OtherUnit { invited, level, claimed: application.unit.clone() });
+        }
+        let reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
+        let until = match &row.state {
+            State::Spent { by, .. } if *by == reservation.thumbprint => now,
+            State::Spent { .. } => {
+                self.report(&application.token_id, row.clone(), stored, now).await?;
+                return Err(Error::Spent(row.child));
+            }
+            _ if now >= row.expires_unix_ms => {
+                return Err(Error::Expired(self.unit.code().clone()));
+            }
+            State::Reserved(other)
+                if other.until_unix_ms > now && other.thumbprint != reservation.thumbprint =>
+            {
+                let until_unix_ms = other.until_unix_ms;
+                self.report(&application.token_id, row.clone(), stored, now).await?;
+                return Err(Error::Reserved { unit: row.child, until_unix_ms });
+            }
+            State::Open | State::Reserved(_) => {
+                self.check_place(&row.child, row.level).await?;
+                let until = reservation.until_unix_ms;
+                let reserved = TokenRow { state: State::Reserved(reservation), ..row.clone() };
+                self.replace(&application.token_id, &reserved, stored).await?;
+                until
+            }
+        };
+        let certificate = self.certify(&row.child, &application.certificate_request, now)?;
+        Ok(Reserved {
+            certificate,
+            ca_certificate: self.unit.keys().ca_certificate.clone(),
+            clock_unix_ms: now,
+            reserved_until_unix_ms: until,
+        })
+    }
+
+    fn certify(
+        &self,
+        child: &UnitCode,
+        request: &[u8],
+        now: UnixMillis,
+    ) -> Result<CertificateDer<'static>, Error> {
+        let keys = self.unit.keys();
+        let domain = self.unit.trust().trust_domain().to_owned();
+        let issuer = (&keys.ca_certificate, &keys.ca);
+        Ok(certificates::issue_client(child, &domain, request, issuer, now)?)
+    }
+
+    /// Spends the token, takes the child in, and issues its delegation from now on. The holder of the
+    /// same certificate key can repeat it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownToken`], [`Error::OtherPeer`], [`Error::NotReserved`], [`Error::Reserved`],
+    /// [`Error::Spent`], [`Error::Expired`], [`Error::AlreadyJoined`], [`Error::IssuerExpired`],
+    /// [`Error::Trust`], [`Error::Store`].
+    pub async fn confirm(&self, peer: &Peer, token_id: &[u8; 16]) -> Result<Vec<Envelope>, Error> {
+        let _turn = self.turn.lock().await;
+        let now = self.unit.clock().now_unix_ms();
+        let (row, stored) = self.row(token_id).await?;
+        if row.child != peer.unit {
+            return Err(Error::OtherPeer(peer.unit.clone()));
+        }
+        match row.state.clone() {
+            State::Open => Err(Error::NotReserved),
+            State::Spent { tls_key_sha256, .. } if tls_key_sha256 == peer.key_sha256 => {
+                Ok(self.unit.trust().chain(&row.child))
+            }
+            State::Spent { .. } => {
+                self.report(token_id, row.clone(), stored, now).await?;
+                Err(Error::Spent(row.child))
+            }
+            State::Reserved(reservation) if reservation.tls_key_sha256 != peer.key_sha256 => {
+                self.report(token_id, row.clone(), stored, now).await?;
+                let until_unix_ms = reservation.until_unix_ms;
+                Err(Error::Reserved { unit: row.child, until_unix_ms })
+            }
+            State::Reserved(reservation) if now >= reservation.until_unix_ms => {
+                Err(Error::NotReserved)
+            }
+            State::Reserved(reservation) => {
+                self.take_in(token_id, row, stored, reservation, now).await
+            }
+        }
+    }
+
+    /// One batch: the token is spent, the child is there, its delegation is kept.
+    async fn take_in(
+        &self,
+        token_id: &[u8; 16],
+        row: TokenRow,
+        stored: Vec<u8>,
+        reservation: Reservation,
+        now: UnixMillis,
+    ) -> Result<Vec<Envelope>, Error> {
+        let unit = self.unit.code();
+        self.check_place(&row.child, row.level).await?;
+        let delegation = self.grant(&row, &reservation, now)?;
+        let envelope = issue::sign(&delegation, &self.unit.keys().delegation, now);
+        let checked = self.unit.trust().check(&envelope, Some(now))?;
+        let child = Child {
+            unit: row.child.clone(),
+            level: row.level,
+            title: row.title.clone(),
+            host: reservation.host.clone(),
+            tls_key_sha256: reservation.tls_key_sha256,
+            joined_unix_ms: now,
+        };
+        let state = State::Spent {
+            by: reservation.thumbprint,
+            tls_key_sha256: reservation.tls_key_sha256,
+            spent_unix_ms: now,
+        };
+        let mut batch = Batch::new(unit);
+        batch.require(Table::Tokens, token_id, stored);
+        batch.put(Table::Tokens, token_id, TokenRow { state, ..row }.encode());
+        batch.require_absent(Table::Children, child.unit.as_str());
+        batch.put(Table::Children, child.unit.as_str(), child.encode());
+        put_delegation(&mut batch, checked.known());
+        self.unit.store().submit(batch).await?;
+        self.unit.believe(checked);
+        self.tls.bind(unit, &child.unit, child.tls_key_sha256);
+        tracing::info!(unit = %unit, child = %child.unit, host = %child.host, "child joined");
+        Ok(self.unit.trust().chain(&child.unit))
+    }
+
+    /// What the child gets: from now on (backdating is the verifier's tolerance), for a year or until
+    /// this unit's own delegation ends.
+    fn grant(
+        &self,
+        row: &TokenRow,
+        reservation: &Reservation,
+        now: UnixMillis,
+    ) -> Result<Delegation, Error> {
+        let unit = self.unit.code();
+        let trust = self.unit.trust();
+        let own = trust.delegation(unit, None);
+        let own = own.ok_or_else(|| trust::Error::UnknownUnit(unit.clone()))?;
+        let not_after_unix_ms =
+            own.delegation.not_after_unix_ms.min(now.saturating_add(DELEGATION_LIFETIME_MS));
+        if not_after_unix_ms <= now {
+            return Err(Error::IssuerExpired(unit.clone()));
+        }
+        let last = trust.delegation(&row.child, None).map_or(0, |known| known.delegation.serial);
+        let serial = u64::try_from(now).unwrap_or_default().max(last.saturating_add(1));
+        Ok(Delegation {
+            trust_domain: trust.trust_domain().to_owned(),
+            unit: row.child.clone(),
+            level: row.level,
+            issuer: Some(unit.clone()),
+            not_before_unix_ms: now,
+            not_after_unix_ms,
+            keys: reservation.keys(),
+            ca_sha256: Some(reservation.ca_sha256),
+            host: reservation.host.clone(),
+            desk: None,
+            line: String::new(),
+            title: row.title.clone(),
+            serial,
+        })
+    }
+
+    /// The children that have joined, by code.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`], [`Error::Row`].
+    pub async fn children(&self) -> Result<Vec<Child>, Error> {
+        let rows = self.rows(Table::Children).await?;
+        rows.iter().map(|(_, value)| Child::decode(value)).collect()
+    }
+
+    /// True if `child` has joined here.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`].
+    pub async fn has_joined(&self, child: &UnitCode) -> Result<bool, Error> {
+        let store = self.unit.store();
+        let row = store.get(self.unit.code(), Table::Children, child.as_str().as_bytes()).await?;
+        Ok(row.is_some())
+    }
+
+    /// The tokens with what became of them, refused attempts included.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`], [`Error::Row`].
+    pub async fn tokens(&self) -> Result<Vec<TokenStatus>, Error> {
+        let rows = self.rows(Table::Tokens).await?;
+        rows.iter().map(|(_, value)| Ok(TokenRow::decode(value)?.status())).collect()
+    }
+
+    async fn rows(&self, table: Table) -> Result<Vec<store::Entry>, Error> {
+        const PAGE: usize = 256;
+        let mut rows: Vec<store::Entry> = Vec::new();
+        loop {
+            let after = rows.last().map(|(key, _)| key.clone());
+            let store = self.unit.store();
+            let page = store.scan(self.unit.code(), table, b"", after.as_deref(), PAGE).await?;
+            let last = page.len() < PAGE;
+            rows.extend(page);
+            if last {
+                return Ok(rows);
+            }
+        }
+    }
+
+    /// A child is below this unit, not elsewhere, and has not joined.
+    async fn check_place(&self, child: &UnitCode, level: Level) -> Result<(), Error> {
+        let unit = self.unit.code();
+        {
+            let trust = self.unit.trust();
+            let own = trust.delegation(unit, None);
+            let own = own.ok_or_else(|| trust::Error::UnknownUnit(unit.clone()))?.delegation.level;
+            if !own.is_above(level) {
+                return Err(Error::Level { own, level });
+            }
+            if let Some(known) = trust.delegation(child, None)
+                && known.delegation.issuer.as_ref() != Some(unit)
+            {
+                let parent = known.delegation.issuer.as_ref();
+                let parent = parent.map_or_else(|| "the root key".to_owned(), ToString::to_string);
+                return Err(Error::Elsewhere { child: child.clone(), parent });
+            }
+        }
+        if self.has_joined(child).await? {
+            return Err(Error::AlreadyJoined(child.clone()));
+        }
+        Ok(())
+    }
+
+    async fn row(&self, token_id: &[u8; 16]) -> Result<(TokenRow, Vec<u8>), Error> {
+        let stored = self.unit.store().get(self.unit.code(), Table::Tokens, token_id).await?;
+        let stored = stored.ok_or_else(|| self.unknown())?;
+        Ok((TokenRow::decode(&stored)?, stored))
+    }
+
+    fn unknown(&self) -> Error {
+        Error::UnknownToken(self.unit.code().clone())
+    }
+
+    async fn replace(
+        &self,
+        token_id: &[u8; 16],
+        row: &TokenRow,
+        stored: Vec<u8>,
+    ) -> Result<(), Error> {
+        let mut batch = Batch::new(self.unit.code());
+        batch.require(Table::Tokens, token_id, stored);
+        batch.put(Table::Tokens, token_id, row.encode());
+        Ok(self.unit.store().submit(batch).await?)
+    }
+
+    /// Somebody else has the token: the operator must learn of it.
+    async fn report(
+        &self,
+        token_id: &[u8; 16],
+        row: TokenRow,
+        stored: Vec<u8>,
+        now: UnixMillis,
+    ) -> Result<(), Error> {
+        tracing::warn!(
+            unit = %self.unit.code(),
+            child = %row.child,
+            token = hex::encode(token_id),
+            "a second key tried a token that another key has taken: the token may have leaked"
+        );
+        let refused = row.refused.saturating_add(1);
+        self.replace(token_id, &TokenRow { refused, refused_unix_ms: now, ..row }, stored).await
+    }
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownToken(_) => ErrorKind::Unauthenticated,
+            Self::Expired(_)
+            | Self::Spent(_)
+            | Self::Reserved { .. }
+            | Self::NotReserved
+            | Self::Elsewhere { .. }
+            | Self::NoAddress
+            | Self::IssuerExpired(_)
+            | Self::Trust(_) => ErrorKind::FailedPrecondition,
+            Self::AlreadyJoined(_) => ErrorKind::AlreadyExists,
+            Self::OtherUnit { .. }
+            | Self::Level { .. }
+            | Self::Malformed(_)
+            | Self::Certificate(_) => ErrorKind::InvalidArgument,
+            Self::OtherPeer(_) => ErrorKind::PermissionDenied,
+            Self::Row(_) => ErrorKind::Internal,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,9 @@
 //! What every service error tells its caller: a kind, mapped once at the edge.
 
-use crate::{services::records, store};
+use crate::{
+    services::{imports, records},
+    store,
+};
 
 /// Kind of an error, as a caller has to react to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -56,6 +59,24 @@ impl ServiceError for records::Error {
                 ErrorKind::Internal
             }
             Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+impl ServiceError for imports::Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Mapping(_) | Self::Kind(_) | Self::Empty | Self::Heading(_) | Self::Gzip => {
+                ErrorKind::InvalidArgument
+            }
+            Self::NoCatalogue(_) | Self::RecordType { .. } | Self::Unreadable(_) => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::TooLarge(_) | Self::DiskFull(_) => ErrorKind::ResourceExhausted,
+            Self::Spool { .. } => ErrorKind::Internal,
+            Self::Records(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::CutOff => ErrorKind::Unavailable,
         }
     }
 }

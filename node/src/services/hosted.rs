@@ -30,7 +30,7 @@ use crate::{
     identity::trust::Trust,
     statement::{Envelope, header::kinds},
     store::{self, Batch, Commit, Table},
-    telemetry::Side,
+    telemetry::metrics::Side,
 };
 
 const FORMAT: u8 = 1;

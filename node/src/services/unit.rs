@@ -12,11 +12,17 @@ use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
 use prost::Message;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 
-use super::exchange::{Cursor, Departure, Lane};
+use super::{
+    enrolments::{Grantor, put_delegation},
+    exchange::{Cursor, Departure, Lane},
+};
 use crate::{
     clock::{Clock, UnixMillis},
     domain::unit::{DeskId, Level, UnitCode},
-    identity::{keys::UnitKeys, trust::Trust},
+    identity::{
+        keys::UnitKeys,
+        trust::{Checked, Trust},
+    },
     statement::{
         Envelope, SaltedCell,
         header::{self, Classification, Header, StatementId},
@@ -215,16 +221,11 @@ impl Unit {
             {
                 let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
                 for envelope in chunk {
-                    match trust.add(envelope, now) {
-                        Ok(added) if added.new => {
+                    match trust.check(envelope, Some(now)) {
+                        Ok(checked) if checked.is_new() => {
                             learned += 1;
-                            let delegation = &added.delegation;
-                            let key = delegation_key(
-                                &delegation.unit,
-                                delegation.desk.as_ref(),
-                                delegation.serial,
-                            );
-                            batch.put(Table::Delegations, key, encode_envelope(envelope));
+                            put_delegation(&mut batch, checked.known());
+                            trust.take(checked);
                         }
                         Ok(_) => {}
                         Err(error) => {
@@ -245,48 +246,6 @@ impl Unit {
             self.roster.send_modify(|count| *count += 1);
         }
         Ok(learned)
-    }
-
-    /// Believes again what was taken in before this start.
-    ///
-    /// # Errors
-    ///
-    /// The store's, or a stored delegation that no longer holds.
-    pub async fn recall_delegations(&self) -> Result<(), LearnError> {
-        let mut waiting = Vec::new();
-        let mut after = None::<Vec<u8>>;
-        loop {
-            let rows = self
-                .store
-                .scan(&self.code, Table::Delegations, b"", after.as_deref(), 1_000)
-                .await?;
-            for (_, value) in &rows {
-                waiting.push(decode_envelope(value)?);
-            }
-            match rows.last() {
-                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
-                _ => break,
-            }
-        }
-        // Rows are in the order of codes: an issuer can come after the units that it issued to.
-        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let before = waiting.len();
-            let mut refused = String::new();
-            waiting.retain(|envelope| match trust.restore(envelope) {
-                Ok(_) => false,
-                Err(error) => {
-                    refused = error.to_string();
-                    true
-                }
-            });
-            if waiting.is_empty() {
-                return Ok(());
-            }
-            if waiting.len() == before {
-                return Err(LearnError::Refused(refused));
-            }
-        }
     }
 
     /// Adds the key of a desk whose delegation was learned.
@@ -503,6 +462,33 @@ impl Unit {
     }
 }
 
+impl Grantor for Unit {
+    fn code(&self) -> &UnitCode {
+        &self.code
+    }
+
+    fn keys(&self) -> &UnitKeys {
+        &self.keys
+    }
+
+    fn store(&self) -> &dyn Store {
+        self.store.as_ref()
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    fn trust(&self) -> RwLockReadGuard<'_, Trust> {
+        Self::trust(self)
+    }
+
+    fn believe(&self, checked: Checked) {
+        self.trust.write().unwrap_or_else(PoisonError::into_inner).take(checked);
+        self.roster.send_modify(|count| *count += 1);
+    }
+}
+
 /// Why delegations were not taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum LearnError {
@@ -654,14 +640,6 @@ pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, store::Error> {
 
 fn damaged(what: &str, error: &prost::DecodeError) -> store::Error {
     store::Error::Engine(format!("{what} in the store cannot be read: {error}"))
-}
-
-/// Key of a delegation: unit, desk, serial.
-pub fn delegation_key(unit: &UnitCode, desk: Option<&DeskId>, serial: u64) -> Vec<u8> {
-    let desk = desk.map_or("", DeskId::as_str);
-    let mut key = format!("{unit}\0{desk}\0").into_bytes();
-    key.extend_from_slice(&serial.to_be_bytes());
-    key
 }
 
 const SOURCE_KEY: &[u8] = b"counter/source";

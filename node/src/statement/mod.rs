@@ -2,6 +2,7 @@
 
 pub mod catalogue;
 pub mod delegation;
+pub mod enrolment;
 pub mod escalation;
 pub mod header;
 pub mod notice;

@@ -219,7 +219,8 @@ impl Maker {
     /// Finds a unit that came up, and what it took in before the import was cut off.
     fn find(&self, chunk: &mut Chunk, unit: &UnitCode) -> Result<Option<Target>, Error> {
         let target = find_target(self.host.as_ref(), unit, self.mapping.record_type())?;
-        let (Some(mut target), Some(import)) = (target, self.import) else { return Ok(target) };
+        let Some(import) = self.import else { return Ok(target) };
+        let Some(mut target) = target else { return Ok(None) };
         let progress = Handle::current().block_on(target.records.progress())?;
         let is_ours =
             |each: &Progress| each.import == import && each.from_row == self.rows_before;

@@ -1,0 +1,42 @@
+//! Signs delegations.
+//!
+//! Promises nothing about whether a grant holds: `trust` judges what was signed here like what came
+//! from elsewhere.
+
+use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
+
+use crate::{
+    clock::UnixMillis,
+    domain::delegation::Delegation,
+    statement::{
+        Envelope,
+        delegation::encode_body,
+        header::{self, Classification, Header, StatementId, kinds},
+    },
+};
+
+/// Signs `delegation` at `now`: with the root key if it is the root's own, else with a DELEGATION
+/// key of its issuer.
+///
+/// Delegations stand outside the issuer's count of statements: their order is their serial, and
+/// `epoch` and `seq` stay 0.
+pub fn sign(delegation: &Delegation, signer: &Signer, now: UnixMillis) -> Envelope {
+    let header = Header {
+        id: StatementId::generate(now),
+        source: delegation.issuer.clone().unwrap_or_else(|| delegation.unit.clone()),
+        kind: kinds::DELEGATION.to_owned(),
+        subject: delegation.unit.to_string(),
+        time_unix_ms: now,
+        dataschema: String::new(),
+        epoch: 0,
+        seq: 0,
+        purpose: String::new(),
+        classification: Classification::Internal,
+        exercise: false,
+        destination: Some(delegation.unit.clone()),
+        traceparent: String::new(),
+        on_behalf_of: None,
+    };
+    let payload = header::encode(&header, &encode_body(delegation));
+    envelope::sign(STATEMENT_TYPE, payload, &[signer])
+}

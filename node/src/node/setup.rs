@@ -1,0 +1,385 @@
+//! How units come to a host: a root is made, a child joins, before the host runs or while it does.
+
+use std::{
+    fs, io,
+    net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+};
+
+use super::{Error, Host, host};
+use crate::{
+    clock::{Clock, SystemClock, UnixMillis},
+    config::HostConfig,
+    domain::unit::{DeskId, Level, UnitCode},
+    grpc::{enrolment::GrpcDoor, status::chain},
+    identity::{
+        certificates,
+        keys::{DeskKeys, UnitKeys},
+        tls::{ParentPin, UnitTls},
+        token::Token,
+    },
+    services::{
+        enrolments::{
+            Enrolling, Enrolments, Identity, Invite, Joined, Joining, NewRoot,
+        },
+        error::{ErrorKind, ServiceError},
+        host::{Invitation, JoinedUnit, OperationError, Units},
+        imports::{Imports, Targets},
+        unit::Parts,
+    },
+    store::Store,
+};
+
+/// Name of the configuration in a host's directory.
+const CONFIG: &str = "node.toml";
+
+/// Code under which the host keeps what belongs to none of its units. A unit's code never begins
+/// with this, because it would have to begin with a character of its alphabet at its level.
+const HOST_SPACE: &str = "HOST0";
+
+/// What `init` makes.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// Directory of the new host.
+    pub dir: PathBuf,
+    /// Code of the unit at the top.
+    pub code: UnitCode,
+    /// Its level: a tree may start anywhere.
+    pub level: Level,
+    /// Its title.
+    pub title: String,
+    /// Trust domain, e.g. `boston.example`.
+    pub trust_domain: String,
+    /// Address for children.
+    pub listen: Option<SocketAddr>,
+    /// Addresses that tokens carry; empty: `listen`.
+    pub advertise: Vec<String>,
+}
+
+/// What a host's first join writes into its configuration.
+#[derive(Clone, Debug, Default)]
+pub struct JoinOptions {
+    /// Address for children.
+    pub listen: Option<SocketAddr>,
+    /// Addresses that tokens carry; empty: `listen`.
+    pub advertise: Vec<String>,
+}
+
+/// Where a unit's parent is.
+#[derive(Clone, Debug)]
+pub(super) struct ParentAddress {
+    pub(super) pin: ParentPin,
+    pub(super) addresses: Vec<String>,
+}
+
+/// A unit that can be opened.
+pub(super) struct OpenIdentity {
+    pub(super) parts: Parts,
+    pub(super) tls: UnitTls,
+    pub(super) parent: Option<ParentAddress>,
+    pub(super) certificate_ends_unix_ms: UnixMillis,
+}
+
+/// Makes a host whose first unit is the root of a tree.
+///
+/// # Errors
+///
+/// The directory holds a host, or keys, certificates or store could not be made.
+pub async fn init(options: InitOptions) -> Result<(), Error> {
+    let config = new_config(&options.dir, options.listen, options.advertise)?;
+    let store = host::open_store(&config)?;
+    let root = NewRoot {
+        keys_directory: keys_directory(&config, &options.code),
+        unit: options.code,
+        level: options.level,
+        title: options.title,
+        trust_domain: options.trust_domain,
+        host: config.host.name.clone(),
+        clock: Arc::new(SystemClock),
+    };
+    let joined = root.create().await.map_err(|error| failed(ErrorKind::FailedPrecondition, &error))?;
+    keep(&joined, store.as_ref()).await?;
+    store.close().await?;
+    write_config(&config)
+}
+
+/// Makes a host whose first unit joins the parent that the token names.
+///
+/// # Errors
+///
+/// The directory holds a host, or the join failed; it can be run again with the same token.
+pub async fn join_offline(
+    dir: &Path,
+    token: &str,
+    options: JoinOptions,
+) -> Result<JoinedUnit, Error> {
+    let config = new_config(dir, options.listen, options.advertise)?;
+    let token = parse_token(token)?;
+    let store = host::open_store(&config)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let door = GrpcDoor::new(Arc::clone(&clock));
+    let joined = joining(&config, &token, &door, clock).run().await;
+    let joined = joined.map_err(|error| failed(ErrorKind::Unavailable, &error))?;
+    keep(&joined, store.as_ref()).await?;
+    store.close().await?;
+    write_config(&config)?;
+    Ok(joined_unit(&joined, &token))
+}
+
+fn joining<'a>(
+    config: &'a HostConfig,
+    token: &'a Token,
+    door: &'a GrpcDoor,
+    clock: Arc<dyn Clock>,
+) -> JoinRun<'a> {
+    JoinRun { keys: keys_directory(config, &token.unit), config, token, door, clock }
+}
+
+/// A join with the directory of its keys.
+struct JoinRun<'a> {
+    keys: PathBuf,
+    config: &'a HostConfig,
+    token: &'a Token,
+    door: &'a GrpcDoor,
+    clock: Arc<dyn Clock>,
+}
+
+impl JoinRun<'_> {
+    fn joining(&self) -> Joining<'_> {
+        Joining {
+            token: self.token,
+            keys_directory: &self.keys,
+            host: &self.config.host.name,
+            door: self.door,
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    async fn run(&self) -> Result<Joined, crate::services::enrolments::JoinError> {
+        self.joining().run().await
+    }
+
+    async fn dry_run(&self) -> Result<(), crate::services::enrolments::JoinError> {
+        self.joining().dry_run().await.map(|_| ())
+    }
+}
+
+fn new_config(
+    dir: &Path,
+    listen: Option<SocketAddr>,
+    advertise: Vec<String>,
+) -> Result<HostConfig, Error> {
+    if dir.join(CONFIG).exists() {
+        return Err(Error::HostExists(dir.to_owned()));
+    }
+    private_directory(dir)?;
+    let mut config = HostConfig::default_for(dir);
+    config.link.listen = listen;
+    config.link.advertise = advertise;
+    Ok(config)
+}
+
+/// Written last: a directory with a configuration is a host.
+fn write_config(config: &HostConfig) -> Result<(), Error> {
+    let path = config.directory.join(CONFIG);
+    fs::write(&path, config.to_toml())
+        .map_err(|source| Error::File { action: "write", path, source })
+}
+
+/// Makes a directory that only its owner can enter.
+pub(super) fn private_directory(path: &Path) -> Result<(), Error> {
+    match fs::DirBuilder::new().recursive(true).mode(0o700).create(path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::File { action: "make the directory", path: path.to_owned(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Directory of a unit's keys.
+pub(super) fn keys_directory(config: &HostConfig, unit: &UnitCode) -> PathBuf {
+    config.data_dir().join("keys").join(unit.as_str())
+}
+
+fn failed(kind: ErrorKind, error: &dyn std::error::Error) -> OperationError {
+    OperationError { kind, text: chain(error) }
+}
+
+fn parse_token(text: &str) -> Result<Token, OperationError> {
+    text.trim().parse().map_err(|error| failed(ErrorKind::InvalidArgument, &error))
+}
+
+async fn keep(joined: &Joined, store: &dyn Store) -> Result<(), OperationError> {
+    let kept = joined.identity.persist(store).await;
+    kept.map_err(|error| failed(ErrorKind::FailedPrecondition, &error))
+}
+
+fn joined_unit(joined: &Joined, token: &Token) -> JoinedUnit {
+    JoinedUnit {
+        unit: joined.identity.unit.clone(),
+        title: joined.identity.title.clone(),
+        parent: token.parent.clone(),
+        level: joined.identity.level,
+        clock_skew_ms: joined.clock_skew_ms,
+        delegation_ends_unix_ms: joined.delegation_ends_unix_ms,
+    }
+}
+
+/// Imports of the host, spooled in its data directory.
+pub(super) fn imports(
+    config: &HostConfig,
+    store: &Arc<dyn Store>,
+    units: &Arc<Units>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<Imports>, Error> {
+    let directory = config.data_dir().join("imports");
+    private_directory(&directory)?;
+    let host = HOST_SPACE.parse().expect("invariant: the host's space is a code");
+    let targets: Arc<dyn Targets> = Arc::<Units>::clone(units);
+    let imports = Imports::new(Arc::clone(store), host, directory, targets, Arc::clone(clock));
+    Ok(Arc::new(imports))
+}
+
+/// Loads every unit of the store, parents before children.
+pub(super) async fn load_identities(
+    config: &HostConfig,
+    store: &dyn Store,
+) -> Result<Vec<OpenIdentity>, Error> {
+    let mut identities = Vec::new();
+    for unit in store.units().await? {
+        let failed = |error: &dyn std::error::Error| Error::Unit {
+            unit: unit.clone(),
+            reason: chain(error),
+        };
+        let Some(identity) =
+            Identity::load(store, &unit).await.map_err(|error| failed(&error))?
+        else {
+            continue;
+        };
+        identities.push(open(config, store, identity).await?);
+    }
+    identities.sort_by_key(|identity| identity.parts.level);
+    Ok(identities)
+}
+
+async fn open(
+    config: &HostConfig,
+    store: &dyn Store,
+    identity: Identity,
+) -> Result<OpenIdentity, Error> {
+    let unit = identity.unit.clone();
+    let failed =
+        |error: &dyn std::error::Error| Error::Unit { unit: unit.clone(), reason: chain(error) };
+    let directory = keys_directory(config, &unit);
+    let keys = UnitKeys::load(&directory).map_err(|error| failed(&error))?;
+    let trust = identity.load_trust(store).await.map_err(|error| failed(&error))?;
+    let tls = identity.tls(&keys);
+    let shown = identity.client_certificate.as_ref().unwrap_or(&identity.server_certificate);
+    let certified = certificates::read(shown).map_err(|error| failed(&error))?;
+    let desks: Vec<DeskId> = trust
+        .subtree(&unit)
+        .iter()
+        .filter(|known| known.delegation.unit == unit)
+        .filter_map(|known| known.delegation.desk.clone())
+        .collect();
+    let mut signers = std::collections::BTreeMap::new();
+    for desk in desks {
+        let keys = DeskKeys::load(&directory.join("desks").join(desk.as_str()));
+        signers.insert(desk, keys.map_err(|error| failed(&error))?.statement);
+    }
+    let parent = identity.parent.as_ref().zip(identity.pin()).map(|(parent, pin)| ParentAddress {
+        pin,
+        addresses: parent.addresses.clone(),
+    });
+    Ok(OpenIdentity {
+        parts: Parts {
+            code: unit,
+            level: identity.level,
+            parent: identity.parent.as_ref().map(|parent| parent.unit.clone()),
+            trust_domain: identity.trust_domain.clone(),
+            keys,
+            desks: signers,
+            trust,
+        },
+        tls,
+        parent,
+        certificate_ends_unix_ms: certified.not_after_unix_ms,
+    })
+}
+
+/// Joins a unit of a running host and serves it.
+pub(super) async fn join(
+    host: &Host,
+    token: &str,
+    dry_run: bool,
+) -> Result<JoinedUnit, OperationError> {
+    let token = parse_token(token)?;
+    let door = GrpcDoor::new(Arc::clone(&host.clock));
+    let run = joining(&host.config, &token, &door, Arc::clone(&host.clock));
+    let unavailable = |error| failed(ErrorKind::FailedPrecondition, &error);
+    if dry_run {
+        run.dry_run().await.map_err(unavailable)?;
+        return Ok(JoinedUnit {
+            unit: token.unit.clone(),
+            title: token.title.clone(),
+            parent: token.parent.clone(),
+            level: token.level,
+            clock_skew_ms: 0,
+            delegation_ends_unix_ms: 0,
+        });
+    }
+    if host.units().get(&token.unit).is_some() {
+        let text = format!("unit {} has joined already and is served by this host", token.unit);
+        return Err(OperationError { kind: ErrorKind::AlreadyExists, text });
+    }
+    let joined = run.run().await.map_err(unavailable)?;
+    keep(&joined, host.store.as_ref()).await?;
+    let unit = joined_unit(&joined, &token);
+    let identity = open(&host.config, host.store.as_ref(), joined.identity).await;
+    let opened = match identity {
+        Ok(identity) => host.open_unit(identity).await,
+        Err(error) => Err(error),
+    };
+    opened.map_err(|error| failed(ErrorKind::Internal, &error))?;
+    Ok(unit)
+}
+
+/// Makes a token for a child of a hosted unit.
+pub(super) async fn invite(
+    host: &Host,
+    unit: &UnitCode,
+    child: &UnitCode,
+    level: Level,
+    title: &str,
+    valid_for_ms: i64,
+) -> Result<Invitation, OperationError> {
+    let enrolments = host.enrolments(unit).ok_or_else(|| OperationError {
+        kind: ErrorKind::NotFound,
+        text: crate::services::host::NotHosted(unit.clone()).to_string(),
+    })?;
+    let invite = Invite {
+        child: child.clone(),
+        level,
+        title: title.to_owned(),
+        valid_for_ms: Some(valid_for_ms).filter(|valid| *valid != 0),
+        addresses: host.advertised(),
+    };
+    let invited = enrolments.invite(invite).await;
+    let invited =
+        invited.map_err(|error| OperationError { kind: error.kind(), text: chain(&error) })?;
+    Ok(Invitation {
+        token: invited.token.to_text().to_string(),
+        expires_unix_ms: invited.expires_unix_ms,
+    })
+}
+
+/// Finds the enrolments of a host that is put together after its links.
+pub(super) struct HostEnrolments(pub(super) Weak<Host>);
+
+impl Enrolling for HostEnrolments {
+    fn enrolments(&self, unit: &UnitCode) -> Option<Arc<Enrolments>> {
+        self.0.upgrade()?.enrolments(unit)
+    }
+}

@@ -1,0 +1,428 @@
+//! The child's side of joining, and the making of a root.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use lianxi_proto::{envelope::Signer, types::v1::Envelope};
+use tokio::task::spawn_blocking;
+
+use crate::{
+    clock::{Clock, UnixMillis},
+    domain::{
+        delegation::{Delegation, PublicKey},
+        unit::{Level, UnitCode},
+    },
+    identity::{
+        certificates::{self, sha256},
+        issue,
+        keys::{self, RootKey, UnitKeys},
+        tls::{self, ConnectError, ParentPin, Purpose, UnitTls},
+        token::Token,
+        trust::{self, Trust},
+    },
+    services::enrolments::{
+        Reserved,
+        identity::{Identity, Parent},
+    },
+    statement::{delegation, enrolment::Application, header::Malformed},
+};
+
+/// How long the root's own delegation is good for.
+const ROOT_LIFETIME_MS: i64 = 10 * 365 * 24 * 60 * 60 * 1000;
+
+/// The two calls to a parent that a joining child makes. Implemented by `grpc`.
+#[async_trait]
+pub trait Door: Send + Sync {
+    /// Calls `Reserve` without a client certificate.
+    async fn reserve(
+        &self,
+        address: &str,
+        pin: &ParentPin,
+        application: &Application,
+        signer: &Signer,
+    ) -> Result<Reserved, DoorError>;
+
+    /// Calls `Confirm` with the certificate that `Reserve` brought.
+    async fn confirm(
+        &self,
+        address: &str,
+        pin: &ParentPin,
+        client: &UnitTls,
+        token_id: [u8; 16],
+    ) -> Result<Vec<Envelope>, DoorError>;
+}
+
+/// In which way the parent said no.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Refused {
+    /// No such token.
+    UnknownToken,
+    /// Expired, spent or reserved.
+    Precondition,
+    /// Malformed, or another unit's.
+    Invalid,
+    /// The certificate is another unit's.
+    Denied,
+    /// The parent failed.
+    Failed,
+}
+
+/// Why a call to the parent brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum DoorError {
+    /// The parent was not reached, or is not the parent.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The parent said no; its words hold the remedy.
+    #[error("{message}")]
+    Refused {
+        /// In which way.
+        refused: Refused,
+        /// The parent's words.
+        message: String,
+    },
+    /// The connection broke; the step may have been done, and can be repeated.
+    #[error("the connection to the parent broke: {0}; run the join again")]
+    Broken(String),
+    /// The answer lacks something.
+    #[error("the parent's answer is malformed at {0}")]
+    Answer(#[from] Malformed),
+}
+
+/// Why a unit did not join or was not made. Whatever was kept serves the next try.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// None of the token's addresses led to the parent; the last reason.
+    #[error("{parent} was not reached: {source}")]
+    NotReached {
+        /// The parent.
+        parent: UnitCode,
+        /// Reason at the last address.
+        #[source]
+        source: ConnectError,
+    },
+    /// The token names no address.
+    #[error("the token names no address; ask the parent for a new one")]
+    NoAddress,
+    /// The token is over by this host's clock.
+    #[error("the token expired {ago_ms} ms ago by this host's clock; ask the parent for a new one")]
+    Expired {
+        /// How long ago.
+        ago_ms: i64,
+    },
+    /// A call to the parent brought nothing.
+    #[error("{step}: {source}")]
+    Door {
+        /// `reserve` or `confirm`.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: DoorError,
+    },
+    /// The keys were not made, kept or read.
+    #[error(transparent)]
+    Keys(#[from] keys::Error),
+    /// The parent's answer is not what the token promised.
+    #[error("the parent's answer does not fit the token: {0}; ask for a new token")]
+    Mismatch(&'static str),
+    /// The parent's delegations do not hold.
+    #[error("the delegations from the parent do not hold: {0}")]
+    Trust(#[from] trust::Error),
+    /// A certificate was not made or read.
+    #[error("no certificate: {0}")]
+    Certificate(#[from] certificates::Error),
+    /// A field of the new root is not what it should be.
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    /// The process is ending.
+    #[error("the work on the key files was cut off; run the command again")]
+    CutOff,
+}
+
+/// A unit that has joined, or a root that was made: all that is to be kept and served.
+pub struct Joined {
+    /// To be kept with [`Identity::persist`].
+    pub identity: Identity,
+    /// Its keys, already on disk.
+    pub keys: UnitKeys,
+    /// What it shows in TLS.
+    pub tls: UnitTls,
+    /// What it believes so far.
+    pub trust: Trust,
+    /// This host's clock minus the parent's; 0 at the root.
+    pub clock_skew_ms: i64,
+    /// When its delegation ends.
+    pub delegation_ends_unix_ms: UnixMillis,
+}
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Joined").field("unit", &self.identity.unit).finish_non_exhaustive()
+    }
+}
+
+/// An address of the token at which the very parent was found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Reached {
+    /// The address.
+    pub address: String,
+    /// How the parent is recognised there.
+    pub pin: ParentPin,
+}
+
+/// Finds the parent at one of the token's addresses and checks its CA by hash. Sends nothing and
+/// keeps nothing: this is the dry run of a join, and its first step.
+///
+/// # Errors
+///
+/// [`JoinError::NoAddress`], [`JoinError::NotReached`].
+pub async fn reach(token: &Token, clock: Arc<dyn Clock>) -> Result<Reached, JoinError> {
+    let pin = ParentPin {
+        unit: token.parent.clone(),
+        trust_domain: Some(token.trust_domain.clone()),
+        ca_sha256: token.ca_sha256,
+    };
+    let mut last = JoinError::NoAddress;
+    for address in &token.addresses {
+        match tls::connect(address, &pin, Purpose::Enrol, None, Arc::clone(&clock)).await {
+            Ok(_) => return Ok(Reached { address: address.clone(), pin }),
+            Err(source) => last = JoinError::NotReached { parent: token.parent.clone(), source },
+        }
+    }
+    Err(last)
+}
+
+/// A join that is to be done.
+pub struct Joining<'a> {
+    /// The invitation.
+    pub token: &'a Token,
+    /// Directory of the unit's keys.
+    pub keys_directory: &'a Path,
+    /// Name of this host; empty: not stated.
+    pub host: &'a str,
+    /// How the parent is called.
+    pub door: &'a dyn Door,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Joining<'_> {
+    /// Checks the token and the parent, and keeps nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`reach`], and [`JoinError::Expired`].
+    pub async fn dry_run(&self) -> Result<Reached, JoinError> {
+        let ago_ms = self.clock.now_unix_ms().saturating_sub(self.token.expires_unix_ms);
+        if ago_ms >= 0 {
+            return Err(JoinError::Expired { ago_ms });
+        }
+        reach(self.token, Arc::clone(&self.clock)).await
+    }
+
+    /// Joins. Cut off anywhere, it can be run again with the same token: it goes on with the keys
+    /// that it made, and the parent repeats its answers to them.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`].
+    pub async fn run(self) -> Result<Joined, JoinError> {
+        let token = self.token;
+        let reached = reach(token, Arc::clone(&self.clock)).await?;
+        let now = self.clock.now_unix_ms();
+        let keys = self.keys(now).await?;
+        let application = Application {
+            token_id: token.id,
+            secret: token.secret.clone(),
+            unit: token.unit.clone(),
+            level: token.level,
+            keys: keys.public_keys(),
+            ca_sha256: keys.ca_sha256(),
+            certificate_request: certificates::request(&keys.tls)?,
+            host: self.host.to_owned(),
+            clock_unix_ms: now,
+        };
+        let Reached { address, pin } = &reached;
+        let failed = |step| move |source| JoinError::Door { step, source };
+        let reserved = self.door.reserve(address, pin, &application, &keys.statement).await;
+        let reserved = reserved.map_err(failed("reserve"))?;
+        let clock_skew_ms = now.saturating_sub(reserved.clock_unix_ms);
+        check_certificate(token, &application, &reserved)?;
+        let certificate = Some(reserved.certificate);
+        let tls = UnitTls::new(&token.unit, &token.trust_domain, &keys, certificate, now)?;
+        let chain = self.door.confirm(address, pin, &tls, token.id).await;
+        let chain = chain.map_err(failed("confirm"))?;
+        let (trust, own) = check_chain(token, &keys, &chain, self.clock.now_unix_ms())?;
+        let identity = identity(token, &tls, chain, &own);
+        let delegation_ends_unix_ms = own.not_after_unix_ms;
+        Ok(Joined { identity, keys, tls, trust, clock_skew_ms, delegation_ends_unix_ms })
+    }
+
+    async fn keys(&self, now: UnixMillis) -> Result<UnitKeys, JoinError> {
+        let directory = self.keys_directory.to_owned();
+        let (unit, domain) = (self.token.unit.clone(), self.token.trust_domain.clone());
+        unit_keys(directory, unit, domain, now).await
+    }
+}
+
+async fn unit_keys(
+    directory: PathBuf,
+    unit: UnitCode,
+    trust_domain: String,
+    now: UnixMillis,
+) -> Result<UnitKeys, JoinError> {
+    let work = move || UnitKeys::load_or_generate(&directory, &unit, &trust_domain, now);
+    Ok(spawn_blocking(work).await.map_err(|_| JoinError::CutOff)??)
+}
+
+fn identity(token: &Token, tls: &UnitTls, chain: Vec<Envelope>, own: &Delegation) -> Identity {
+    Identity {
+        unit: token.unit.clone(),
+        level: token.level,
+        title: own.title.clone(),
+        trust_domain: token.trust_domain.clone(),
+        root_public_key: token.root_public_key,
+        parent: Some(Parent {
+            unit: token.parent.clone(),
+            addresses: token.addresses.clone(),
+            ca_sha256: token.ca_sha256,
+        }),
+        chain,
+        ca_certificate: tls.ca_certificate.clone(),
+        server_certificate: tls.server_certificate.clone(),
+        client_certificate: tls.client_certificate.clone(),
+    }
+}
+
+/// The certificate names this unit and its key, and the CA is the one that was pinned.
+fn check_certificate(
+    token: &Token,
+    application: &Application,
+    reserved: &Reserved,
+) -> Result<(), JoinError> {
+    let certified = certificates::read(&reserved.certificate)?;
+    if certified.unit != token.unit || certified.trust_domain != token.trust_domain {
+        return Err(JoinError::Mismatch("the certificate names another unit"));
+    }
+    let key = certificates::request_key_sha256(&application.certificate_request)?;
+    if certified.key_sha256 != key {
+        return Err(JoinError::Mismatch("the certificate is for another key"));
+    }
+    if sha256(&reserved.ca_certificate) != token.ca_sha256 {
+        return Err(JoinError::Mismatch("the CA is another one"));
+    }
+    Ok(())
+}
+
+/// The chain leads from the token's root key over the token's parent to exactly this unit.
+fn check_chain(
+    token: &Token,
+    keys: &UnitKeys,
+    chain: &[Envelope],
+    now: UnixMillis,
+) -> Result<(Trust, Delegation), JoinError> {
+    let mut trust = Trust::new(token.trust_domain.clone(), token.root_public_key)?;
+    for envelope in chain {
+        trust.add(envelope, now)?;
+    }
+    let mismatch = |what| move || JoinError::Mismatch(what);
+    let own = trust.delegation(&token.unit, None);
+    let own = own.ok_or_else(mismatch("the chain does not reach this unit"))?.delegation.clone();
+    let parent = trust.delegation(&token.parent, None);
+    let parent = parent.ok_or_else(mismatch("the chain does not hold the parent"))?;
+    let checks = [
+        (own.issuer.as_ref() == Some(&token.parent), "another unit granted the delegation"),
+        (own.level == token.level, "the delegation is for another level"),
+        (same_keys(&own.keys, &keys.public_keys()), "the delegation names other keys"),
+        (own.ca_sha256 == Some(keys.ca_sha256()), "the delegation names another CA of this unit"),
+        (parent.delegation.ca_sha256 == Some(token.ca_sha256), "the parent's CA is another one"),
+        (trust.all().count() == trust.chain(&token.unit).len(), "the chain holds strangers"),
+    ];
+    if let Some((_, what)) = checks.into_iter().find(|(holds, _)| !holds) {
+        return Err(JoinError::Mismatch(what));
+    }
+    Ok((trust, own))
+}
+
+fn same_keys(one: &[PublicKey], other: &[PublicKey]) -> bool {
+    one.len() == other.len() && one.iter().all(|key| other.contains(key))
+}
+
+/// A root that is to be made.
+#[derive(Clone)]
+pub struct NewRoot {
+    /// The unit at the top.
+    pub unit: UnitCode,
+    /// Its level: a tree may start anywhere.
+    pub level: Level,
+    /// Its title.
+    pub title: String,
+    /// Trust domain, e.g. `boston.example`.
+    pub trust_domain: String,
+    /// Name of its host; empty: not stated.
+    pub host: String,
+    /// Directory of the unit's keys; the root key lies beside them, until it is moved to a safe.
+    pub keys_directory: PathBuf,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl NewRoot {
+    /// Makes the root key, the unit's keys and CA, its own delegation and its server certificate.
+    /// Cut off, it can be run again and goes on with the keys that it made.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError::Malformed`], [`JoinError::Keys`], [`JoinError::Certificate`],
+    /// [`JoinError::Trust`].
+    pub async fn create(self) -> Result<Joined, JoinError> {
+        delegation::check_trust_domain("trust_domain", &self.trust_domain)?;
+        let now = self.clock.now_unix_ms();
+        let directory = self.keys_directory.clone();
+        let root = spawn_blocking(move || RootKey::load_or_generate(&directory));
+        let RootKey(root) = root.await.map_err(|_| JoinError::CutOff)??;
+        let (unit, domain) = (self.unit.clone(), self.trust_domain.clone());
+        let keys = unit_keys(self.keys_directory.clone(), unit, domain, now).await?;
+        let own = self.own_delegation(&keys, now)?;
+        let envelope = issue::sign(&own, &root, now);
+        let mut trust = Trust::new(self.trust_domain.clone(), root.public_key())?;
+        trust.add(&envelope, now)?;
+        let tls = UnitTls::new(&self.unit, &self.trust_domain, &keys, None, now)?;
+        let identity = Identity {
+            unit: self.unit,
+            level: self.level,
+            title: self.title,
+            trust_domain: self.trust_domain,
+            root_public_key: root.public_key(),
+            parent: None,
+            chain: vec![envelope],
+            ca_certificate: tls.ca_certificate.clone(),
+            server_certificate: tls.server_certificate.clone(),
+            client_certificate: None,
+        };
+        let delegation_ends_unix_ms = own.not_after_unix_ms;
+        Ok(Joined { identity, keys, tls, trust, clock_skew_ms: 0, delegation_ends_unix_ms })
+    }
+
+    fn own_delegation(&self, keys: &UnitKeys, now: UnixMillis) -> Result<Delegation, Malformed> {
+        Ok(Delegation {
+            trust_domain: self.trust_domain.clone(),
+            unit: self.unit.clone(),
+            level: self.level,
+            issuer: None,
+            not_before_unix_ms: now,
+            not_after_unix_ms: now.saturating_add(ROOT_LIFETIME_MS),
+            keys: keys.public_keys(),
+            ca_sha256: Some(keys.ca_sha256()),
+            host: delegation::text("host", self.host.clone())?,
+            desk: None,
+            line: String::new(),
+            title: delegation::text("title", self.title.clone())?,
+            serial: u64::try_from(now).unwrap_or_default(),
+        })
+    }
+}

@@ -1,0 +1,281 @@
+//! Who a hosted unit is, as its store keeps it: `Meta` row `identity` and rows of `Delegations`.
+
+use lianxi_proto::types::v1::Envelope;
+use prost::Message as _;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::unit::{Level, UnitCode},
+    identity::{
+        keys::UnitKeys,
+        tls::{ParentPin, UnitTls},
+        trust::{self, Known, Trust},
+    },
+    services::enrolments::rows::{hex_array, hex_bytes},
+    store::{self, Batch, Store, Table},
+};
+
+/// Key of the row in [`Table::Meta`].
+const KEY: &[u8] = b"identity";
+
+/// Version of the rows.
+const VERSION: u8 = 1;
+
+/// Why an identity was not read or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The row was written by a later version, or is damaged.
+    #[error(
+        "the identity of {0} in the store cannot be read; use a newer program or restore a backup"
+    )]
+    Unreadable(UnitCode),
+    /// The store holds the unit under another parent or root.
+    #[error(
+        "{unit} is in this host's store already, under {parent}; remove that first or use another data directory"
+    )]
+    Other {
+        /// The unit.
+        unit: UnitCode,
+        /// Its parent there.
+        parent: String,
+    },
+    /// Stored delegations do not form a chain.
+    #[error("a stored delegation does not hold: {0}")]
+    Trust(#[from] trust::Error),
+    /// The store failed; nothing was kept.
+    #[error("cannot keep or read the unit's identity")]
+    Store(#[from] store::Error),
+}
+
+/// How a unit reaches its parent.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The parent.
+    pub unit: UnitCode,
+    /// Its addresses, `host:port`, to be tried in this order.
+    pub addresses: Vec<String>,
+    /// SHA-256 of its CA certificate.
+    #[serde(with = "hex_array")]
+    pub ca_sha256: [u8; 32],
+}
+
+/// Who a unit is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Identity {
+    /// The unit.
+    pub unit: UnitCode,
+    /// Its level.
+    pub level: Level,
+    /// Its title.
+    pub title: String,
+    /// Trust domain of its city.
+    pub trust_domain: String,
+    /// Public root key of its city.
+    pub root_public_key: [u8; 32],
+    /// `None` at the root.
+    pub parent: Option<Parent>,
+    /// Delegations from the root's own down to the unit's, as they were when it joined.
+    pub chain: Vec<Envelope>,
+    /// Certificate of its CA.
+    pub ca_certificate: CertificateDer<'static>,
+    /// Certificate for its children.
+    pub server_certificate: CertificateDer<'static>,
+    /// Certificate for its parent; `None` at the root.
+    pub client_certificate: Option<CertificateDer<'static>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    unit: UnitCode,
+    level: Level,
+    title: String,
+    trust_domain: String,
+    #[serde(with = "hex_array")]
+    root_public_key: [u8; 32],
+    parent: Option<Parent>,
+    chain: Vec<Hex>,
+    ca_certificate: Hex,
+    server_certificate: Hex,
+    client_certificate: Option<Hex>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Hex(#[serde(with = "hex_bytes")] Vec<u8>);
+
+impl Identity {
+    /// Stored form.
+    pub fn encode(&self) -> Vec<u8> {
+        let row = Row {
+            unit: self.unit.clone(),
+            level: self.level,
+            title: self.title.clone(),
+            trust_domain: self.trust_domain.clone(),
+            root_public_key: self.root_public_key,
+            parent: self.parent.clone(),
+            chain: self.chain.iter().map(|envelope| Hex(envelope.encode_to_vec())).collect(),
+            ca_certificate: Hex(self.ca_certificate.to_vec()),
+            server_certificate: Hex(self.server_certificate.to_vec()),
+            client_certificate: self.client_certificate.as_ref().map(|der| Hex(der.to_vec())),
+        };
+        let mut bytes = vec![VERSION];
+        serde_json::to_writer(&mut bytes, &row).expect("invariant: an identity is plain data");
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let [VERSION, json @ ..] = bytes else { return None };
+        let row: Row = serde_json::from_slice(json).ok()?;
+        let chain = row.chain.iter().map(|Hex(bytes)| Envelope::decode(bytes.as_slice()));
+        Some(Self {
+            unit: row.unit,
+            level: row.level,
+            title: row.title,
+            trust_domain: row.trust_domain,
+            root_public_key: row.root_public_key,
+            parent: row.parent,
+            chain: chain.collect::<Result<_, _>>().ok()?,
+            ca_certificate: row.ca_certificate.0.into(),
+            server_certificate: row.server_certificate.0.into(),
+            client_certificate: row.client_certificate.map(|Hex(bytes)| bytes.into()),
+        })
+    }
+
+    /// Reads who `unit` is; `None` if it has not joined here.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Unreadable`], [`IdentityError::Store`].
+    pub async fn load(store: &dyn Store, unit: &UnitCode) -> Result<Option<Self>, IdentityError> {
+        let Some(row) = store.get(unit, Table::Meta, KEY).await? else { return Ok(None) };
+        match Self::decode(&row) {
+            Some(identity) if identity.unit == *unit => Ok(Some(identity)),
+            _ => Err(IdentityError::Unreadable(unit.clone())),
+        }
+    }
+
+    /// Keeps the identity and the delegations of its chain, in one commit. Repeating changes nothing
+    /// but certificates; an identity under another parent or root is never replaced.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Other`], [`IdentityError::Trust`], [`IdentityError::Store`].
+    pub async fn persist(&self, store: &dyn Store) -> Result<(), IdentityError> {
+        let stored = store.get(&self.unit, Table::Meta, KEY).await?;
+        let mut batch = Batch::new(&self.unit);
+        match stored {
+            None => batch.require_absent(Table::Meta, KEY),
+            Some(row) => {
+                let known = Self::decode(&row);
+                let known = known.ok_or_else(|| IdentityError::Unreadable(self.unit.clone()))?;
+                if !self.is_same_place(&known) {
+                    let parent = known.parent.map(|parent| parent.unit.to_string());
+                    let parent = parent.unwrap_or_else(|| "no parent".to_owned());
+                    return Err(IdentityError::Other { unit: self.unit.clone(), parent });
+                }
+                batch.require(Table::Meta, KEY, row);
+            }
+        }
+        batch.put(Table::Meta, KEY, self.encode());
+        for known in self.base_trust()?.all() {
+            put_delegation(&mut batch, known);
+        }
+        Ok(store.submit(batch).await?)
+    }
+
+    fn is_same_place(&self, other: &Self) -> bool {
+        let parent = |identity: &Self| identity.parent.as_ref().map(|parent| parent.unit.clone());
+        self.root_public_key == other.root_public_key && parent(self) == parent(other)
+    }
+
+    fn base_trust(&self) -> Result<Trust, IdentityError> {
+        let mut trust = Trust::new(self.trust_domain.clone(), self.root_public_key)?;
+        for envelope in &self.chain {
+            trust.restore(envelope)?;
+        }
+        Ok(trust)
+    }
+
+    /// What the unit believes: its chain and every delegation that it has stored.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Trust`] for a stored delegation that does not hold, [`IdentityError::Store`].
+    pub async fn load_trust(&self, store: &dyn Store) -> Result<Trust, IdentityError> {
+        const PAGE: usize = 256;
+        let mut trust = self.base_trust()?;
+        let mut waiting = Vec::new();
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let page =
+                store.scan(&self.unit, Table::Delegations, b"", after.as_deref(), PAGE).await?;
+            let last = page.len() < PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            for (_, value) in page {
+                let envelope = decode_delegation(&value);
+                waiting.push(envelope.ok_or_else(|| IdentityError::Unreadable(self.unit.clone()))?);
+            }
+            if last {
+                break;
+            }
+        }
+        // Rows are in the order of codes, which says nothing of who issued whom: repeat until no
+        // more of them find their issuer.
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            let mut refused = None;
+            waiting.retain(|envelope| match trust.restore(envelope) {
+                Ok(_) => false,
+                Err(error) => {
+                    refused = Some(error);
+                    true
+                }
+            });
+            if let Some(error) = refused.filter(|_| waiting.len() == before) {
+                return Err(error.into());
+            }
+        }
+        Ok(trust)
+    }
+
+    /// How to recognise the parent; `None` at the root.
+    pub fn pin(&self) -> Option<ParentPin> {
+        self.parent.as_ref().map(|parent| ParentPin {
+            unit: parent.unit.clone(),
+            trust_domain: Some(self.trust_domain.clone()),
+            ca_sha256: parent.ca_sha256,
+        })
+    }
+
+    /// What the unit shows in TLS.
+    pub fn tls(&self, keys: &UnitKeys) -> UnitTls {
+        UnitTls::restore(
+            &self.unit,
+            &self.trust_domain,
+            keys,
+            self.server_certificate.clone(),
+            self.client_certificate.clone(),
+        )
+    }
+}
+
+/// Puts a delegation that holds into [`Table::Delegations`] of the batch's unit. Key: unit, zero
+/// byte, desk or nothing, zero byte, serial (big-endian). Value: version, envelope.
+pub fn put_delegation(batch: &mut Batch, known: &Known) {
+    let delegation = &known.delegation;
+    let mut key = delegation.unit.as_str().as_bytes().to_vec();
+    key.push(0);
+    key.extend_from_slice(delegation.desk.as_ref().map_or("", |desk| desk.as_str()).as_bytes());
+    key.push(0);
+    key.extend_from_slice(&delegation.serial.to_be_bytes());
+    let mut value = vec![VERSION];
+    known.envelope.encode(&mut value).expect("invariant: a Vec grows");
+    batch.put(Table::Delegations, key, value);
+}
+
+fn decode_delegation(value: &[u8]) -> Option<Envelope> {
+    match value {
+        [VERSION, envelope @ ..] => Envelope::decode(envelope).ok(),
+        _ => None,
+    }
+}
