@@ -254,7 +254,7 @@ impl Federation {
 
 /// The kit's mapping as the node takes it.
 pub fn mapping_json() -> Vec<u8> {
-    lianxi_node::domain::mapping::Mapping::from_toml(MAPPING, |_| unreachable!("no look-up files"))
+    lianxi_node::domain::mapping::Mapping::from_toml(MAPPING, |_| Err::<String, _>("no look-up files"))
         .unwrap()
         .to_json()
 }
