@@ -4,6 +4,8 @@
 //! After a deliberate change of the format, write them anew and read the difference:
 //! `cargo test -p lianxi-tests --test vectors -- --ignored write_vectors`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot read its input has to fail")]
+
 mod vectors_made;
 
 use std::{

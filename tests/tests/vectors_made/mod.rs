@@ -2,6 +2,7 @@
 
 use lianxi_proto::{
     cells,
+    enrolment::v1::ReserveRequest,
     envelope::{self, STATEMENT_TYPE, Signer},
     types::v1::{
         Cell, Classification, Component, Coverage, Delegation, DistinctComponent, Envelope,
@@ -23,6 +24,9 @@ const SEEDS: [&str; 3] = [
 /// `hello world`, with R of small order: the plain equation holds, strict verification refuses.
 const LAX_SIGNATURE: &str = "0100000000000000000000000000000000000000000000000000000000000000\
                              41a25b36e324945f6ea1b0edae1e36ed8df483ae67d2136fa8f9b64b65e4b00b";
+
+/// Payload type of a reservation's proof.
+const RESERVE_TYPE: &str = "application/vnd.lianxi.reserve.v1+protobuf";
 
 /// Order of the group (RFC 8032 §5.1), little-endian.
 const ORDER: &str = "edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010";
@@ -82,9 +86,9 @@ fn envelope_cases(signers: &[Signer]) -> Vec<Value> {
         plain("payload that looks like an encoding", b"DSSEv1 1 a 1 b\n\0 DSSEv1 0  0 "),
         typed("DSSE's own example", "http://example.com/HelloWorld", b"hello world"),
         typed("unicode type, its length in bytes", "application/联席", b"x"),
-        typed("reservation", "application/vnd.lianxi.reserve.v1+protobuf", b"x"),
         case("three signatures", STATEMENT_TYPE, b"minutes".to_vec(), &[three, one, two]),
-        case("root's own delegation", STATEMENT_TYPE, delegation(one, two), &[one]),
+        case("root's own delegation", STATEMENT_TYPE, delegation(two, three), &[one]),
+        case("reservation", RESERVE_TYPE, reservation(one, two), &[one]),
         statement_case(three),
     ]
 }
@@ -163,12 +167,16 @@ fn statement_case(signer: &Signer) -> Value {
     case
 }
 
-fn delegation(root: &Signer, unit: &Signer) -> Vec<u8> {
-    let key = |signer: &Signer, key_use: KeyUse| Key {
+fn key(signer: &Signer, key_use: KeyUse) -> Key {
+    Key {
         suite: Suite::Ed25519.into(),
         public_key: signer.public_key().to_vec(),
         r#use: key_use.into(),
-    };
+    }
+}
+
+/// The root key signs it and is none of the keys in it.
+fn delegation(statements: &Signer, delegations: &Signer) -> Vec<u8> {
     let delegation = Delegation {
         trust_domain: "boston.example".to_owned(),
         unit: "BOS".to_owned(),
@@ -176,7 +184,7 @@ fn delegation(root: &Signer, unit: &Signer) -> Vec<u8> {
         issuer: String::new(),
         not_before_unix_ms: TIME_UNIX_MS,
         not_after_unix_ms: TIME_UNIX_MS + 86_400_000,
-        keys: vec![key(unit, KeyUse::Statement), key(root, KeyUse::Delegation)],
+        keys: vec![key(statements, KeyUse::Statement), key(delegations, KeyUse::Delegation)],
         ca_sha256: vec![0xca; 32],
         host: "city-hall".to_owned(),
         title: "波士顿市 Boston".to_owned(),
@@ -186,76 +194,77 @@ fn delegation(root: &Signer, unit: &Signer) -> Vec<u8> {
     statement(header("lianxi.delegation.v1", "BOS", 1), delegation.encode_to_vec())
 }
 
+/// What a child signs to reserve a token: the request without its proof.
+fn reservation(statements: &Signer, delegations: &Signer) -> Vec<u8> {
+    let agreement = Key {
+        suite: Suite::X25519.into(),
+        public_key: vec![9; 32],
+        r#use: KeyUse::Agreement.into(),
+    };
+    let request = ReserveRequest {
+        token_id: vec![1; 16],
+        secret: vec![2; 32],
+        unit: "BOS-01".to_owned(),
+        level: Level::District.into(),
+        keys: vec![
+            key(statements, KeyUse::Statement),
+            key(delegations, KeyUse::Delegation),
+            agreement,
+        ],
+        ca_sha256: vec![0xca; 32],
+        certificate_request: vec![0x30, 0],
+        host: "north-end".to_owned(),
+        proof: Vec::new(),
+        clock_unix_ms: TIME_UNIX_MS,
+    };
+    request.encode_to_vec()
+}
+
 fn refused_envelopes(signers: &[Signer]) -> Vec<Value> {
+    let mut cases = wrong_signers(signers);
+    cases.extend(changed_envelopes(signers));
+    cases
+}
+
+fn wrong_signers(signers: &[Signer]) -> Vec<Value> {
     let [one, two, _] = signers else { panic!("three signers") };
     let stranger = Signer::from_seed(&[0xee; 32]);
-    let signed = |signers: &[&Signer]| envelope::sign(STATEMENT_TYPE, b"x=5".to_vec(), signers);
-    let changed = |change: fn(&mut Envelope)| {
-        let mut envelope = signed(&[one]);
-        change(&mut envelope);
-        envelope
+    let case = |name, reason, signers: &[&Signer]| {
+        let envelope = envelope::sign(STATEMENT_TYPE, b"x=5".to_vec(), signers);
+        refused(name, STATEMENT_TYPE, reason, &envelope)
     };
-    let expected = STATEMENT_TYPE;
     vec![
-        refused(
-            "another type",
-            expected,
-            "payload-type",
-            &changed(|envelope| {
-                envelope.payload_type = "application/json".to_owned();
-            }),
-        ),
-        refused("no signature", expected, "no-signature", &signed(&[])),
-        refused("seventeen signatures", expected, "too-many-signatures", &signed(&[one; 17])),
-        refused("one key twice", expected, "duplicate-key", &signed(&[one, one])),
-        refused(
-            "unknown key beside a known one",
-            expected,
-            "unknown-key",
-            &signed(&[two, &stranger]),
-        ),
-        refused(
-            "key id in capitals",
-            expected,
-            "unknown-key",
-            &changed(|envelope| {
-                envelope.signatures[0].key_id.make_ascii_uppercase();
-            }),
-        ),
-        refused(
-            "changed payload",
-            expected,
-            "bad-signature",
-            &changed(|envelope| {
-                envelope.payload = b"x=6".to_vec().into();
-            }),
-        ),
-        refused(
-            "cut signature",
-            expected,
-            "bad-signature",
-            &changed(|envelope| {
-                envelope.signatures[0].signature.pop();
-            }),
-        ),
-        refused("another key's id", expected, "bad-signature", &claimed(two, one)),
-        refused(
-            "relabelled type",
-            "application/json",
-            "bad-signature",
-            &changed(|envelope| {
-                envelope.payload_type = "application/json".to_owned();
-            }),
-        ),
-        refused(
-            "second form of S",
-            expected,
-            "bad-signature",
-            &changed(|envelope| {
-                add_order(&mut envelope.signatures[0].signature[32..]);
-            }),
-        ),
+        case("no signature", "no-signature", &[]),
+        case("seventeen signatures", "too-many-signatures", &[one; 17]),
+        case("one key twice", "duplicate-key", &[one, one]),
+        case("unknown key beside a known one", "unknown-key", &[two, &stranger]),
+        refused("another key's id", STATEMENT_TYPE, "bad-signature", &claimed(two, one)),
         refused("R of small order", "http://example.com/HelloWorld", "bad-signature", &lax(one)),
+    ]
+}
+
+fn changed_envelopes(signers: &[Signer]) -> Vec<Value> {
+    let case = |name, expected, reason, change: fn(&mut Envelope)| {
+        let mut envelope = envelope::sign(STATEMENT_TYPE, b"x=5".to_vec(), &[&signers[0]]);
+        change(&mut envelope);
+        refused(name, expected, reason, &envelope)
+    };
+    let json: fn(&mut Envelope) = |envelope| envelope.payload_type = "application/json".to_owned();
+    vec![
+        case("another type", STATEMENT_TYPE, "payload-type", json),
+        case("relabelled type", "application/json", "bad-signature", json),
+        case("key id in capitals", STATEMENT_TYPE, "unknown-key", |envelope| {
+            envelope.signatures[0].key_id.make_ascii_uppercase();
+        }),
+        case("changed payload", STATEMENT_TYPE, "bad-signature", |envelope| {
+            envelope.payload = b"x=6".to_vec().into();
+        }),
+        case("cut signature", STATEMENT_TYPE, "bad-signature", |envelope| {
+            envelope.signatures[0].signature.pop();
+        }),
+        case("second form of S", STATEMENT_TYPE, "bad-signature", |envelope| {
+            add_order(&mut envelope.signatures[0].signature[32..]);
+        }),
     ]
 }
 
