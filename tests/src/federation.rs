@@ -254,9 +254,11 @@ impl Federation {
 
 /// The kit's mapping as the node takes it.
 pub fn mapping_json() -> Vec<u8> {
-    lianxi_node::domain::mapping::Mapping::from_toml(MAPPING, |_| Err::<String, _>("no look-up files"))
-        .unwrap()
-        .to_json()
+    lianxi_node::domain::mapping::Mapping::from_toml(MAPPING, |_| {
+        Err::<String, _>("no look-up files")
+    })
+    .unwrap()
+    .to_json()
 }
 
 /// A count of the subtree, or of the unit's own records.

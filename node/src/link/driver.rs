@@ -296,7 +296,7 @@ impl Driver {
                     Done::Fetched(lane, exchange.outgoing(&peer, lane, after, FETCH_LIMIT).await)
                 }),
                 Effect::FetchRoster => {
-                    self.spawn(async move { Done::Roster(exchange.roster().await) });
+                    self.spawn(async move { Done::Roster(exchange.roster(&peer).await) });
                 }
                 Effect::Introduce(delegations) => self.spawn(async move {
                     Done::Introduced(exchange.introduce(&peer, delegations).await)

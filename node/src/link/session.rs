@@ -303,8 +303,9 @@ impl Session {
         for cursor in &greeted.received {
             self.outbound[index(cursor.lane)].begin(Some(*cursor));
         }
+        // What a child needs of the desks above it is little: it is introduced on every stream.
         self.roster.due |=
-            self.role == Role::Child && greeted.roster_sha256 != self.roster.own_sha256;
+            self.role == Role::Parent || greeted.roster_sha256 != self.roster.own_sha256;
         self.state = State::Open;
         self.heard_at = self.now.elapsed;
         self.effects.push_back(Effect::Up { clock_skew_ms: greeted.clock_skew_ms });
@@ -392,9 +393,9 @@ impl Session {
         self.pump();
     }
 
-    /// A delegation of the own subtree is new.
+    /// A delegation is new.
     pub fn roster_changed(&mut self) {
-        if self.role == Role::Child && self.state != State::Closed {
+        if self.state != State::Closed {
             self.roster.due = true;
             self.pump();
         }

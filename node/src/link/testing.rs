@@ -226,7 +226,7 @@ impl Exchange for MemoryExchange {
         self.state().refusal.clone().map_or(Ok(()), Err)
     }
 
-    async fn roster(&self) -> Result<Vec<Envelope>, Error> {
+    async fn roster(&self, _peer: &UnitCode) -> Result<Vec<Envelope>, Error> {
         Ok(self.state().roster.clone())
     }
 

@@ -207,8 +207,10 @@ pub trait Exchange: Send + Sync + 'static {
     /// or a child of it that was not revoked. Rows of the outbox that the peer has are removed.
     async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal>;
 
-    /// Delegations of the own subtree, itself and its desks included, issuers before issued.
-    async fn roster(&self) -> Result<Vec<Envelope>, Error>;
+    /// Delegations that `peer` needs, issuers before issued. The parent: those of the own subtree,
+    /// itself and its desks included. A child: those of the desks of this unit and of the units
+    /// above it, whose steps the child has to verify.
+    async fn roster(&self, peer: &UnitCode) -> Result<Vec<Envelope>, Error>;
 
     /// Takes in delegations that `peer` introduces, durably.
     async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error>;

@@ -222,8 +222,7 @@ impl Maker {
         let Some(import) = self.import else { return Ok(target) };
         let Some(mut target) = target else { return Ok(None) };
         let progress = Handle::current().block_on(target.records.progress())?;
-        let is_ours =
-            |each: &Progress| each.import == import && each.from_row == self.rows_before;
+        let is_ours = |each: &Progress| each.import == import && each.from_row == self.rows_before;
         if let Some(progress) = progress.filter(is_ours) {
             target.done = progress.through_row;
             chunk.carried.insert(unit.clone(), progress);
@@ -266,11 +265,7 @@ fn record_type<'c>(catalogue: &'c Catalogue, name: &str) -> Option<&'c RecordTyp
 }
 
 /// Finds a unit of this host; `None`: it is on another.
-fn find_target(
-    host: &dyn Targets,
-    unit: &UnitCode,
-    name: &str,
-) -> Result<Option<Target>, Error> {
+fn find_target(host: &dyn Targets, unit: &UnitCode, name: &str) -> Result<Option<Target>, Error> {
     let Some(records) = host.records(unit) else { return Ok(None) };
     let catalogue = host.catalogue(unit).ok_or_else(|| Error::NoCatalogue(unit.clone()))?;
     if record_type(&catalogue, name).is_none() {

@@ -171,9 +171,7 @@ impl Drop for Spool {
 /// Writes a small file beside the spool, durably but for the directory.
 pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut file = create(path)?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|error| Error::spool(path, error))
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| Error::spool(path, error))
 }
 
 fn create(path: &Path) -> Result<File, Error> {
