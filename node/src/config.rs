@@ -211,7 +211,7 @@ impl HostConfig {
         let read = |source| Error::Read { path: path.to_owned(), source };
         let text = fs::read_to_string(path).map_err(read)?;
         let absolute = std::path::absolute(path).map_err(read)?;
-        let directory = absolute.parent().unwrap_or(Path::new("/"));
+        let directory = absolute.parent().unwrap_or_else(|| Path::new("/"));
         Self::parse(&text, path, directory)
     }
 

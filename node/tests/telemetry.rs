@@ -2,6 +2,8 @@
 //!
 //! One test, because the subscriber belongs to the process.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::net::SocketAddr;
 
 use lianxi_node::{
@@ -43,7 +45,7 @@ async fn a_collector_and_a_scraper_get_what_happened() {
     assert!(telemetry::init(&config).await.is_err(), "a process has one subscriber");
 
     // A level of the log does not cut off traces.
-    let span = info_span!("notice.receive");
+    let span = info_span!(target: "lianxi_node::services::notices", "notice.receive");
     telemetry::set_parent_from(ELSEWHERE, &span);
     let carried = span.in_scope(telemetry::current_traceparent);
     assert_eq!(carried.get(..35), ELSEWHERE.get(..35));
