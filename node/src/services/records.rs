@@ -82,10 +82,14 @@ pub enum Error {
         needed_bytes: u64,
     },
     /// Figures are kept by month.
-    #[error("figures are kept by month, and {0} is not made of months; name a month, a quarter, a year or months")]
+    #[error(
+        "figures are kept by month, and {0} is not made of months; name a month, a quarter, a year or months"
+    )]
     Period(Period),
     /// One record changes more figures than one commit holds.
-    #[error("one record changes {figures} figures, over the limit of {limit}; declare fewer indicators over its type")]
+    #[error(
+        "one record changes {figures} figures, over the limit of {limit}; declare fewer indicators over its type"
+    )]
     TooManyFigures {
         /// Figures that it changes.
         figures: usize,
@@ -96,13 +100,17 @@ pub enum Error {
     #[error("a figure cannot be computed")]
     Component(#[from] component::Error),
     /// A value is taken out of a figure that does not hold it.
-    #[error("a figure does not hold what is taken out of it; its indicator changed without a new version")]
+    #[error(
+        "a figure does not hold what is taken out of it; its indicator changed without a new version"
+    )]
     Lost,
     /// Stored bytes that were never written.
     #[error("{0} is damaged in the store; bring the store back from a backup")]
     Damaged(String),
     /// Stored bytes of a later program.
-    #[error("{what} has format {found} in the store, which this program does not know; use a newer one")]
+    #[error(
+        "{what} has format {found} in the store, which this program does not know; use a newer one"
+    )]
     Format {
         /// What has it.
         what: String,
@@ -533,7 +541,10 @@ impl Records {
     /// [`Error::Store`], [`Error::Damaged`], [`Error::Format`].
     pub async fn count(&self) -> Result<(u64, u64), Error> {
         let stored = self.store.get(&self.unit, Table::Meta, COUNTERS).await?;
-        let counters = stored.map_or(Ok(Counters::default()), |value| Counters::decode(&value))?;
+        let counters = match &stored {
+            Some(value) => Counters::decode(value)?,
+            None => Counters::default(),
+        };
         Ok((counters.records, counters.bytes))
     }
 
@@ -550,10 +561,8 @@ impl Records {
     ) -> Result<Vec<Kept>, Error> {
         let prefix = stored::record_key(record_type, "");
         let after = after.map(|key| stored::record_key(record_type, key));
-        let page = self
-            .store
-            .scan(&self.unit, Table::Records, &prefix, after.as_deref(), limit)
-            .await?;
+        let page =
+            self.store.scan(&self.unit, Table::Records, &prefix, after.as_deref(), limit).await?;
         page.iter()
             .map(|(key, value)| {
                 let (_, key) = stored::split_record_key(key)?;

@@ -242,10 +242,8 @@ impl Inner {
             let id = job.id;
             tracing::info!(import = id, rows = job.rows, "import goes on");
             let path = self.mapping_file(id);
-            let mapping = blocking(move || {
-                fs::read(&path).map_err(|error| Error::spool(&path, error))
-            })
-            .await;
+            let mapping =
+                blocking(move || fs::read(&path).map_err(|error| Error::spool(&path, error))).await;
             let mapping = mapping.and_then(|json| Ok(Arc::new(Mapping::from_json(&json)?)));
             let result = match mapping {
                 Ok(mapping) => self.run_job(job, mapping, events).await,
@@ -473,7 +471,8 @@ async fn apply_chunk(import: u64, from_row: u64, chunk: &mut Chunk) -> Result<Ap
     let carried = &chunk.carried;
     let applied: Vec<Applied> = stream::iter(units)
         .map(|(unit, UnitRows { records, catalogue, rows })| async move {
-            let fresh = || Progress { import, from_row, through_row: from_row, ..Progress::default() };
+            let fresh =
+                || Progress { import, from_row, through_row: from_row, ..Progress::default() };
             let mut progress = carried
                 .get(&unit)
                 .filter(|carried| carried.from_row == from_row)

@@ -177,7 +177,8 @@ impl<R: BufRead + Seek> Rows<R> {
 /// Splits a line into its text and its end.
 fn split_end(line: &[u8]) -> (&[u8], &[u8]) {
     let text = line.strip_suffix(b"\n").unwrap_or(line);
-    let text = if text.len() < line.len() { text.strip_suffix(b"\r").unwrap_or(text) } else { text };
+    let text =
+        if text.len() < line.len() { text.strip_suffix(b"\r").unwrap_or(text) } else { text };
     line.split_at(text.len())
 }
 

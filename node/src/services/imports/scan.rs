@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A chunk ends at this many rows, bytes of records, or bad rows.
-const CHUNK_ROWS: u64 = 4096;
+const CHUNK_ROWS: u64 = if cfg!(test) { 300 } else { 4096 };
 const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
 const CHUNK_ERRORS: usize = 512;
 
@@ -219,11 +219,10 @@ impl Maker {
     /// Finds a unit that came up, and what it took in before the import was cut off.
     fn find(&self, chunk: &mut Chunk, unit: &UnitCode) -> Result<Option<Target>, Error> {
         let target = find_target(self.host.as_ref(), unit, self.mapping.record_type())?;
-        let Some(import) = self.import else { return Ok(target) };
         let Some(mut target) = target else { return Ok(None) };
+        let Some(import) = self.import else { return Ok(Some(target)) };
         let progress = Handle::current().block_on(target.records.progress())?;
-        let is_ours =
-            |each: &Progress| each.import == import && each.from_row == self.rows_before;
+        let is_ours = |each: &Progress| each.import == import && each.from_row == self.rows_before;
         if let Some(progress) = progress.filter(is_ours) {
             target.done = progress.through_row;
             chunk.carried.insert(unit.clone(), progress);
@@ -266,11 +265,7 @@ fn record_type<'c>(catalogue: &'c Catalogue, name: &str) -> Option<&'c RecordTyp
 }
 
 /// Finds a unit of this host; `None`: it is on another.
-fn find_target(
-    host: &dyn Targets,
-    unit: &UnitCode,
-    name: &str,
-) -> Result<Option<Target>, Error> {
+fn find_target(host: &dyn Targets, unit: &UnitCode, name: &str) -> Result<Option<Target>, Error> {
     let Some(records) = host.records(unit) else { return Ok(None) };
     let catalogue = host.catalogue(unit).ok_or_else(|| Error::NoCatalogue(unit.clone()))?;
     if record_type(&catalogue, name).is_none() {

@@ -15,12 +15,7 @@ use super::{
     },
 };
 use crate::{
-    domain::{
-        component::Component,
-        distinct::Distinct,
-        indicator::Contribution,
-        unit::UnitCode,
-    },
+    domain::{component::Component, distinct::Distinct, indicator::Contribution, unit::UnitCode},
     store::{Batch, Commit, MAX_BATCH_OPERATIONS, Store, Table},
 };
 
@@ -126,8 +121,7 @@ impl<'a> Session<'a> {
             return Err(Error::TooManyFigures { figures: touched.len(), limit });
         }
         let total = self.dirty.len() + touched.difference(&self.dirty).count();
-        Ok(total <= limit
-            && (self.dirty.is_empty() || self.dirty_bytes + bytes <= MAX_BATCH_BYTES))
+        Ok(total <= limit && (self.dirty.is_empty() || self.dirty_bytes + bytes <= MAX_BATCH_BYTES))
     }
 
     /// Writes a record's stored form, takes out what it added before and adds what it adds.
@@ -254,7 +248,11 @@ impl<'a> Session<'a> {
             return self.records.get(key).cloned();
         }
         if table == Table::ComponentValues {
-            return self.values.get(key).filter(|count| **count > 0).map(|count| encode_count(*count));
+            return self
+                .values
+                .get(key)
+                .filter(|count| **count > 0)
+                .map(|count| encode_count(*count));
         }
         let cell = self.cells.get(key)?;
         (!cell.component.is_zero()).then(|| encode_cell(&cell.group, &cell.component))
