@@ -33,7 +33,8 @@ impl Client {
             let path = path.clone();
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         });
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+        let channel =
+            Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
         Self { channel }
     }
 
@@ -77,8 +78,7 @@ impl Client {
         parts.extend(file.chunks(60_000).map(|chunk| ImportRequest {
             part: Some(import_request::Part::Chunk(chunk.to_vec())),
         }));
-        let mut events =
-            self.records().import(futures::stream::iter(parts)).await?.into_inner();
+        let mut events = self.records().import(futures::stream::iter(parts)).await?.into_inner();
         let (mut report, mut errors) = (None, Vec::new());
         while let Some(ImportEvent { event }) = events.message().await? {
             match event {

@@ -5,9 +5,7 @@ use lianxi_proto::{
         EscalationState, IssueNoticeRequest, MarkNoticeRequest, NoticeState,
         RaiseEscalationRequest, ShowEscalationRequest, ShowNoticeRequest, StepEscalationRequest,
     },
-    types::v1::{
-        Escalation, EscalationKind, EscalationStep, Level, Notice, ReceiptStage, Scope,
-    },
+    types::v1::{Escalation, EscalationKind, EscalationStep, Level, Notice, ReceiptStage, Scope},
 };
 use lianxi_tests::{
     federation::{Federation, count},
@@ -223,8 +221,7 @@ async fn raise(federation: &Federation, desk: &str) -> EscalationState {
 
 async fn wait_for_step(federation: &Federation, unit: &str, id: &[u8], step: EscalationStep) {
     until(&format!("{step:?} at {unit}"), async || {
-        let request =
-            ShowEscalationRequest { unit: unit.to_owned(), escalation_id: id.to_vec() };
+        let request = ShowEscalationRequest { unit: unit.to_owned(), escalation_id: id.to_vec() };
         let state = federation.client(unit).escalations().show(request).await.ok()?.into_inner();
         (state.state() == step).then_some(())
     })

@@ -22,7 +22,9 @@ pub enum Error {
         limit: usize,
     },
     /// Looks like personal data.
-    #[error("{field} seems to hold {what}: a notice carries no personal data, refer to a case number")]
+    #[error(
+        "{field} seems to hold {what}: a notice carries no personal data, refer to a case number"
+    )]
     PersonalData {
         /// The field.
         field: &'static str,

@@ -41,7 +41,8 @@ fn is_mobile_number(run: &str) -> bool {
 
 fn is_mail_address(word: &str) -> bool {
     word.split_once('@').is_some_and(|(name, host)| {
-        !name.is_empty() && host.split_once('.').is_some_and(|(a, b)| !a.is_empty() && !b.is_empty())
+        !name.is_empty()
+            && host.split_once('.').is_some_and(|(a, b)| !a.is_empty() && !b.is_empty())
     })
 }
 
@@ -59,7 +60,8 @@ mod tests {
 
     #[test]
     fn numbers_of_cases_and_units_pass() {
-        for text in ["〔2026〕17号", "case 101000295613", "unit 310101002003", "110105194912310021"] {
+        for text in ["〔2026〕17号", "case 101000295613", "unit 310101002003", "110105194912310021"]
+        {
             assert_eq!(find(text), None, "{text}");
         }
     }

@@ -235,7 +235,14 @@ pub fn roll_up(
         match child {
             Child::Reported { coverage: theirs, subtree: figures, payload_sha256, version } => {
                 if speaks_other_version(own, figures) {
-                    miss(&mut coverage, unit, CoverageState::Stale, theirs.expected, "other-version", None);
+                    miss(
+                        &mut coverage,
+                        unit,
+                        CoverageState::Stale,
+                        theirs.expected,
+                        "other-version",
+                        None,
+                    );
                     continue;
                 }
                 add_figures(&mut subtree, figures)?;
@@ -317,7 +324,12 @@ fn miss(
         | CoverageState::ByParent => &mut total.absent,
     };
     *count = count.saturating_add(units);
-    total.inputs.push(CoverageInput { unit: unit.clone(), state, payload_sha256: None, version: 0 });
+    total.inputs.push(CoverageInput {
+        unit: unit.clone(),
+        state,
+        payload_sha256: None,
+        version: 0,
+    });
     total.gaps.push(CoverageGap {
         unit: unit.clone(),
         state,
@@ -386,8 +398,7 @@ mod tests {
     fn gaps_of_the_whole_subtree_are_carried_up() {
         let inner = BTreeMap::from([(code("A-1-1"), leaf(3)), (code("A-1-2"), missing(2))]);
         let (subtree, coverage) = roll_up(&figures(1), &inner).unwrap();
-        let street =
-            Child::Reported { coverage, subtree, payload_sha256: [1; 32], version: 4 };
+        let street = Child::Reported { coverage, subtree, payload_sha256: [1; 32], version: 4 };
         let outer = BTreeMap::from([(code("A-1"), street)]);
         let (subtree, coverage) = roll_up(&figures(0), &outer).unwrap();
         assert_eq!(subtree, figures(4));

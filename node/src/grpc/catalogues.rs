@@ -38,7 +38,10 @@ impl pb::catalogue_service_server::CatalogueService for CatalogueHandler {
             name: published.name,
             version: published.version,
             children: u32::try_from(published.children).unwrap_or(u32::MAX),
-            statement_id: published.statement_id.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+            statement_id: published
+                .statement_id
+                .map(|id| id.as_bytes().to_vec())
+                .unwrap_or_default(),
         }))
     }
 

@@ -65,9 +65,8 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
             "" => None,
             text => Some(unit(text)?),
         };
-        let escalation = request
-            .escalation
-            .ok_or_else(|| Status::invalid_argument("escalation is missing"))?;
+        let escalation =
+            request.escalation.ok_or_else(|| Status::invalid_argument("escalation is missing"))?;
         let escalation = from_proto(escalation).map_err(|error| malformed(&error))?;
         let raised = hosted
             .escalations
@@ -113,11 +112,8 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
                 Status::invalid_argument(format!("{text:?} is no id of a desk: {error}"))
             })?),
         };
-        let taken = hosted
-            .escalations
-            .step(id, step, desk, &request.note)
-            .await
-            .map_err(to_status)?;
+        let taken =
+            hosted.escalations.step(id, step, desk, &request.note).await.map_err(to_status)?;
         Ok(Response::new(state(taken, &hosted)))
     }
 }

@@ -34,11 +34,7 @@ impl std::fmt::Debug for NodeHandler {
 
 impl NodeHandler {
     /// A handler over the hosted units.
-    pub fn new(
-        units: Arc<Units>,
-        operations: Arc<dyn Operations>,
-        store: Arc<dyn Store>,
-    ) -> Self {
+    pub fn new(units: Arc<Units>, operations: Arc<dyn Operations>, store: Arc<dyn Store>) -> Self {
         Self { units, operations, store }
     }
 
@@ -185,10 +181,9 @@ impl pb::node_service_server::NodeService for NodeHandler {
             Status::invalid_argument(format!("{:?} is no id of a desk: {error}", request.desk))
         })?;
         let directory = self.operations.desk_keys_directory(&code, &request.desk);
-        let delegation =
-            desks::add(&hosted.unit, &directory, desk, request.title, request.line)
-                .await
-                .map_err(to_status)?;
+        let delegation = desks::add(&hosted.unit, &directory, desk, request.title, request.line)
+            .await
+            .map_err(to_status)?;
         Ok(Response::new(pb::AddDeskResponse { desk: Some(known_unit(&delegation)) }))
     }
 

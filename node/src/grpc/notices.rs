@@ -59,8 +59,7 @@ impl pb::notice_service_server::NoticeService for NoticeHandler {
         let request = request.into_inner();
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
         let destination = unit(&request.destination)?;
-        let notice =
-            request.notice.ok_or_else(|| Status::invalid_argument("notice is missing"))?;
+        let notice = request.notice.ok_or_else(|| Status::invalid_argument("notice is missing"))?;
         let notice = from_proto(notice).map_err(|error| malformed(&error))?;
         let (id, issued_to) = hosted
             .notices
@@ -102,8 +101,7 @@ impl pb::notice_service_server::NoticeService for NoticeHandler {
         let id = statement_id(&request.notice_id)?;
         let stage = stage_from_proto(request.stage())
             .ok_or_else(|| Status::invalid_argument("stage is SEEN or DONE"))?;
-        let marked =
-            hosted.notices.mark(id, stage, &request.note).await.map_err(to_status)?;
+        let marked = hosted.notices.mark(id, stage, &request.note).await.map_err(to_status)?;
         Ok(Response::new(state(marked)))
     }
 }

@@ -37,9 +37,8 @@ impl SummaryHandler {
 }
 
 fn period(text: &str) -> Result<Period, Status> {
-    text.parse().map_err(|error| {
-        Status::invalid_argument(format!("{text:?} is no period: {error}"))
-    })
+    text.parse()
+        .map_err(|error| Status::invalid_argument(format!("{text:?} is no period: {error}")))
 }
 
 fn figures(held: Held) -> pb::UnitFigures {

@@ -1,11 +1,6 @@
 //! The local socket: gRPC for operators and local systems of the host.
 
-use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use futures::StreamExt as _;
 use lianxi_proto::{

@@ -110,7 +110,9 @@ impl Host {
             tasks.push(tokio::spawn(Arc::clone(&host).accept(listener)));
         }
         let resuming = Arc::clone(&host);
-        tasks.push(tokio::spawn(async move { resuming.imports.resume().await; }));
+        tasks.push(tokio::spawn(async move {
+            resuming.imports.resume().await;
+        }));
         host.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         tracing::info!(units = host.units.all().len(), address = ?link_address, "host is up");
         Ok(host)
@@ -126,7 +128,8 @@ impl Host {
         let units = Arc::new(Units::default());
         let imports = setup::imports(&config, &store, &units, &clock)?;
         Ok(Arc::new_cyclic(|me: &Weak<Self>| {
-            let enrolment = crate::grpc::enrolment::service(Arc::new(setup::HostEnrolments(me.clone())));
+            let enrolment =
+                crate::grpc::enrolment::service(Arc::new(setup::HostEnrolments(me.clone())));
             let link_options = LinkOptions {
                 heartbeat: Heartbeat {
                     idle: config.link.heartbeat,
@@ -177,8 +180,7 @@ impl Host {
     /// Opens one unit and links it.
     pub(super) async fn open_unit(&self, identity: setup::OpenIdentity) -> Result<(), Error> {
         let code = identity.parts.code.clone();
-        let failed =
-            |reason: String| Error::Unit { unit: code.clone(), reason };
+        let failed = |reason: String| Error::Unit { unit: code.clone(), reason };
         let unit = Unit::open(
             identity.parts,
             Arc::clone(&self.store),
@@ -186,8 +188,7 @@ impl Host {
             self.metrics.clone(),
         )
         .await?;
-        let enrolments =
-            Enrolments::open(Arc::<Unit>::clone(&unit), Arc::clone(&self.tls)).await;
+        let enrolments = Enrolments::open(Arc::<Unit>::clone(&unit), Arc::clone(&self.tls)).await;
         let enrolments = enrolments.map_err(|error| failed(crate::grpc::status::chain(&error)))?;
         self.enrolments
             .write()
@@ -201,10 +202,7 @@ impl Host {
             .map_err(|error| failed(crate::grpc::status::chain(&error)))?;
         self.tls.set(&identity.tls).map_err(|error| failed(error.to_string()))?;
         let ends = identity.certificate_ends_unix_ms;
-        self.certificates
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(code.clone(), ends);
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).insert(code.clone(), ends);
         self.metrics.certificate_ends(&code, ends);
         self.units.add(Arc::clone(&hosted));
         let summaries = Arc::clone(&hosted.summaries);
@@ -282,8 +280,7 @@ impl Host {
     pub async fn shutdown(&self) {
         self.stop.send_replace(true);
         self.links.shutdown().await;
-        let tasks =
-            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a task of the host failed");

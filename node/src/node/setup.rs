@@ -21,9 +21,7 @@ use crate::{
         token::Token,
     },
     services::{
-        enrolments::{
-            Enrolling, Enrolments, Identity, Invite, Joined, Joining, NewRoot,
-        },
+        enrolments::{Enrolling, Enrolments, Identity, Invite, Joined, Joining, NewRoot},
         error::{ErrorKind, ServiceError},
         host::{Invitation, JoinedUnit, OperationError, Units},
         imports::{Imports, Targets},
@@ -99,7 +97,8 @@ pub async fn init(options: InitOptions) -> Result<(), Error> {
         host: config.host.name.clone(),
         clock: Arc::new(SystemClock),
     };
-    let joined = root.create().await.map_err(|error| failed(ErrorKind::FailedPrecondition, &error))?;
+    let joined =
+        root.create().await.map_err(|error| failed(ErrorKind::FailedPrecondition, &error))?;
     keep(&joined, store.as_ref()).await?;
     store.close().await?;
     write_config(&config)
@@ -184,8 +183,11 @@ fn new_config(
 /// Written last: a directory with a configuration is a host.
 fn write_config(config: &HostConfig) -> Result<(), Error> {
     let path = config.directory.join(CONFIG);
-    fs::write(&path, config.to_toml())
-        .map_err(|source| Error::File { action: "write", path, source })
+    fs::write(&path, config.to_toml()).map_err(|source| Error::File {
+        action: "write",
+        path,
+        source,
+    })
 }
 
 /// Makes a directory that only its owner can enter.
@@ -253,8 +255,7 @@ pub(super) async fn load_identities(
             unit: unit.clone(),
             reason: chain(error),
         };
-        let Some(identity) =
-            Identity::load(store, &unit).await.map_err(|error| failed(&error))?
+        let Some(identity) = Identity::load(store, &unit).await.map_err(|error| failed(&error))?
         else {
             continue;
         };
@@ -289,10 +290,11 @@ async fn open(
         let keys = DeskKeys::load(&directory.join("desks").join(desk.as_str()));
         signers.insert(desk, keys.map_err(|error| failed(&error))?.statement);
     }
-    let parent = identity.parent.as_ref().zip(identity.pin()).map(|(parent, pin)| ParentAddress {
-        pin,
-        addresses: parent.addresses.clone(),
-    });
+    let parent = identity
+        .parent
+        .as_ref()
+        .zip(identity.pin())
+        .map(|(parent, pin)| ParentAddress { pin, addresses: parent.addresses.clone() });
     Ok(OpenIdentity {
         parts: Parts {
             code: unit,

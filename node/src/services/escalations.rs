@@ -118,8 +118,7 @@ impl TakenRow {
     fn taken(self) -> Result<Taken, store::Error> {
         let step = STEPS.into_iter().find(|step| step.as_str() == self.step);
         Ok(Taken {
-            step: step
-                .ok_or_else(|| store::Error::Engine("a stored step is unknown".into()))?,
+            step: step.ok_or_else(|| store::Error::Engine("a stored step is unknown".into()))?,
             unit: self.unit,
             desk: self.desk,
             note: self.note,
@@ -268,8 +267,7 @@ impl Escalations {
             time_unix_ms: self.unit.clock.now_unix_ms(),
         });
         plan.writes.push(row(arrived.id(), &case));
-        let event =
-            EventBody { escalation_id: *arrived.id().as_bytes(), step, desk: None, note };
+        let event = EventBody { escalation_id: *arrived.id().as_bytes(), step, desk: None, note };
         let draft = event_draft(&event, arrived.id(), &case.source, case.exercise);
         plan.replies.push(Reply { draft, to: arrived.peer.clone(), lane: Lane::Escalation });
         Ok(plan)
@@ -371,8 +369,7 @@ impl Escalations {
         let mut work = self.unit.begin().await;
         let mut case = self.case(id).await?.ok_or(Error::NotFound(id))?;
         case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;
-        let other =
-            if case.source == self.unit.code { &case.destination } else { &case.source };
+        let other = if case.source == self.unit.code { &case.destination } else { &case.source };
         let event = EventBody {
             escalation_id: *id.as_bytes(),
             step,
@@ -403,9 +400,7 @@ impl Escalations {
             .into_iter()
             .find(|child| trust.is_in_subtree(other, child))
             .cloned();
-        below
-            .or_else(|| self.unit.parent.clone())
-            .ok_or_else(|| Error::Destination(other.clone()))
+        below.or_else(|| self.unit.parent.clone()).ok_or_else(|| Error::Destination(other.clone()))
     }
 
     async fn case(&self, id: StatementId) -> Result<Option<Case>, store::Error> {

@@ -140,7 +140,13 @@ impl Hosted {
             let opened = trust
                 .open(&arrival.envelope, self.unit.clock.now_unix_ms())
                 .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
-            check_direction(&trust, &self.unit.code, peer, from_child, &opened.statement.header.source)?;
+            check_direction(
+                &trust,
+                &self.unit.code,
+                peer,
+                from_child,
+                &opened.statement.header.source,
+            )?;
             opened
         };
         let arrived = Arrived {
@@ -158,8 +164,7 @@ impl Hosted {
             let detail = format!("type {kind} is not known, or not of this lane");
             return Err(Refused::new("unknown-type", "header.type", detail).into());
         }
-        let held =
-            self.unit.store.get(&self.unit.code, Table::Statements, id.as_bytes()).await?;
+        let held = self.unit.store.get(&self.unit.code, Table::Statements, id.as_bytes()).await?;
         if held.is_some() {
             return Ok((Plan::default(), Known::Held));
         }
@@ -341,9 +346,11 @@ fn decode_cursor(lane: Lane, bytes: &[u8]) -> Result<Cursor, store::Error> {
         [FORMAT, rest @ ..] if rest.len() == 16 => {
             let (epoch, seq) = rest.split_at(8);
             let long = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
-            long(epoch)
-                .zip(long(seq))
-                .map(|(link_epoch, lane_seq)| Cursor { lane, link_epoch, lane_seq })
+            long(epoch).zip(long(seq)).map(|(link_epoch, lane_seq)| Cursor {
+                lane,
+                link_epoch,
+                lane_seq,
+            })
         }
         _ => None,
     }

@@ -282,7 +282,9 @@ impl Notices {
         let mut plan = Plan { relay: route.children, ..Plan::default() };
         let key = arrived.id().as_bytes().to_vec();
         plan.writes.push((Table::Notices, key, format::write(FORMAT, &row)));
-        if route.addressed && let Some(parent) = &self.unit.parent {
+        if route.addressed
+            && let Some(parent) = &self.unit.parent
+        {
             let receipt = self.decide(arrived.id(), &notice);
             let row = ReceiptRow {
                 stage: receipt.stage as u8,

@@ -103,11 +103,8 @@ pub fn refuse(
             field: refused.field.clone(),
             detail: refused.detail.clone(),
         };
-        let mut draft = Draft::new(
-            kinds::REJECTION,
-            entry.claimed_source,
-            rejection::encode_body(&rejection),
-        );
+        let mut draft =
+            Draft::new(kinds::REJECTION, entry.claimed_source, rejection::encode_body(&rejection));
         draft.destination = Some(peer.clone());
         plan.replies.push(Reply { draft, to: peer.clone(), lane: Lane::Summary });
     }
@@ -161,8 +158,7 @@ pub async fn list(store: &dyn Store, unit: &UnitCode) -> Result<Vec<Entry>, stor
     let mut entries = Vec::new();
     let mut after = None::<Vec<u8>>;
     loop {
-        let rows =
-            store.scan(unit, Table::Quarantine, b"entry/", after.as_deref(), 1_000).await?;
+        let rows = store.scan(unit, Table::Quarantine, b"entry/", after.as_deref(), 1_000).await?;
         for (_, value) in &rows {
             entries.push(format::read(FORMAT, value)?);
         }

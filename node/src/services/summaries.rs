@@ -48,7 +48,9 @@ const LEAST_MARGIN: Duration = Duration::from_millis(20);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Nothing declares what is counted.
-    #[error("unit {0} has no catalogue yet; publish one at the city with `lianxi catalogue publish`")]
+    #[error(
+        "unit {0} has no catalogue yet; publish one at the city with `lianxi catalogue publish`"
+    )]
     NoCatalogue(UnitCode),
     /// No such summary is held.
     #[error("no summary of unit {unit} for {period} is held here")]
@@ -319,20 +321,14 @@ impl Summaries {
         Ok(components
             .into_iter()
             .map(|own| {
-                let key = FigureKey {
-                    indicator: own.indicator,
-                    version: own.version,
-                    group: own.group,
-                };
+                let key =
+                    FigureKey { indicator: own.indicator, version: own.version, group: own.group };
                 (key, own.component)
             })
             .collect())
     }
 
-    async fn reported_children(
-        &self,
-        period: &Period,
-    ) -> Result<BTreeMap<UnitCode, Child>, Error> {
+    async fn reported_children(&self, period: &Period) -> Result<BTreeMap<UnitCode, Child>, Error> {
         let mut children = BTreeMap::new();
         for (unit, units) in self.children() {
             let pointer = self.pointer(period, &unit).await?;
@@ -400,8 +396,7 @@ impl Summaries {
     ///
     /// [`Error::NotFound`].
     pub async fn show(&self, of: &UnitCode, period: &Period) -> Result<Held, Error> {
-        let not_found =
-            || Error::NotFound { unit: of.clone(), period: period.to_string() };
+        let not_found = || Error::NotFound { unit: of.clone(), period: period.to_string() };
         let pointer = self.pointer(period, of).await?.ok_or_else(not_found)?;
         let (summary, figures) = self.load(&pointer).await?.ok_or_else(not_found)?;
         let id = pointer.id()?;

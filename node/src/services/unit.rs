@@ -295,13 +295,7 @@ impl Unit {
         self.sign(StatementId::generate(self.clock.now_unix_ms()), draft, self.epoch, 0)
     }
 
-    fn sign(
-        &self,
-        id: StatementId,
-        draft: &Draft,
-        epoch: u64,
-        seq: u64,
-    ) -> Result<Signed, Error> {
+    fn sign(&self, id: StatementId, draft: &Draft, epoch: u64, seq: u64) -> Result<Signed, Error> {
         let time_unix_ms = self.clock.now_unix_ms();
         let header = Header {
             id,
@@ -378,8 +372,7 @@ impl Unit {
     ) -> Result<Vec<Departure>, store::Error> {
         let prefix = outbox_prefix(peer, lane);
         let from = outbox_key(peer, lane, after);
-        let rows =
-            self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), limit).await?;
+        let rows = self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), limit).await?;
         let mut departures = Vec::with_capacity(rows.len());
         for (key, value) in rows {
             let lane_seq = sequence_of(&key)?;
@@ -435,10 +428,8 @@ impl Unit {
     pub async fn outbox_state(&self) -> Result<(u64, Option<UnixMillis>), store::Error> {
         let (mut count, mut oldest, mut after) = (0, None, None::<Vec<u8>>);
         loop {
-            let rows = self
-                .store
-                .scan(&self.code, Table::Outbox, b"", after.as_deref(), 1_000)
-                .await?;
+            let rows =
+                self.store.scan(&self.code, Table::Outbox, b"", after.as_deref(), 1_000).await?;
             for (_, value) in &rows {
                 let enqueued = OutboxRow::decode(value)?.enqueued_unix_ms;
                 oldest = Some(oldest.map_or(enqueued, |time: i64| time.min(enqueued)));

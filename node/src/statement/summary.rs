@@ -96,11 +96,8 @@ fn cell_from_proto(cell: pb::Cell) -> Result<(FigureKey, Scope, Component), Malf
     }
     let component = cell.component.ok_or_else(|| Malformed::new("cells.component", "is unset"))?;
     let component = component_from_proto(component)?;
-    let key = FigureKey {
-        indicator: cell.indicator,
-        version: cell.indicator_version,
-        group: cell.group,
-    };
+    let key =
+        FigureKey { indicator: cell.indicator, version: cell.indicator_version, group: cell.group };
     Ok((key, scope, component))
 }
 
@@ -113,10 +110,9 @@ pub fn component_to_proto(component: &Component) -> pb::Component {
             sum_milli: sum_milli.to_be_bytes().to_vec(),
             terms: *terms,
         }),
-        Component::Ratio { numerator, denominator } => Value::Ratio(pb::RatioComponent {
-            numerator: *numerator,
-            denominator: *denominator,
-        }),
+        Component::Ratio { numerator, denominator } => {
+            Value::Ratio(pb::RatioComponent { numerator: *numerator, denominator: *denominator })
+        }
         Component::Extreme { min_milli, max_milli } => {
             Value::Extreme(pb::ExtremeComponent { min_milli: *min_milli, max_milli: *max_milli })
         }
@@ -287,12 +283,13 @@ fn coverage_from_proto(coverage: pb::Coverage) -> Result<Coverage, Malformed> {
 fn input_from_proto(input: pb::CoverageInput) -> Result<CoverageInput, Malformed> {
     let state = state_from_proto(input.state())
         .ok_or_else(|| Malformed::new("body.coverage.inputs.state", "is unset"))?;
-    let payload_sha256 = match input.payload_sha256.as_slice() {
-        [] => None,
-        bytes => Some(bytes.try_into().map_err(|_| {
-            Malformed::new("body.coverage.inputs.payload_sha256", "has 32 bytes")
-        })?),
-    };
+    let payload_sha256 =
+        match input.payload_sha256.as_slice() {
+            [] => None,
+            bytes => Some(bytes.try_into().map_err(|_| {
+                Malformed::new("body.coverage.inputs.payload_sha256", "has 32 bytes")
+            })?),
+        };
     Ok(CoverageInput {
         unit: unit("body.coverage.inputs.unit", &input.unit)?,
         state,

@@ -222,7 +222,8 @@ impl City {
         let trust = RwLock::new(identity.load_trust(store.as_ref()).await.unwrap());
         let tls = Arc::new(ServerTls::new(Arc::new(clock.clone())));
         tls.set(&identity.tls(&keys)).unwrap();
-        let unit = TestUnit { identity, keys, store: Arc::clone(&store), trust, clock: clock.clone() };
+        let unit =
+            TestUnit { identity, keys, store: Arc::clone(&store), trust, clock: clock.clone() };
         let unit = Arc::new(unit);
         let granting: Arc<dyn Grantor> = Arc::<TestUnit>::clone(&unit);
         let enrolments = Enrolments::open(granting, Arc::clone(&tls)).await.unwrap();
