@@ -541,7 +541,10 @@ impl Records {
     /// [`Error::Store`], [`Error::Damaged`], [`Error::Format`].
     pub async fn count(&self) -> Result<(u64, u64), Error> {
         let stored = self.store.get(&self.unit, Table::Meta, COUNTERS).await?;
-        let counters = stored.map_or(Ok(Counters::default()), |value| Counters::decode(&value))?;
+        let counters = match &stored {
+            Some(value) => Counters::decode(value)?,
+            None => Counters::default(),
+        };
         Ok((counters.records, counters.bytes))
     }
 

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// A chunk ends at this many rows, bytes of records, or bad rows.
-const CHUNK_ROWS: u64 = 4096;
+const CHUNK_ROWS: u64 = if cfg!(test) { 300 } else { 4096 };
 const CHUNK_BYTES: u64 = 4 * 1024 * 1024;
 const CHUNK_ERRORS: usize = 512;
 
@@ -219,8 +219,8 @@ impl Maker {
     /// Finds a unit that came up, and what it took in before the import was cut off.
     fn find(&self, chunk: &mut Chunk, unit: &UnitCode) -> Result<Option<Target>, Error> {
         let target = find_target(self.host.as_ref(), unit, self.mapping.record_type())?;
-        let Some(import) = self.import else { return Ok(target) };
         let Some(mut target) = target else { return Ok(None) };
+        let Some(import) = self.import else { return Ok(Some(target)) };
         let progress = Handle::current().block_on(target.records.progress())?;
         let is_ours = |each: &Progress| each.import == import && each.from_row == self.rows_before;
         if let Some(progress) = progress.filter(is_ours) {

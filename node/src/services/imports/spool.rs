@@ -66,7 +66,7 @@ impl Spool {
     /// Takes bytes in; returns how many the unpacked file has.
     pub(super) fn write(&mut self, chunk: &[u8]) -> Result<u64, Error> {
         let sink = self.sink.take().ok_or_else(|| self.failed(io::ErrorKind::BrokenPipe.into()))?;
-        let mut sink = match sink {
+        let sink = match sink {
             Sink::Unknown(file, mut begin) => {
                 begin.extend_from_slice(chunk);
                 if begin.len() < GZIP.len() {
@@ -81,7 +81,7 @@ impl Spool {
                 self.put(&mut sink, &begin)?;
                 sink
             }
-            mut sink => {
+            mut sink @ (Sink::Plain(_) | Sink::Gzip(_)) => {
                 self.put(&mut sink, chunk)?;
                 sink
             }
@@ -140,13 +140,15 @@ impl Spool {
     }
 
     fn failed_gzip(&self, error: io::Error) -> Error {
-        match error.kind() {
+        // What the decoder says of bad bytes; all else comes from the file underneath.
+        let is_damaged = matches!(
+            error.kind(),
             io::ErrorKind::InvalidInput
-            | io::ErrorKind::InvalidData
-            | io::ErrorKind::UnexpectedEof
-            | io::ErrorKind::WriteZero => Error::Gzip,
-            _ => self.failed(error),
-        }
+                | io::ErrorKind::InvalidData
+                | io::ErrorKind::UnexpectedEof
+                | io::ErrorKind::WriteZero
+        );
+        if is_damaged { Error::Gzip } else { self.failed(error) }
     }
 }
 
