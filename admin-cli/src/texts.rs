@@ -81,7 +81,6 @@ texts! {
     Community: "community", "社区";
     Unknown: "unknown", "未知";
     Unit: "unit", "单位";
-    Units: "units", "单位数";
     Title: "title", "名称";
     Level: "level", "层级";
     Parent: "parent", "上级";
@@ -89,7 +88,6 @@ texts! {
     Line: "line", "条线";
     Host: "host", "主机";
     Field: "field", "字段";
-    Value: "value", "值";
 
     // Node.
     Version: "version", "版本";

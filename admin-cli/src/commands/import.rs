@@ -79,7 +79,7 @@ pub(crate) enum Event {
 pub(crate) fn mapping(path: &Path) -> anyhow::Result<Mapping> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let beside = path.parent().unwrap_or(Path::new(""));
+    let beside = path.parent().unwrap_or_else(|| Path::new(""));
     let parsed = if path.extension().is_some_and(|extension| extension == "json") {
         Mapping::from_json(text.as_bytes())
     } else {
