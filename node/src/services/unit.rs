@@ -554,27 +554,17 @@ impl Work {
     /// # Errors
     ///
     /// The store's; nothing was written.
-    pub async fn commit(mut self) -> Result<(), store::Error> {
-        if self.next.seq != self.guard.seq {
-            self.batch.put(Table::Meta, SOURCE_KEY, encode_source(&self.next));
-        }
-        if self.batch.is_empty() {
-            return Ok(());
-        }
-        self.unit.store.submit(self.batch).await?;
-        *self.guard = self.next;
-        drop(self.guard);
-        for peer in &self.peers {
-            self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
-        }
-        Ok(())
+    pub async fn commit(self) -> Result<(), store::Error> {
+        self.submitted().finish().await
     }
 
-    /// Commits in the background, then calls `settled` if it succeeded.
+    /// Submits, and finishes in the background; calls `settled` if it succeeded. The batch is in
+    /// the store's order when this returns.
     pub fn submit(self, settled: impl FnOnce() + Send + 'static) -> Commit {
         let (sender, commit) = Commit::pending();
+        let submitted = self.submitted();
         tokio::spawn(async move {
-            let result = self.commit().await;
+            let result = submitted.finish().await;
             if result.is_ok() {
                 settled();
             }
@@ -582,6 +572,36 @@ impl Work {
             let _ = sender.send(result);
         });
         commit
+    }
+
+    fn submitted(mut self) -> Submitted {
+        if self.next.seq != self.guard.seq {
+            self.batch.put(Table::Meta, SOURCE_KEY, encode_source(&self.next));
+        }
+        let commit = self.unit.store.submit(self.batch);
+        let (unit, next, guard, peers) = (self.unit, self.next, self.guard, self.peers);
+        Submitted { commit, unit, next, guard, peers }
+    }
+}
+
+/// Work whose batch is on its way. The unit's counters move on only if it succeeds.
+struct Submitted {
+    commit: Commit,
+    unit: Arc<Unit>,
+    next: Counters,
+    guard: OwnedMutexGuard<Counters>,
+    peers: Vec<UnitCode>,
+}
+
+impl Submitted {
+    async fn finish(mut self) -> Result<(), store::Error> {
+        self.commit.await?;
+        *self.guard = self.next;
+        drop(self.guard);
+        for peer in &self.peers {
+            self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
+        }
+        Ok(())
     }
 }
 
