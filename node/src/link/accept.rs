@@ -167,9 +167,13 @@ pub(super) fn frames_of(
     stream: Streaming<Frame>,
 ) -> impl Stream<Item = Result<Frame, Broken>> + Send + 'static {
     stream.map(|frame| {
-        frame.map_err(|status| match status.code() {
-            Code::OutOfRange => Broken::Malformed(Malformed::TooLarge),
-            _ => Broken::Failed(words_of(&status)),
+        frame.map_err(|status| {
+            // The codec's word for a message over the limit.
+            if status.code() == Code::OutOfRange {
+                Broken::Malformed(Malformed::TooLarge)
+            } else {
+                Broken::Failed(words_of(&status))
+            }
         })
     })
 }

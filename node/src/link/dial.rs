@@ -3,6 +3,8 @@
 use std::{
     future::{Ready, ready},
     io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +14,7 @@ use futures::Stream;
 use hyper_util::rt::TokioIo;
 use lianxi_proto::link::v1::{Frame, link_client::LinkClient};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::mpsc,
     time::timeout,
 };
@@ -28,6 +30,7 @@ use super::{
     driver::{Broken, chain},
     wire::MAX_FRAME_BYTES,
 };
+use crate::identity::tls::refusal;
 
 /// Longest time from the first byte to the parent's agreement to a stream.
 const OPENING: Duration = Duration::from_secs(20);
@@ -58,7 +61,8 @@ pub(super) struct Opened<S> {
 pub(super) async fn open(
     dial: &dyn Dial,
 ) -> Result<Opened<impl Stream<Item = Result<Frame, Broken>> + Send + 'static>, String> {
-    let io = dial.dial().await?;
+    let refused = Refused::default();
+    let io = Watched { io: dial.dial().await?, refused: Arc::clone(&refused) };
     let opening = async {
         // The stream is secured below; the name is for HTTP only.
         let endpoint = Endpoint::from_static("http://link.lianxi.internal")
@@ -78,9 +82,55 @@ pub(super) async fn open(
         let answer = answer.map_err(|status| words_of(&status))?;
         Ok(Opened { outbound, inbound: frames_of(answer.into_inner()), _channel: channel })
     };
-    match timeout(OPENING, opening).await {
+    let opened = match timeout(OPENING, opening).await {
         Ok(opened) => opened,
         Err(_) => Err("the parent takes the connection but does not answer".to_owned()),
+    };
+    opened.map_err(|text| refused.get().cloned().unwrap_or(text))
+}
+
+/// Why the parent ended the connection below HTTP, once it has.
+type Refused = Arc<OnceLock<String>>;
+
+/// A byte stream that keeps the parent's last word: in TLS 1.3 a refused certificate shows only
+/// after the handshake, and HTTP/2 reports no more than a broken connection.
+struct Watched {
+    io: Box<dyn Io>,
+    refused: Refused,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        if let Poll::Ready(Err(error)) = &read
+            && let Some(words) = refusal(error)
+        {
+            // Only the first word counts.
+            self.refused.set(words).ok();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 

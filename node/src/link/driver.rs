@@ -434,9 +434,17 @@ impl Driver {
         if timeout(LAST_WORDS, last_words).await.is_err() {
             debug!(peer = %self.peer, "peer takes no last frame");
         }
-        // A call of the exchange that has begun is not cut off in the middle.
+        // A call of the exchange that has begun is not cut off in the middle, and what it submitted
+        // is settled before the next session of this peer reads the cursors.
         let jobs = &mut self.jobs;
-        let settled = async { while jobs.next().await.is_some() {} };
+        let settled = async {
+            while let Some(done) = jobs.next().await {
+                if let Done::Handed(lane, lane_seq, Ok(commit)) = done {
+                    let committed = commit.map(move |it| Done::Committed(lane, lane_seq, it));
+                    jobs.push(committed.boxed());
+                }
+            }
+        };
         if timeout(LAST_WORDS, settled).await.is_err() {
             error!(peer = %self.peer, "calls of the exchange do not settle");
         }

@@ -46,9 +46,12 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(30), future).await.expect("nothing happened for 30 s")
 }
 
+/// Position, the position before it, and what is sent.
+type Row = (u64, u64, Envelope);
+
 #[derive(Default)]
 struct State {
-    outbox: BTreeMap<(UnitCode, Lane), Vec<(u64, u64, Envelope)>>,
+    outbox: BTreeMap<(UnitCode, Lane), Vec<Row>>,
     last_seq: u64,
     cursors: BTreeMap<(UnitCode, Lane), Cursor>,
     /// What came in, lane by lane.

@@ -11,6 +11,7 @@ use futures::{Stream, StreamExt, stream};
 use lianxi_proto::link::v1::{self as pb, Frame, frame::Kind, link_client::LinkClient};
 use tokio::{
     io::{copy_bidirectional, duplex},
+    net::TcpListener,
     sync::{mpsc, watch},
     task::AbortHandle,
 };
@@ -25,8 +26,13 @@ use super::{
     wire::{self, MAX_FRAME_BYTES, Malformed},
 };
 use crate::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     domain::unit::UnitCode,
+    identity::{
+        certificates,
+        keys::UnitKeys,
+        tls::{ParentPin, Purpose, ServerTls, UnitTls, connect},
+    },
     services::{
         connection::Connection,
         exchange::{Downlinks, Lane, NoAnswer, Question},
@@ -61,7 +67,8 @@ impl Dial for Cable {
             copy_bidirectional(&mut near_end, &mut far_end).await.ok();
         });
         *self.plugged.lock().unwrap() = Some(copying.abort_handle());
-        let connection = Connection { unit: unit("CITY"), peer: Some(self.child.clone()) };
+        let connection =
+            Connection { unit: unit("CITY"), peer: Some(self.child.clone()), certified: None };
         let parent = self.parent.clone();
         tokio::spawn(async move { parent.serve_stream(far, connection).await });
         Ok(Box::new(near))
@@ -234,10 +241,12 @@ async fn delegations_arrive_before_what_their_holders_sign() {
 
 #[tokio::test]
 async fn a_refused_child_learns_why() {
-    for (pair, _cable) in [(Pair::on_one_host(Options::default()), None), {
-        let (pair, cable) = Pair::on_two_hosts(Options::default());
-        (pair, Some(cable))
-    }] {
+    for on_one_host in [true, false] {
+        let pair = if on_one_host {
+            Pair::on_one_host(Options::default())
+        } else {
+            Pair::on_two_hosts(Options::default()).0
+        };
         pair.city.refuse("revoked", "the unit was revoked; join it again");
         let words = "the parent refuses the link (revoked): the unit was revoked; join it again";
         pair.district.until(|it| it.events().iter().any(|event| event.ends_with(words))).await;
@@ -449,7 +458,8 @@ async fn an_oversize_frame_between_hosts_is_answered_with_resource_exhausted() {
     let host = host();
     host.attach(city.clone(), None);
     let (near, far) = duplex(64 * 1024);
-    let connection = Connection { unit: unit("CITY"), peer: Some(unit("DISTRICT")) };
+    let connection =
+        Connection { unit: unit("CITY"), peer: Some(unit("DISTRICT")), certified: None };
     let serving = host.clone();
     tokio::spawn(async move { serving.serve_stream(far, connection).await });
     let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
@@ -485,7 +495,7 @@ async fn a_caller_without_a_certificate_gets_no_link() {
     let host = host();
     host.attach(city.clone(), None);
     let (near, far) = duplex(64 * 1024);
-    let connection = Connection { unit: unit("CITY"), peer: None };
+    let connection = Connection { unit: unit("CITY"), peer: None, certified: None };
     let serving = host.clone();
     tokio::spawn(async move { serving.serve_stream(far, connection).await });
     let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
@@ -512,4 +522,96 @@ async fn a_newer_link_of_a_child_replaces_the_older_one() {
     assert!(!pair.city.events().iter().any(|event| event.contains("newer link")));
     soon(other.shutdown()).await;
     pair.shutdown().await;
+}
+
+/// A city that listens on a real socket with real certificates, and what its child shows.
+struct Secured {
+    address: String,
+    city: Arc<MemoryExchange>,
+    above: LinkHost,
+    pin: ParentPin,
+    child: UnitTls,
+}
+
+const DOMAIN: &str = "test.example";
+
+fn shown(keys: &UnitKeys, code: &str, issuer: &UnitKeys, now: i64) -> UnitTls {
+    let request = certificates::request(&keys.tls).unwrap();
+    let issuer = (&issuer.ca_certificate, &issuer.ca);
+    let client = certificates::issue_client(&unit(code), DOMAIN, &request, issuer, now).unwrap();
+    UnitTls::new(&unit(code), DOMAIN, keys, Some(client), now).unwrap()
+}
+
+impl Secured {
+    /// `issued_by_parent: false`: the child's certificate comes from a CA of its own.
+    async fn new(issued_by_parent: bool) -> Self {
+        let now = SystemClock.now_unix_ms();
+        let above_keys = UnitKeys::generate(&unit("CITY"), DOMAIN, now).unwrap();
+        let below_keys = UnitKeys::generate(&unit("DISTRICT"), DOMAIN, now).unwrap();
+        let issuer = if issued_by_parent { &above_keys } else { &below_keys };
+        let child = shown(&below_keys, "DISTRICT", issuer, now);
+        let tls = ServerTls::new(Arc::new(SystemClock));
+        tls.set(&UnitTls::new(&unit("CITY"), DOMAIN, &above_keys, None, now).unwrap()).unwrap();
+        let certificate = child.client_certificate.as_ref().unwrap();
+        let key_sha256 = certificates::read(certificate).unwrap().key_sha256;
+        tls.bind(&unit("CITY"), &unit("DISTRICT"), key_sha256);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (city, above) = (MemoryExchange::new("CITY", None), host());
+        above.attach(city.clone(), None);
+        let serving = above.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let Ok(accepted) = tls.accept(stream).await else { continue };
+                let (unit, peer) = (accepted.unit, accepted.peer);
+                let connection = Connection { unit, peer, certified: accepted.certified };
+                let serving = serving.clone();
+                tokio::spawn(async move {
+                    serving.serve_stream(accepted.stream, connection).await;
+                });
+            }
+        });
+        let trust_domain = Some(DOMAIN.to_owned());
+        let pin = ParentPin { unit: unit("CITY"), trust_domain, ca_sha256: above_keys.ca_sha256() };
+        Self { address, city, above, pin, child }
+    }
+}
+
+#[async_trait]
+impl Dial for Secured {
+    async fn dial(&self) -> Result<Box<dyn Io>, String> {
+        let clock = Arc::new(SystemClock);
+        let child = Some(&self.child);
+        match connect(&self.address, &self.pin, Purpose::Link, child, clock).await {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(error) => Err(super::driver::chain(&error)),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_link_over_tls_delivers_and_pulls() {
+    let secured = Arc::new(Secured::new(true).await);
+    let (city, above) = (Arc::clone(&secured.city), secured.above.clone());
+    let (district, below) = (MemoryExchange::new("DISTRICT", Some("CITY")), host());
+    let downlinks = above.downlinks(&unit("CITY"));
+    below.attach(district.clone(), Some(Uplink::Through { parent: unit("CITY"), dial: secured }));
+    let pair = Pair { city, district, downlinks, hosts: vec![below, above] };
+    pair.send_both_ways(0, 50);
+    pair.expect(50).await;
+    let question = question(Duration::from_secs(20));
+    assert!(pair.downlinks.pull(&unit("DISTRICT"), question).await.is_ok());
+    pair.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_child_whose_certificate_is_refused_learns_why() {
+    let secured = Arc::new(Secured::new(false).await);
+    let above = secured.above.clone();
+    let (district, below) = (MemoryExchange::new("DISTRICT", Some("CITY")), host());
+    let uplink = Uplink::Through { parent: unit("CITY"), dial: secured };
+    below.attach(district.clone(), Some(uplink));
+    district.until(|it| it.events().iter().any(|event| event.contains("join again"))).await;
+    soon(below.shutdown()).await;
+    soon(above.shutdown()).await;
 }

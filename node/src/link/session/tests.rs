@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
+use crate::services::exchange::Arrival;
 
 const PERIOD: &str = "2011-07";
 
@@ -55,10 +56,9 @@ fn effects(session: &mut Session) -> Vec<Effect> {
 }
 
 fn closed(session: &mut Session) -> Option<Closed> {
-    effects(session).into_iter().find_map(|effect| match effect {
-        Effect::Close(closed) => Some(closed),
-        _ => None,
-    })
+    effects(session)
+        .into_iter()
+        .find_map(|effect| if let Effect::Close(closed) = effect { Some(closed) } else { None })
 }
 
 /// A parent and a child, greeted; the parent holds `parent_roster` of the child's subtree, which
@@ -121,9 +121,8 @@ fn at(seconds: u64) -> Now {
 #[test]
 fn skew_is_reported_when_the_link_is_up() {
     let (mut child, _) = greeted(1);
-    let up = effects(&mut child).into_iter().find_map(|effect| match effect {
-        Effect::Up { clock_skew_ms } => Some(clock_skew_ms),
-        _ => None,
+    let up = effects(&mut child).into_iter().find_map(|effect| {
+        if let Effect::Up { clock_skew_ms } = effect { Some(clock_skew_ms) } else { None }
     });
     assert_eq!(up, Some(-1_000));
 }
@@ -351,9 +350,8 @@ fn a_large_roster_travels_in_frames_within_the_limit() {
 }
 
 fn answer_of(session: &mut Session) -> Option<Result<Vec<Parcel>, NoAnswer>> {
-    effects(session).into_iter().find_map(|effect| match effect {
-        Effect::Settled { answer, .. } => Some(answer),
-        _ => None,
+    effects(session).into_iter().find_map(|effect| {
+        if let Effect::Settled { answer, .. } = effect { Some(answer) } else { None }
     })
 }
 
@@ -532,7 +530,7 @@ impl Side {
     fn write(&mut self, lane: Lane, random: &mut Random) {
         let rows = self.outbox.entry(lane).or_default();
         let before = rows.last().map(|row| row.cursor.lane_seq);
-        let after = before.or(self.acknowledged.get(&lane).copied()).unwrap_or(0);
+        let after = before.or_else(|| self.acknowledged.get(&lane).copied()).unwrap_or(0);
         self.next_seq += 1 + random.below(3) as u64;
         let text = format!("{} {lane:?} {}", self.code, self.next_seq);
         let mut row = departure(lane, self.next_seq, after, &text);
@@ -575,7 +573,13 @@ impl Side {
                 self.session.told(cursor.lane);
             }
             Effect::Close(_) => return false,
-            _ => {}
+            Effect::Up { .. } => {}
+            Effect::FetchRoster
+            | Effect::Introduce(_)
+            | Effect::Answer { .. }
+            | Effect::StopAnswer { .. }
+            | Effect::Settled { .. }
+            | Effect::LaneStopped { .. } => panic!("nobody gave a reason for it"),
         }
         true
     }
