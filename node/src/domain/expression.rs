@@ -358,7 +358,7 @@ fn failure(error: &ExecutionError) -> Failure {
     match error {
         ExecutionError::NoSuchOverload(overload) => Failure::Types(format!(
             "{} does not take ({}): guard against null, or convert",
-            overload.function(),
+            overload.function().trim_matches(['_', '@']),
             overload.argument_types().join(", ")
         )),
         ExecutionError::ValuesNotComparable(left, right) => Failure::Types(format!(
