@@ -264,10 +264,14 @@ impl Component {
             }
             RATIO => Self::Ratio { numerator: reader.u64()?, denominator: reader.u64()? },
             EXTREME if rest.is_empty() => Self::zero(MeasureKind::Extreme),
-            EXTREME => Self::Extreme {
-                min_milli: Some(i64::from_be_bytes(reader.take()?)),
-                max_milli: Some(i64::from_be_bytes(reader.take()?)),
-            },
+            EXTREME => {
+                let min = i64::from_be_bytes(reader.take()?);
+                let max = i64::from_be_bytes(reader.take()?);
+                if min > max {
+                    return Err(Error::Damaged);
+                }
+                Self::Extreme { min_milli: Some(min), max_milli: Some(max) }
+            }
             EXACT => {
                 let mut hashes = Vec::with_capacity(rest.len() / 8);
                 while !reader.0.is_empty() {
@@ -390,14 +394,14 @@ mod tests {
 
     #[test]
     fn the_fold_through_any_tree_equals_the_flat_calculation() {
-        for seed in 0..40 {
-            let mut state = seed;
+        for seed in 0_u8..40 {
+            let mut state = u64::from(seed);
             for kind in KINDS {
                 let records: Vec<Contribution> = (0..next(&mut state) % 3000)
                     .map(|_| contribution(kind, next(&mut state)))
                     .collect();
                 let mut flat = Component::zero(kind);
-                let mut leaves = vec![Component::zero(kind); 1 + seed as usize];
+                let mut leaves = vec![Component::zero(kind); 1 + usize::from(seed)];
                 for record in &records {
                     flat.insert(record).unwrap();
                     let leaf = usize::try_from(next(&mut state)).unwrap() % leaves.len();
@@ -518,5 +522,7 @@ mod tests {
         assert_eq!(Component::from_bytes(&[2, 1]), Err(Error::Format(2)));
         assert_eq!(Component::from_bytes(&[1, 9]), Err(Error::Damaged));
         assert_eq!(Component::from_bytes(&[1, SKETCH]), Err(Error::Damaged));
+        let upside_down = [&[1, EXTREME][..], &1_i64.to_be_bytes(), &0_i64.to_be_bytes()].concat();
+        assert_eq!(Component::from_bytes(&upside_down), Err(Error::Damaged));
     }
 }

@@ -4,6 +4,7 @@ pub mod catalogue;
 pub mod component;
 pub mod delegation;
 pub mod distinct;
+pub mod document;
 pub mod escalation;
 pub mod expression;
 pub mod indicator;
