@@ -9,3 +9,42 @@ pub mod notices;
 pub mod records;
 pub mod status;
 pub mod summaries;
+
+use std::sync::Arc;
+
+use lianxi_proto::{
+    admin::v1::node_service_server::NodeServiceServer,
+    local::v1::{
+        catalogue_service_server::CatalogueServiceServer,
+        escalation_service_server::EscalationServiceServer,
+        notice_service_server::NoticeServiceServer, record_service_server::RecordServiceServer,
+        summary_service_server::SummaryServiceServer,
+    },
+};
+use tonic::service::Routes;
+
+use crate::{
+    services::{
+        host::{Operations, Units},
+        imports::Imports,
+    },
+    store::Store,
+};
+
+/// Everything that the local socket serves.
+pub fn local_services(
+    units: &Arc<Units>,
+    imports: &Arc<Imports>,
+    store: &Arc<dyn Store>,
+    operations: Arc<dyn Operations>,
+) -> Routes {
+    let units = || Arc::clone(units);
+    let nodes = nodes::NodeHandler::new(units(), operations, Arc::clone(store));
+    let records = records::RecordHandler::new(units(), Arc::clone(imports));
+    Routes::new(NodeServiceServer::new(nodes))
+        .add_service(RecordServiceServer::new(records))
+        .add_service(CatalogueServiceServer::new(catalogues::CatalogueHandler::new(units())))
+        .add_service(SummaryServiceServer::new(summaries::SummaryHandler::new(units())))
+        .add_service(NoticeServiceServer::new(notices::NoticeHandler::new(units())))
+        .add_service(EscalationServiceServer::new(escalations::EscalationHandler::new(units())))
+}

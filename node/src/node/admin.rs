@@ -3,15 +3,6 @@
 use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use futures::StreamExt as _;
-use lianxi_proto::{
-    admin::v1::node_service_server::NodeServiceServer,
-    local::v1::{
-        catalogue_service_server::CatalogueServiceServer,
-        escalation_service_server::EscalationServiceServer,
-        notice_service_server::NoticeServiceServer, record_service_server::RecordServiceServer,
-        summary_service_server::SummaryServiceServer,
-    },
-};
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
@@ -21,16 +12,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use super::{Error, Host};
-use crate::{
-    grpc::{
-        catalogues::CatalogueHandler, escalations::EscalationHandler, nodes::NodeHandler,
-        notices::NoticeHandler, records::RecordHandler, summaries::SummaryHandler,
-    },
-    services::host::Operations,
-};
-
-/// Largest request or answer on the local socket: a catalogue, a page of records.
-const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+use crate::{grpc, services::host::Operations};
 
 /// Opens the socket. A file left by a process that is gone is replaced: the store's lock says that
 /// no other process serves this directory.
@@ -57,21 +39,9 @@ pub(super) fn serve(
         futures::future::ready(allowed)
     });
     let operations: Arc<dyn Operations> = Arc::<Host>::clone(host);
-    let units = Arc::clone(host.units());
-    let nodes = NodeHandler::new(Arc::clone(&units), operations, Arc::clone(host.store()));
-    let router = Server::builder()
-        .add_service(NodeServiceServer::new(nodes))
-        .add_service(RecordServiceServer::new(RecordHandler::new(
-            Arc::clone(&units),
-            Arc::clone(host.imports()),
-        )))
-        .add_service(
-            CatalogueServiceServer::new(CatalogueHandler::new(Arc::clone(&units)))
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-        )
-        .add_service(SummaryServiceServer::new(SummaryHandler::new(Arc::clone(&units))))
-        .add_service(NoticeServiceServer::new(NoticeHandler::new(Arc::clone(&units))))
-        .add_service(EscalationServiceServer::new(EscalationHandler::new(units)));
+    let (units, imports, store) = (host.units(), host.imports(), host.store());
+    let services = grpc::local_services(units, imports, store, operations);
+    let router = Server::builder().add_routes(services);
     tokio::spawn(async move {
         let stopped = async move {
             // An error means that the host is gone, which is a stop too.

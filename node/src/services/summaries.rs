@@ -286,7 +286,7 @@ impl Summaries {
         let sealed = seal(&figures).map_err(Error::Random)?;
         let summary = Summary {
             unit: self.unit.code.clone(),
-            period: period.clone(),
+            period: *period,
             kind: SummaryKind::Reported,
             version,
             supersedes,
@@ -474,7 +474,7 @@ impl Summaries {
         let sealed = seal(&figures).map_err(Error::Random)?;
         let summary = Summary {
             unit: self.unit.code.clone(),
-            period: period.clone(),
+            period: *period,
             kind: SummaryKind::Live,
             version: 0,
             supersedes: None,

@@ -151,7 +151,7 @@ pub fn component_from_proto(component: pb::Component) -> Result<Component, Malfo
         }
         Value::Distinct(distinct) => Component::Distinct(
             Distinct::from_parts(distinct.hashes, &distinct.registers)
-                .map_err(|error| Malformed::new("cells.component.distinct", &error.to_string()))?,
+                .map_err(|error| Malformed::new("cells.component.distinct", error))?,
         ),
     })
 }
