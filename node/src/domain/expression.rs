@@ -33,6 +33,10 @@ use crate::domain::{
 /// Longest expression, in bytes.
 pub const MAX_BYTES: usize = 512;
 
+/// Deepest nesting. Evaluation recurses with several KiB a level, and a chain such as `1+1+…`
+/// nests without brackets, unseen by the parser's own limit.
+pub const MAX_DEPTH: usize = 32;
+
 const FUNCTIONS: &[&str] = &[
     "contains",
     "double",
@@ -121,6 +125,9 @@ pub enum Error {
              indicator"
     )]
     Nested,
+    /// Too deep.
+    #[error("the expression nests deeper than {MAX_DEPTH} levels: shorten chains of one operator")]
+    TooDeep,
     /// Message literals.
     #[error("messages cannot be built here: compare fields one by one")]
     Message,
@@ -171,7 +178,7 @@ impl Expression {
             );
             Error::Syntax { line, column, message }
         })?;
-        let mut check = Check { fields, used: BTreeMap::new(), scope: Vec::new() };
+        let mut check = Check { fields, used: BTreeMap::new(), scope: Vec::new(), depth: 0 };
         check.expression(program.expression())?;
         let fields = check.used;
         Ok(Self { program, fields })
@@ -397,11 +404,22 @@ struct Check<'a> {
     fields: &'a BTreeMap<String, Field>,
     used: BTreeMap<String, Usage>,
     scope: Vec<String>,
+    depth: usize,
 }
 
 impl Check<'_> {
     fn expression(&mut self, expression: &IdedExpr) -> Result<(), Error> {
-        match &expression.expr {
+        if self.depth == MAX_DEPTH {
+            return Err(Error::TooDeep);
+        }
+        self.depth += 1;
+        let checked = self.node(&expression.expr);
+        self.depth -= 1;
+        checked
+    }
+
+    fn node(&mut self, expression: &Expr) -> Result<(), Error> {
+        match expression {
             Expr::Unspecified | Expr::Literal(_) => Ok(()),
             Expr::Ident(name) => self.name(name, Usage::Content),
             Expr::Select(select) => self.expression(&select.operand),
@@ -678,18 +696,28 @@ mod tests {
         }
         for deep in [
             format!("{}1{}", "(".repeat(250), ")".repeat(250)),
-            format!("{}urgent", "!".repeat(500)),
-            format!("{}people", "-".repeat(500)),
+            format!("{}urgent{}", "!(".repeat(160), ")".repeat(160)),
+            format!("{}people{}", "-(".repeat(160), ")".repeat(160)),
             format!("{}{}", "[".repeat(250), "]".repeat(250)),
             "people.".repeat(70) + "x",
             "1+".repeat(250) + "1",
-            "urgent?".repeat(70),
+            "urgent?1:".repeat(50) + "2",
+            "[".repeat(33) + "1" + &"]".repeat(33),
         ] {
-            // Refused or evaluated: either way the stack holds.
-            if Expression::compile(&deep, &fields()).is_ok() {
-                let _result = milli(&deep);
-            }
+            assert!(Expression::compile(&deep, &fields()).is_err(), "{deep}");
         }
+    }
+
+    #[test]
+    fn the_deepest_expression_evaluates_on_a_small_stack() {
+        let chain = "1+".repeat(MAX_DEPTH - 2) + "people";
+        let brackets = "people < 0 ? 1 : ".repeat(MAX_DEPTH - 3) + "2";
+        assert_eq!(refused(&format!("1+{chain}+1")), Error::TooDeep);
+        let evaluated = std::thread::Builder::new()
+            .stack_size(1 << 20)
+            .spawn(move || [milli(&chain), milli(&brackets)])
+            .unwrap();
+        assert_eq!(evaluated.join().unwrap(), [Ok(Some(33_000)), Ok(Some(2000))]);
     }
 
     #[test]
