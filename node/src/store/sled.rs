@@ -13,6 +13,7 @@ mod writer;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::DirBuilder,
+    io,
     ops::Bound,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -26,7 +27,7 @@ use tokio::sync::oneshot;
 
 pub use self::shared::Statistics;
 use self::{
-    files::{Barrier, FileBarrier, NoBarrier},
+    files::{Barrier, FileBarrier},
     shared::Shared,
     writer::{Request, Submitted, Writer},
 };
@@ -79,18 +80,15 @@ impl SledStore {
     /// - [`Error::Engine`]: the directory cannot be used, or its content is damaged.
     pub fn open(directory: &Path, options: Options) -> Result<Self, Error> {
         Self::open_with(directory, &options, |engine, db| {
-            Ok(if options.barrier {
-                Box::new(FileBarrier::open(engine, db)?)
-            } else {
-                Box::new(NoBarrier)
-            })
+            let barrier = options.barrier.then(|| FileBarrier::open(engine, db)).transpose()?;
+            Ok(barrier.map(|barrier| Box::new(barrier) as Box<dyn Barrier>))
         })
     }
 
     fn open_with(
         directory: &Path,
         options: &Options,
-        barrier: impl FnOnce(&Path, &Db) -> std::io::Result<Box<dyn Barrier>>,
+        barrier: impl FnOnce(&Path, &Db) -> io::Result<Option<Box<dyn Barrier>>>,
     ) -> Result<Self, Error> {
         let failed = |path: &Path, error: &dyn std::fmt::Display| {
             Error::Engine(format!("{}: {error}", path.display()))

@@ -53,15 +53,6 @@ impl Barrier for FileBarrier {
     }
 }
 
-/// No barrier: what was acknowledged is lost with the process.
-pub(super) struct NoBarrier;
-
-impl Barrier for NoBarrier {
-    fn wait(&mut self, _: &Db) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 pub(super) fn engine_io(error: ::sled::Error) -> io::Error {
     io::Error::other(error)
 }

@@ -1,10 +1,3 @@
-use std::{
-    io,
-    process::{Command, Stdio},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
-
 use futures::FutureExt;
 
 use super::*;
@@ -68,8 +61,8 @@ fn gated() -> Gated {
     let (reach, reached) = tokio::sync::mpsc::unbounded_channel();
     let (open, opened) = mpsc::channel();
     let gate = Gate { reached: reach, open: opened };
-    let store =
-        SledStore::open_with(directory.path(), &options(), |_, _| Ok(Box::new(gate))).unwrap();
+    let store = SledStore::open_with(directory.path(), &options(), |_, _| Ok(Some(Box::new(gate))))
+        .unwrap();
     Gated { store, reached, open, _directory: directory }
 }
 
@@ -206,4 +199,39 @@ async fn the_largest_values_stay_in_the_synced_file() {
     let blobs = std::fs::read_dir(directory.path().join("sled/blobs")).unwrap();
     assert_eq!(blobs.count(), 0);
     store.close().await.unwrap();
+}
+
+/// Prints commits per second of 500-byte values with an index entry each; run by hand.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn measure_commits_per_second() {
+    for (barrier, waiters, each) in [(true, 1, 4_000), (true, 64, 1_000), (false, 64, 1_000)] {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options { barrier, ..options() };
+        let store = Arc::new(SledStore::open(directory.path(), options).unwrap());
+        let begun = tokio::time::Instant::now();
+        let writers = (0_u32..waiters).map(|writer| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for number in 0_u32..each {
+                    let key = [writer.to_be_bytes(), number.to_be_bytes()].concat();
+                    let mut batch = Batch::new(&unit());
+                    batch.put(Table::Components, [b"i".as_slice(), &key].concat(), *b"");
+                    batch.put(Table::Records, key, vec![7; 500]);
+                    store.submit(batch).await.unwrap();
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        let per_second = f64::from(waiters * each) / begun.elapsed().as_secs_f64();
+        let statistics = store.statistics();
+        let usage = store.usage().unwrap();
+        let line = format!(
+            "barrier {barrier}, {waiters} waiters: {per_second:.0} commits/s, {statistics:?}, {} KiB\n",
+            usage.store_bytes / 1024
+        );
+        io::Write::write_all(&mut io::stdout(), line.as_bytes()).unwrap();
+    }
 }

@@ -57,7 +57,8 @@ enum Outcome {
 pub(super) struct Writer {
     pub(super) db: Db,
     pub(super) shared: Arc<Shared>,
-    pub(super) barrier: Box<dyn Barrier>,
+    /// `None`: what was acknowledged is lost with the process.
+    pub(super) barrier: Option<Box<dyn Barrier>>,
     pub(super) reserve_bytes: u64,
     pub(super) lock: Lock,
     /// Accepted by the group and not yet given to sled.
@@ -140,8 +141,8 @@ impl Writer {
             });
         }
         self.apply()?;
-        if operations > 0 {
-            self.barrier.wait(&self.db).map_err(|error| error.to_string())?;
+        if let Some(barrier) = self.barrier.as_mut().filter(|_| operations > 0) {
+            barrier.wait(&self.db).map_err(|error| error.to_string())?;
             self.shared.statistics.count_barrier();
         }
         self.shared.statistics.count_group(group.len(), operations);
