@@ -10,6 +10,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
+use lianxi_node::config::HostConfig;
 use lianxi_proto::{
     admin::v1::node_service_client::NodeServiceClient,
     local::v1::{
@@ -24,8 +25,8 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::failure::Failure;
 
-/// Name of the socket in a host's directory.
-const SOCKET: &str = "admin.sock";
+/// Name of the configuration in a host's directory.
+const CONFIG: &str = "node.toml";
 
 /// Longest socket path that Linux takes.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -39,9 +40,10 @@ pub(crate) struct Client {
     channel: Channel,
 }
 
-/// Path of the socket of the host in `dir`.
+/// Path of the socket of the host in `dir`: as its configuration says, if there is one.
 pub(crate) fn socket_path(dir: &Path) -> PathBuf {
-    dir.join(SOCKET)
+    let config = HostConfig::load(&dir.join(CONFIG));
+    config.unwrap_or_else(|_| HostConfig::default_for(dir)).admin_socket()
 }
 
 impl Client {

@@ -21,7 +21,10 @@ use lianxi_node::{
     node::{self, InitOptions},
 };
 use lianxi_proto::admin::v1::{InviteRequest, JoinRequest};
-use tokio::{io::AsyncWriteExt, time::Instant};
+use tokio::{
+    io::AsyncWriteExt,
+    time::{Instant, sleep},
+};
 use tonic::Code;
 
 use super::{
@@ -43,6 +46,11 @@ const CACHE_MIB: u32 = 4;
 
 /// Threads of each host.
 const WORKERS: u16 = 2;
+
+/// How often, and after which pause, a join that was cut off is tried again: its process may
+/// still be at work.
+const JOIN_AGAIN_TIMES: usize = 10;
+const JOIN_AGAIN: Duration = Duration::from_millis(500);
 
 /// How long a token can be used: longer than any demo needs.
 const TOKEN_MS: i64 = 60 * 60 * 1_000;
@@ -195,11 +203,14 @@ impl<'a> Federation<'a> {
         unit: &Unit,
         join: impl AsyncFn(String) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        if let Some(token) = self.home.token(&unit.code)
-            && join(token).await.is_ok()
-        {
-            self.home.forget_token(&unit.code);
-            return Ok(());
+        if let Some(token) = self.home.token(&unit.code) {
+            for _ in 0..JOIN_AGAIN_TIMES {
+                if join(token.clone()).await.is_ok() {
+                    self.home.forget_token(&unit.code);
+                    return Ok(());
+                }
+                sleep(JOIN_AGAIN).await;
+            }
         }
         let token = self.invite(unit).await?;
         self.home.keep_token(&unit.code, &token)?;
@@ -222,6 +233,10 @@ impl<'a> Federation<'a> {
 
     /// Joins as a person would on a new machine: `lianxi node join`, as a process of its own.
     async fn join_offline(&self, head: &Unit, token: String) -> anyhow::Result<()> {
+        if is_host(&self.home.host(&head.code)) {
+            // The process of the attempt that was cut off has ended well.
+            return Ok(());
+        }
         let mut child = self
             .processes
             .command()

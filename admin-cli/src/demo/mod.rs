@@ -50,6 +50,7 @@ pub(crate) struct Demo {
 struct Outside {
     interrupt: Signal,
     terminate: Signal,
+    hang_up: Signal,
     /// Codes of hosts whose process ended unasked.
     ends: UnboundedReceiver<String>,
 }
@@ -66,6 +67,7 @@ impl Demo {
         let mut outside = Outside {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
             ends,
         };
         let federation = Federation::new(output, &plan, &home, &processes);
@@ -128,22 +130,31 @@ impl Demo {
 }
 
 impl Outside {
+    /// Resolves when someone asks the demo to stop.
+    async fn asked(interrupt: &mut Signal, terminate: &mut Signal, hang_up: &mut Signal) {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hang_up.recv() => {}
+        }
+    }
+
     /// Why the demo cannot go on.
     async fn early(&mut self) -> anyhow::Error {
+        let Self { interrupt, terminate, hang_up, ends } = self;
         tokio::select! {
-            _ = self.interrupt.recv() => Failure::Interrupted.into(),
-            _ = self.terminate.recv() => Failure::Interrupted.into(),
-            Some(code) = self.ends.recv() => anyhow::anyhow!("the process of {code} ended"),
+            () = Self::asked(interrupt, terminate, hang_up) => Failure::Interrupted.into(),
+            Some(code) = ends.recv() => anyhow::anyhow!("the process of {code} ended"),
         }
     }
 
     /// Waits until someone ends the demo; a host that ends is told and leaves the others alone.
     async fn stay(&mut self, federation: &Federation<'_>) {
+        let Self { interrupt, terminate, hang_up, ends } = self;
         loop {
             tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                Some(code) = self.ends.recv() => {
+                () = Self::asked(interrupt, terminate, hang_up) => return,
+                Some(code) = ends.recv() => {
                     let command = command(&format!("node run --dir {}", dir(federation, &code)));
                     federation.output.note(
                         federation.output.fill(Text::DemoEnded, &[&code, &command]),

@@ -9,7 +9,7 @@ use lianxi_node::{
     domain::{mapping::Mapping, unit::Level},
 };
 use lianxi_proto::{
-    admin::v1::AddDeskRequest,
+    admin::v1::{AddDeskRequest, LinkState},
     local::v1::{
         ImportOptions, ImportReport, IssueNoticeRequest, NoticeState, PublishSummaryRequest,
         PullSummaryRequest, ShowCatalogueRequest, ShowSummaryRequest, UnitFigures,
@@ -54,6 +54,10 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(150);
 
 /// Deadline of the pull for the meeting.
 const PULL_DEADLINE_MS: u32 = 60_000;
+
+/// How often the city pulls until every branch answers, and the pause between.
+const PULLS: u32 = 3;
+const PULL_AGAIN: Duration = Duration::from_secs(1);
 
 /// Levels below the city.
 const PULL_DEPTH: u32 = 3;
@@ -162,19 +166,21 @@ impl Federation<'_> {
             if without.is_empty() {
                 break;
             }
-            let waited_for = || format!("catalogue {label} at {}", without.join(", "));
+            let waited_for = || format!("catalogue {label} and a link at {}", without.join(", "));
             patience.wait(without.len(), waited_for).await?;
         }
         self.tell(Text::DemoCatalogue, &[&label, &self.plan.units().len()]);
         Ok(())
     }
 
-    /// Units that do not have the catalogue `label` in force.
+    /// Units that do not have the catalogue `label` in force, or no link to their parent.
     async fn units_without(&self, label: &str) -> anyhow::Result<Vec<String>> {
         let hosts = self.plan.hosts();
         let without = self.each_host(hosts, async |head| {
             let units = status(&self.client(&head.code)?).await?.units;
-            let lacks = units.into_iter().filter(|unit| unit.catalogue != label);
+            let lacks = units
+                .into_iter()
+                .filter(|unit| unit.catalogue != label || unit.parent_link() == LinkState::Down);
             Ok(lacks.map(|unit| unit.unit).collect::<Vec<_>>())
         });
         Ok(without.await?.into_iter().flatten().collect())
@@ -324,26 +330,35 @@ impl Federation<'_> {
         }
     }
 
-    /// Pulls live figures of all units through the city.
+    /// Pulls live figures of all units through the city; again, if a branch did not answer in time.
     ///
     /// # Errors
     ///
     /// What the node says.
     pub(crate) async fn pull(&self, period: &str) -> anyhow::Result<Vec<UnitFigures>> {
         let root = &self.plan.root().code;
-        let request = PullSummaryRequest {
-            unit: root.clone(),
-            period: period.to_owned(),
-            deadline_ms: PULL_DEADLINE_MS,
-            max_age_ms: 0,
-            depth: PULL_DEPTH,
-        };
-        let answers = summary::pull(&self.client(root)?, request).await?;
-        let head = answers.iter().find(|answer| answer.unit == *root);
-        let coverage = figures::coverage(head.context("the city did not answer its own pull")?)?;
-        let (included, expected) = (&coverage.included, &coverage.expected);
-        self.tell(Text::DemoPulled, &[&answers.len(), included, expected]);
-        Ok(answers)
+        let client = self.client(root)?;
+        let mut attempt = 1;
+        loop {
+            let request = PullSummaryRequest {
+                unit: root.clone(),
+                period: period.to_owned(),
+                deadline_ms: PULL_DEADLINE_MS,
+                max_age_ms: 0,
+                depth: PULL_DEPTH,
+            };
+            let answers = summary::pull(&client, request).await?;
+            let head = answers.iter().find(|answer| answer.unit == *root);
+            let coverage =
+                figures::coverage(head.context("the city did not answer its own pull")?)?;
+            let (included, expected) = (&coverage.included, &coverage.expected);
+            self.tell(Text::DemoPulled, &[&answers.len(), included, expected]);
+            if figures::is_complete(coverage) || attempt == PULLS {
+                return Ok(answers);
+            }
+            attempt += 1;
+            sleep(PULL_AGAIN).await;
+        }
     }
 }
 
