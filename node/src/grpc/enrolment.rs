@@ -209,3 +209,366 @@ fn refused(status: &Status) -> DoorError {
 fn broken(error: &(dyn std::error::Error + 'static)) -> DoorError {
     DoorError::Broken(tls::refusal(error).unwrap_or_else(|| error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        path::PathBuf,
+        pin::Pin,
+        sync::atomic::{AtomicU8, Ordering},
+        task::{Context, Poll},
+    };
+
+    use tokio::{
+        io::{AsyncRead, AsyncWrite, ReadBuf},
+        net::TcpListener,
+        sync::mpsc,
+        task::JoinHandle,
+    };
+    use tokio_stream::wrappers::ReceiverStream;
+    use tonic::transport::{Server, server::Connected};
+
+    use super::*;
+    use crate::{
+        domain::unit::{Level, UnitCode},
+        identity::{keys::UnitKeys, tls::ServerTls, token::Token},
+        services::{
+            enrolments::{
+                Identity, JoinError, Joined, Joining, Renewing,
+                tests::{City, MemoryStore, code},
+            },
+            error::{ErrorKind, ServiceError as _},
+        },
+    };
+
+    /// A TLS stream that carries what the listener knows into every request.
+    struct Known(tokio_rustls::server::TlsStream<TcpStream>, Connection);
+
+    impl Connected for Known {
+        type ConnectInfo = Connection;
+
+        fn connect_info(&self) -> Connection {
+            self.1.clone()
+        }
+    }
+
+    impl AsyncRead for Known {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(context, buffer)
+        }
+    }
+
+    impl AsyncWrite for Known {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    struct One(Arc<Enrolments>);
+
+    impl Enrolling for One {
+        fn enrolments(&self, unit: &UnitCode) -> Option<Arc<Enrolments>> {
+            (self.0.unit() == unit).then(|| Arc::clone(&self.0))
+        }
+    }
+
+    /// A city that serves its enrolments on a real port.
+    struct Served {
+        city: City,
+        address: String,
+        tasks: Vec<JoinHandle<()>>,
+    }
+
+    impl Served {
+        async fn new(city: City) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap().to_string();
+            let (sender, incoming) = mpsc::channel(16);
+            let tls = Arc::clone(&city.tls);
+            let accepting = tokio::spawn(accept(listener, tls, sender));
+            let units = Arc::new(One(Arc::clone(&city.enrolments)));
+            let server = Server::builder().add_service(service(units));
+            let serving = tokio::spawn(async move {
+                server.serve_with_incoming(ReceiverStream::new(incoming)).await.unwrap();
+            });
+            Self { city, address, tasks: vec![accepting, serving] }
+        }
+
+        async fn restart(self) -> Self {
+            for task in self.tasks {
+                task.abort();
+            }
+            Self::new(self.city.restart().await).await
+        }
+
+        async fn token(&self) -> Token {
+            // The first address leads nowhere, as in a token of a host with two networks.
+            let addresses = ["127.0.0.1:1", &self.address];
+            self.city.invite("BOS-01", Level::District, &addresses).await
+        }
+
+        fn keys_directory(&self) -> PathBuf {
+            self.city.directory.path().join("child/BOS-01")
+        }
+
+        async fn join(&self, token: &Token, door: &dyn Door) -> Result<Joined, JoinError> {
+            self.joining(token, &self.keys_directory(), door).run().await
+        }
+
+        fn joining<'a>(
+            &self,
+            token: &'a Token,
+            keys_directory: &'a std::path::Path,
+            door: &'a dyn Door,
+        ) -> Joining<'a> {
+            let clock = Arc::new(self.city.clock.clone());
+            Joining { token, keys_directory, host: "district-host", door, clock }
+        }
+
+        fn door(&self) -> GrpcDoor {
+            GrpcDoor::new(Arc::new(self.city.clock.clone()))
+        }
+    }
+
+    async fn accept(
+        listener: TcpListener,
+        tls: Arc<ServerTls>,
+        sender: mpsc::Sender<io::Result<Known>>,
+    ) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(accepted) = tls.accept(stream).await else { continue };
+            let connection = Connection {
+                unit: accepted.unit,
+                peer: accepted.peer,
+                certified: accepted.certified,
+            };
+            if sender.send(Ok(Known(accepted.stream, connection))).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Cuts a join off at one of its steps, before or after the parent has done it.
+    struct Cutting {
+        door: GrpcDoor,
+        at: AtomicU8,
+    }
+
+    impl Cutting {
+        fn cut(&self, step: u8) -> Result<(), DoorError> {
+            if self.at.load(Ordering::Relaxed) == step {
+                return Err(DoorError::Broken("cut off by the test".to_owned()));
+            }
+            Ok(())
+        }
+    }
+
+    #[async_trait]
+    impl Door for Cutting {
+        async fn reserve(
+            &self,
+            address: &str,
+            pin: &ParentPin,
+            application: &Application,
+            signer: &Signer,
+        ) -> Result<Reserved, DoorError> {
+            self.cut(0)?;
+            let reserved = self.door.reserve(address, pin, application, signer).await?;
+            self.cut(1)?;
+            Ok(reserved)
+        }
+
+        async fn confirm(
+            &self,
+            address: &str,
+            pin: &ParentPin,
+            client: &UnitTls,
+            token_id: [u8; 16],
+        ) -> Result<Vec<Envelope>, DoorError> {
+            self.cut(2)?;
+            let chain = self.door.confirm(address, pin, client, token_id).await?;
+            self.cut(3)?;
+            Ok(chain)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_joins_over_tls_and_is_known_by_its_key_from_then_on() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = served.token().await;
+        let joined = served.join(&token, &served.door()).await.unwrap();
+        assert_eq!(joined.clock_skew_ms, 0);
+        assert_eq!(joined.trust.parent(&code("BOS-01")), Some(&code("BOS")));
+        assert!(served.city.enrolments.has_joined(&code("BOS-01")).await.unwrap());
+        let store = MemoryStore::default();
+        joined.identity.persist(&store).await.unwrap();
+        let identity = Identity::load(&store, &code("BOS-01")).await.unwrap().unwrap();
+        assert_eq!(identity, joined.identity);
+        let trust = identity.load_trust(&store).await.unwrap();
+        assert_eq!(trust.chain(&code("BOS-01")), joined.identity.chain);
+        // With what was kept, the child is the parent's peer: now, and after the parent restarted.
+        let keys = UnitKeys::load(&served.keys_directory()).unwrap();
+        let served = served.restart().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let client = identity.tls(&keys);
+        let pin = identity.pin().unwrap();
+        let clock = Arc::new(served.city.clock.clone());
+        let (accepted, stream) = tokio::join!(
+            async { served.city.tls.accept(listener.accept().await.unwrap().0).await.unwrap() },
+            tls::connect(&address, &pin, Purpose::Link, Some(&client), clock),
+        );
+        stream.unwrap();
+        assert_eq!(accepted.peer, Some(code("BOS-01")));
+    }
+
+    #[tokio::test]
+    async fn a_join_that_was_cut_off_anywhere_goes_on_with_its_keys() {
+        for step in 0..4 {
+            let served = Served::new(City::new("boston.example").await).await;
+            let token = served.token().await;
+            let cutting = Cutting { door: served.door(), at: AtomicU8::new(step) };
+            let error = served.join(&token, &cutting).await.unwrap_err();
+            assert!(error.to_string().contains("run the join again"), "{error}");
+            let keys = UnitKeys::load(&served.keys_directory()).unwrap().public_keys();
+            // Both hosts start again; the child knows nothing but its keys and the token.
+            let served = served.restart().await;
+            let moved = Token { addresses: vec![served.address.clone()], ..token };
+            let joined = served.join(&moved, &served.door()).await.unwrap();
+            assert_eq!(joined.keys.public_keys(), keys, "cut at step {step}");
+            assert_eq!(served.city.enrolments.children().await.unwrap().len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn certificates_are_renewed_even_long_after_they_ended() {
+        const DAY: i64 = 24 * 60 * 60 * 1000;
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = served.token().await;
+        let joined = served.join(&token, &served.door()).await.unwrap();
+        let before = joined.identity;
+        let start = served.city.clock.now_unix_ms();
+        assert!(!before.is_due(start + 13 * DAY) && before.is_due(start + 14 * DAY));
+        // Both were off for two months: the parent renews its own first.
+        let late = start + 60 * DAY;
+        served.city.clock.set(late);
+        let door = served.door();
+        let clock: Arc<dyn Clock> = Arc::new(served.city.clock.clone());
+        let parent = &served.city.unit;
+        let renewing = |identity, keys| Renewing {
+            identity,
+            keys,
+            host: "",
+            door: &door,
+            clock: Arc::clone(&clock),
+        };
+        let renewed = renewing(&parent.identity, &parent.keys).run().await.unwrap();
+        served.city.tls.set(&renewed.tls(&parent.keys)).unwrap();
+        let after = renewing(&before, &joined.keys).run().await.unwrap();
+        assert!(!after.is_due(late));
+        assert_ne!(after.client_certificate, before.client_certificate);
+        let store = MemoryStore::default();
+        before.persist(&store).await.unwrap();
+        after.persist(&store).await.unwrap();
+        let kept = Identity::load(&store, &code("BOS-01")).await.unwrap().unwrap();
+        assert_eq!(kept, after);
+        // With other keys the membership is worth nothing.
+        let thief = UnitKeys::generate(&code("BOS-01"), "boston.example", late).unwrap();
+        let error = renewing(&before, &thief).run().await.unwrap_err();
+        assert!(error.to_string().contains("the token was used"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_used_token_is_refused_to_other_keys() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = served.token().await;
+        served.join(&token, &served.door()).await.unwrap();
+        let elsewhere = served.city.directory.path().join("thief");
+        let door = served.door();
+        let error = served.joining(&token, &elsewhere, &door).run().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
+        let message = error.to_string();
+        assert!(message.contains("the token was used"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_another_city_is_refused_by_the_hash_before_anything_is_sent() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let other = City::new("boston.example").await;
+        let foreign = other.invite("BOS-01", Level::District, &[&served.address]).await;
+        let error = served.join(&foreign, &served.door()).await.unwrap_err();
+        assert!(error.to_string().contains("does not show the CA"), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unauthenticated);
+        assert!(!served.keys_directory().exists(), "no keys are made for a wrong parent");
+        // With the right hash and an unknown id, the parent says so.
+        let unknown = Token { id: [0; 16], ..served.token().await };
+        let error = served.join(&unknown, &served.door()).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("no such token at BOS; ask for a new one"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_child_that_claims_another_unit_is_refused() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = Token { unit: code("BOS-02"), ..served.token().await };
+        let error = served.join(&token, &served.door()).await.unwrap_err();
+        assert!(error.to_string().contains("the token is for BOS-01"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_parent_that_is_not_there_is_told_with_its_address() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = Token { addresses: vec!["127.0.0.1:1".to_owned()], ..served.token().await };
+        let error = served.join(&token, &served.door()).await.unwrap_err();
+        assert!(error.to_string().contains("nobody answers at 127.0.0.1:1"), "{error}");
+        let token = Token { addresses: Vec::new(), ..token };
+        let error = served.join(&token, &served.door()).await.unwrap_err();
+        assert!(matches!(error, JoinError::NoAddress));
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_keeps_nothing() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = served.token().await;
+        let (directory, door) = (served.keys_directory(), served.door());
+        let reached = served.joining(&token, &directory, &door).dry_run().await.unwrap();
+        assert_eq!(reached.address, served.address);
+        assert!(!directory.exists());
+        served.city.clock.set(token.expires_unix_ms);
+        let expired = served.joining(&token, &directory, &door).dry_run().await;
+        assert!(matches!(expired, Err(JoinError::Expired { .. })));
+    }
+
+    #[tokio::test]
+    async fn confirm_without_a_certificate_is_unauthenticated() {
+        let served = Served::new(City::new("boston.example").await).await;
+        let token = served.token().await;
+        let pin = ParentPin { unit: code("BOS"), trust_domain: None, ca_sha256: token.ca_sha256 };
+        let door = served.door();
+        let mut client = door.dial(&served.address, &pin, Purpose::Enrol, None).await.unwrap();
+        let answer = client.confirm(pb::ConfirmRequest { token_id: token.id.to_vec() }).await;
+        assert_eq!(answer.unwrap_err().code(), Code::Unauthenticated);
+        let answer = client.reserve(pb::ReserveRequest::default()).await;
+        assert_eq!(answer.unwrap_err().code(), Code::InvalidArgument);
+    }
+}

@@ -620,9 +620,9 @@ mod tests {
 
     #[test]
     fn agreement_keys_are_those_of_rfc_7748() {
-        // RFC 7748 §6.1, Alice.
-        let private = "77076d0a7318a57d3c16c17251b26645df4c2f92ebc0992ac177fba51db92c2a";
-        let public = "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a";
+        // RFC 7748 §5.2, first iteration: the scalar is the base point's coordinate.
+        let private = "0900000000000000000000000000000000000000000000000000000000000000";
+        let public = "422c8e7a6227d7bca1350b3e2bb7279f7897b87bb6854b783c60e80311ae3079";
         let key = AgreementKey::from_bytes(&hex::decode(private).unwrap().try_into().unwrap());
         assert_eq!(hex::encode(key.public_key()), public);
         assert_eq!(hex::encode(key.private_bytes()), private);

@@ -21,7 +21,9 @@ use crate::{
         token::Token,
     },
     services::{
-        enrolments::{Enrolling, Enrolments, Identity, Invite, Joined, Joining, NewRoot},
+        enrolments::{
+            Enrolling, Enrolments, Identity, Invite, JoinError, Joined, Joining, NewRoot,
+        },
         error::{ErrorKind, ServiceError},
         host::{Invitation, JoinedUnit, OperationError, Units},
         imports::{Imports, Targets},
@@ -97,8 +99,7 @@ pub async fn init(options: InitOptions) -> Result<(), Error> {
         host: config.host.name.clone(),
         clock: Arc::new(SystemClock),
     };
-    let joined =
-        root.create().await.map_err(|error| failed(ErrorKind::FailedPrecondition, &error))?;
+    let joined = root.create().await.map_err(|error| failed(error.kind(), &error))?;
     keep(&joined, store.as_ref()).await?;
     store.close().await?;
     write_config(&config)
@@ -120,7 +121,7 @@ pub async fn join_offline(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let door = GrpcDoor::new(Arc::clone(&clock));
     let joined = joining(&config, &token, &door, clock).run().await;
-    let joined = joined.map_err(|error| failed(ErrorKind::Unavailable, &error))?;
+    let joined = joined.map_err(|error| failed(error.kind(), &error))?;
     keep(&joined, store.as_ref()).await?;
     store.close().await?;
     write_config(&config)?;
@@ -320,9 +321,9 @@ pub(super) async fn join(
     let token = parse_token(token)?;
     let door = GrpcDoor::new(Arc::clone(&host.clock));
     let run = joining(&host.config, &token, &door, Arc::clone(&host.clock));
-    let unavailable = |error| failed(ErrorKind::FailedPrecondition, &error);
+    let refused = |error: JoinError| failed(error.kind(), &error);
     if dry_run {
-        run.dry_run().await.map_err(unavailable)?;
+        run.dry_run().await.map_err(refused)?;
         return Ok(JoinedUnit {
             unit: token.unit.clone(),
             title: token.title.clone(),
@@ -336,7 +337,7 @@ pub(super) async fn join(
         let text = format!("unit {} has joined already and is served by this host", token.unit);
         return Err(OperationError { kind: ErrorKind::AlreadyExists, text });
     }
-    let joined = run.run().await.map_err(unavailable)?;
+    let joined = run.run().await.map_err(refused)?;
     keep(&joined, host.store.as_ref()).await?;
     let unit = joined_unit(&joined, &token);
     let identity = open(&host.config, host.store.as_ref(), joined.identity).await;

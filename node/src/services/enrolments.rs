@@ -21,8 +21,10 @@ use zeroize::Zeroizing;
 
 use self::rows::{Reservation, State, TokenRow};
 pub use self::{
-    child::{Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, reach},
-    identity::{Identity, IdentityError, Parent, put_delegation},
+    child::{
+        Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, Renewing, reach,
+    },
+    identity::{Identity, IdentityError, Membership, Parent, put_delegation},
     rows::{Child, TokenState, TokenStatus},
 };
 use crate::{
@@ -612,4 +614,4 @@ impl ServiceError for Error {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

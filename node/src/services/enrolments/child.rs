@@ -8,7 +8,9 @@ use std::{
 
 use async_trait::async_trait;
 use lianxi_proto::{envelope::Signer, types::v1::Envelope};
+use rustls::pki_types::CertificateDer;
 use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, UnixMillis},
@@ -24,9 +26,12 @@ use crate::{
         token::Token,
         trust::{self, Trust},
     },
-    services::enrolments::{
-        Reserved,
-        identity::{Identity, Parent},
+    services::{
+        enrolments::{
+            Reserved,
+            identity::{Identity, Membership, Parent},
+        },
+        error::{ErrorKind, ServiceError},
     },
     statement::{delegation, enrolment::Application, header::Malformed},
 };
@@ -143,6 +148,52 @@ pub enum JoinError {
     CutOff,
 }
 
+impl ServiceError for JoinError {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NotReached { source, .. } => connect_kind(source),
+            Self::Door { source, .. } => match source {
+                DoorError::Connect(error) => connect_kind(error),
+                DoorError::Refused { refused, .. } => refused.kind(),
+                DoorError::Broken(_) => ErrorKind::Unavailable,
+                DoorError::Answer(_) => ErrorKind::FailedPrecondition,
+            },
+            Self::NoAddress | Self::Malformed(_) => ErrorKind::InvalidArgument,
+            // Their words hold the remedy, so they are not kept back as internal.
+            Self::Expired { .. }
+            | Self::Keys(_)
+            | Self::Mismatch(_)
+            | Self::Trust(_)
+            | Self::Certificate(_) => ErrorKind::FailedPrecondition,
+            Self::CutOff => ErrorKind::Unavailable,
+        }
+    }
+}
+
+impl Refused {
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::UnknownToken => ErrorKind::Unauthenticated,
+            Self::Precondition => ErrorKind::FailedPrecondition,
+            Self::Invalid => ErrorKind::InvalidArgument,
+            Self::Denied => ErrorKind::PermissionDenied,
+            Self::Failed => ErrorKind::Unavailable,
+        }
+    }
+}
+
+fn connect_kind(error: &ConnectError) -> ErrorKind {
+    match error {
+        ConnectError::WrongCa { .. }
+        | ConnectError::WrongUnit { .. }
+        | ConnectError::NotServed { .. } => ErrorKind::Unauthenticated,
+        ConnectError::Validity { .. } | ConnectError::Own(_) => ErrorKind::FailedPrecondition,
+        ConnectError::NotReached { .. }
+        | ConnectError::Timeout { .. }
+        | ConnectError::Handshake { .. } => ErrorKind::Unavailable,
+    }
+}
+
 /// A unit that has joined, or a root that was made: all that is to be kept and served.
 pub struct Joined {
     /// To be kept with [`Identity::persist`].
@@ -251,7 +302,7 @@ impl Joining<'_> {
         let reserved = self.door.reserve(address, pin, &application, &keys.statement).await;
         let reserved = reserved.map_err(failed("reserve"))?;
         let clock_skew_ms = now.saturating_sub(reserved.clock_unix_ms);
-        check_certificate(token, &application, &reserved)?;
+        check_certificate(pin, &application, &reserved)?;
         let certificate = Some(reserved.certificate);
         let tls = UnitTls::new(&token.unit, &token.trust_domain, &keys, certificate, now)?;
         let chain = self.door.confirm(address, pin, &tls, token.id).await;
@@ -291,6 +342,7 @@ fn identity(token: &Token, tls: &UnitTls, chain: Vec<Envelope>, own: &Delegation
             addresses: token.addresses.clone(),
             ca_sha256: token.ca_sha256,
         }),
+        membership: Some(Membership { token_id: token.id, secret: *token.secret }),
         chain,
         ca_certificate: tls.ca_certificate.clone(),
         server_certificate: tls.server_certificate.clone(),
@@ -300,19 +352,20 @@ fn identity(token: &Token, tls: &UnitTls, chain: Vec<Envelope>, own: &Delegation
 
 /// The certificate names this unit and its key, and the CA is the one that was pinned.
 fn check_certificate(
-    token: &Token,
+    pin: &ParentPin,
     application: &Application,
     reserved: &Reserved,
 ) -> Result<(), JoinError> {
     let certified = certificates::read(&reserved.certificate)?;
-    if certified.unit != token.unit || certified.trust_domain != token.trust_domain {
+    let domain = pin.trust_domain.as_ref();
+    if certified.unit != application.unit || Some(&certified.trust_domain) != domain {
         return Err(JoinError::Mismatch("the certificate names another unit"));
     }
     let key = certificates::request_key_sha256(&application.certificate_request)?;
     if certified.key_sha256 != key {
         return Err(JoinError::Mismatch("the certificate is for another key"));
     }
-    if sha256(&reserved.ca_certificate) != token.ca_sha256 {
+    if sha256(&reserved.ca_certificate) != pin.ca_sha256 {
         return Err(JoinError::Mismatch("the CA is another one"));
     }
     Ok(())
@@ -350,6 +403,77 @@ fn check_chain(
 
 fn same_keys(one: &[PublicKey], other: &[PublicKey]) -> bool {
     one.len() == other.len() && one.iter().all(|key| other.contains(key))
+}
+
+/// New certificates for a unit that has joined, for the keys that it joined with. Works however long
+/// the old ones have been over: the parent knows the keys.
+pub struct Renewing<'a> {
+    /// Who the unit is.
+    pub identity: &'a Identity,
+    /// Its keys.
+    pub keys: &'a UnitKeys,
+    /// Name of this host; empty: not stated.
+    pub host: &'a str,
+    /// How the parent is called.
+    pub door: &'a dyn Door,
+    /// Tells the time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Renewing<'_> {
+    /// Makes a new server certificate and gets a new client certificate, if there is a parent. What
+    /// comes back is to be kept with [`Identity::persist`] and set in [`tls::ServerTls`].
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError`]; the old certificates stay.
+    pub async fn run(self) -> Result<Identity, JoinError> {
+        let now = self.clock.now_unix_ms();
+        let client = match (&self.identity.parent, &self.identity.membership, self.identity.pin()) {
+            (Some(parent), Some(membership), Some(pin)) => {
+                Some(self.client_certificate(parent, membership, &pin, now).await?)
+            }
+            _ => None,
+        };
+        let Identity { unit, trust_domain, .. } = self.identity;
+        let tls = UnitTls::new(unit, trust_domain, self.keys, client, now)?;
+        Ok(Identity {
+            server_certificate: tls.server_certificate,
+            client_certificate: tls.client_certificate,
+            ..self.identity.clone()
+        })
+    }
+
+    async fn client_certificate(
+        &self,
+        parent: &Parent,
+        membership: &Membership,
+        pin: &ParentPin,
+        now: UnixMillis,
+    ) -> Result<CertificateDer<'static>, JoinError> {
+        let application = Application {
+            token_id: membership.token_id,
+            secret: Zeroizing::new(membership.secret),
+            unit: self.identity.unit.clone(),
+            level: self.identity.level,
+            keys: self.keys.public_keys(),
+            ca_sha256: self.keys.ca_sha256(),
+            certificate_request: certificates::request(&self.keys.tls)?,
+            host: self.host.to_owned(),
+            clock_unix_ms: now,
+        };
+        let mut last = JoinError::NoAddress;
+        for address in &parent.addresses {
+            match self.door.reserve(address, pin, &application, &self.keys.statement).await {
+                Ok(reserved) => {
+                    check_certificate(pin, &application, &reserved)?;
+                    return Ok(reserved.certificate);
+                }
+                Err(source) => last = JoinError::Door { step: "renew", source },
+            }
+        }
+        Err(last)
+    }
 }
 
 /// A root that is to be made.
@@ -399,6 +523,7 @@ impl NewRoot {
             trust_domain: self.trust_domain,
             root_public_key: root.public_key(),
             parent: None,
+            membership: None,
             chain: vec![envelope],
             ca_certificate: tls.ca_certificate.clone(),
             server_certificate: tls.server_certificate.clone(),

@@ -1,13 +1,17 @@
 //! Who a hosted unit is, as its store keeps it: `Meta` row `identity` and rows of `Delegations`.
 
+use std::fmt;
+
 use lianxi_proto::types::v1::Envelope;
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    clock::UnixMillis,
     domain::unit::{Level, UnitCode},
     identity::{
+        certificates,
         keys::UnitKeys,
         tls::{ParentPin, UnitTls},
         trust::{self, Known, Trust},
@@ -60,6 +64,24 @@ pub struct Parent {
     pub ca_sha256: [u8; 32],
 }
 
+/// The token that a unit joined with. It is spent: with the unit's own keys, and only with them, the
+/// parent still gives new certificates for it.
+#[derive(Clone, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Membership {
+    /// Public part of the token.
+    #[serde(with = "hex_array")]
+    pub token_id: [u8; 16],
+    /// Its secret.
+    #[serde(with = "hex_array")]
+    pub secret: [u8; 32],
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Membership").finish_non_exhaustive()
+    }
+}
+
 /// Who a unit is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Identity {
@@ -75,6 +97,8 @@ pub struct Identity {
     pub root_public_key: [u8; 32],
     /// `None` at the root.
     pub parent: Option<Parent>,
+    /// How it renews its client certificate; `None` at the root.
+    pub membership: Option<Membership>,
     /// Delegations from the root's own down to the unit's, as they were when it joined.
     pub chain: Vec<Envelope>,
     /// Certificate of its CA.
@@ -94,6 +118,7 @@ struct Row {
     #[serde(with = "hex_array")]
     root_public_key: [u8; 32],
     parent: Option<Parent>,
+    membership: Option<Membership>,
     chain: Vec<Hex>,
     ca_certificate: Hex,
     server_certificate: Hex,
@@ -113,6 +138,7 @@ impl Identity {
             trust_domain: self.trust_domain.clone(),
             root_public_key: self.root_public_key,
             parent: self.parent.clone(),
+            membership: self.membership.clone(),
             chain: self.chain.iter().map(|envelope| Hex(envelope.encode_to_vec())).collect(),
             ca_certificate: Hex(self.ca_certificate.to_vec()),
             server_certificate: Hex(self.server_certificate.to_vec()),
@@ -134,6 +160,7 @@ impl Identity {
             trust_domain: row.trust_domain,
             root_public_key: row.root_public_key,
             parent: row.parent,
+            membership: row.membership,
             chain: chain.collect::<Result<_, _>>().ok()?,
             ca_certificate: row.ca_certificate.0.into(),
             server_certificate: row.server_certificate.0.into(),
@@ -236,6 +263,16 @@ impl Identity {
             }
         }
         Ok(trust)
+    }
+
+    /// True once the server or client certificate is past half of its life: time for
+    /// [`super::Renewing`].
+    pub fn is_due(&self, now: UnixMillis) -> bool {
+        let shown = [Some(&self.server_certificate), self.client_certificate.as_ref()];
+        let due = |der: &CertificateDer<'_>| {
+            certificates::read(der).map_or(true, |certified| certified.is_due(now))
+        };
+        shown.into_iter().flatten().any(due)
     }
 
     /// How to recognise the parent; `None` at the root.

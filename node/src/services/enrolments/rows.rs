@@ -266,21 +266,21 @@ pub(super) mod hex_bytes {
     }
 }
 
-/// 32 bytes as lower-case hex.
+/// An array of bytes as lower-case hex.
 pub(super) mod hex_array {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    pub(crate) fn serialize<S: Serializer>(
-        bytes: &[u8; 32],
+    pub(crate) fn serialize<S: Serializer, const N: usize>(
+        bytes: &[u8; N],
         serializer: S,
     ) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&hex::encode(bytes))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>, const N: usize>(
         deserializer: D,
-    ) -> Result<[u8; 32], D::Error> {
-        let mut bytes = [0; 32];
+    ) -> Result<[u8; N], D::Error> {
+        let mut bytes = [0; N];
         hex::decode_to_slice(String::deserialize(deserializer)?, &mut bytes)
             .map_err(D::Error::custom)?;
         Ok(bytes)

@@ -361,7 +361,7 @@ async fn one_changed_key_is_another_child() {
     let (first, second) = (city.keys("first"), city.keys("second"));
     city.enrolments.reserve(&application(&token, &first)).await.unwrap();
     let mut mixed = application(&token, &first);
-    mixed.keys = application(&token, &second).keys.clone();
+    mixed.keys = application(&token, &second).keys;
     mixed.keys.retain(|key| key.key_use != KeyUse::Statement);
     mixed.keys.extend(first.public_keys().into_iter().take(1));
     let error = city.enrolments.reserve(&mixed).await.unwrap_err();
@@ -494,14 +494,11 @@ async fn a_delegation_ends_with_its_issuers() {
     let token = city.token().await;
     let reserved = city.enrolments.reserve(&application(&token, &city.keys("a"))).await.unwrap();
     city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await.unwrap();
-    let trust = city.unit.trust();
-    let own = &trust.delegation(&code("BOS-01"), None).unwrap().delegation;
-    assert_eq!(own.not_after_unix_ms, NOW + 3650 * DAY);
-    drop(trust);
-    let token = city.invite("BOS-02", Level::District, &["a:1"]).await;
-    let keys = UnitKeys::generate(&token.unit, "boston.example", NOW).unwrap();
+    let known = city.unit.trust().delegation(&code("BOS-01"), None).unwrap().clone();
+    assert_eq!(known.delegation.not_after_unix_ms, NOW + 3650 * DAY);
+    let keys = UnitKeys::generate(&code("BOS-03"), "boston.example", NOW).unwrap();
     city.clock.set(NOW + 3650 * DAY - MINUTE);
-    let token = Token { ..city.invite("BOS-03", Level::District, &["a:1"]).await };
+    let token = city.invite("BOS-03", Level::District, &["a:1"]).await;
     let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
     city.clock.set(NOW + 3650 * DAY);
     let confirmed = city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await;
