@@ -157,11 +157,11 @@ impl JoinRun<'_> {
         }
     }
 
-    async fn run(&self) -> Result<Joined, crate::services::enrolments::JoinError> {
+    async fn run(&self) -> Result<Joined, JoinError> {
         self.joining().run().await
     }
 
-    async fn dry_run(&self) -> Result<(), crate::services::enrolments::JoinError> {
+    async fn dry_run(&self) -> Result<(), JoinError> {
         self.joining().dry_run().await.map(|_| ())
     }
 }
