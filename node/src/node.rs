@@ -5,6 +5,7 @@
 
 mod admin;
 mod host;
+mod renewal;
 mod setup;
 
 pub use host::{Host, Options};

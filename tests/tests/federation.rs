@@ -120,6 +120,25 @@ async fn wait_for_report(
     .await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_renewed_at_half_life_and_used_without_a_restart() {
+    const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+    let mut federation = Federation::city("C").await;
+    federation.add_host("C-1", "C", Level::District).await;
+    federation.wait_for_link("C-1", true).await;
+    assert!(federation.host("C").renew_certificates().await.is_empty());
+    federation.clock.shift_to(16 * DAY_MS);
+    let renewed = federation.host("C").renew_certificates().await;
+    assert_eq!(renewed, ["C".parse().unwrap()]);
+    let renewed = federation.host("C-1").renew_certificates().await;
+    assert_eq!(renewed, ["C-1".parse().unwrap()]);
+    // The first certificates are over by then, and the parent was not started again.
+    federation.clock.shift_to(40 * DAY_MS);
+    federation.stop("C-1").await;
+    federation.start("C-1").await;
+    federation.wait_for_link("C-1", true).await;
+}
+
 fn notice(duty_item: &str) -> Notice {
     Notice {
         number: "〔2026〕17号".into(),

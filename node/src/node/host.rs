@@ -45,6 +45,9 @@ use crate::{
     telemetry::Metrics,
 };
 
+/// Certificates that a unit shows; changed when they are renewed.
+type Shown = Arc<RwLock<UnitTls>>;
+
 /// Handshakes at a time: each costs a signature, and ten thousand children may come at once.
 const MAX_HANDSHAKES: usize = 64;
 
@@ -71,6 +74,7 @@ pub struct Host {
     tls: Arc<ServerTls>,
     enrolments: RwLock<HashMap<UnitCode, Arc<Enrolments>>>,
     certificates: Mutex<HashMap<UnitCode, UnixMillis>>,
+    shown: Mutex<HashMap<UnitCode, Shown>>,
     link_address: Option<SocketAddr>,
     started_unix_ms: UnixMillis,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -113,6 +117,13 @@ impl Host {
         tasks.push(tokio::spawn(async move {
             resuming.imports.resume().await;
         }));
+        let (renewing, mut stop) = (Arc::clone(&host), host.stop.subscribe());
+        tasks.push(tokio::spawn(async move {
+            tokio::select! {
+                () = super::renewal::run(renewing) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        }));
         host.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         tracing::info!(units = host.units.all().len(), address = ?link_address, "host is up");
         Ok(host)
@@ -150,6 +161,7 @@ impl Host {
                 imports,
                 enrolments: RwLock::default(),
                 certificates: Mutex::default(),
+                shown: Mutex::default(),
                 link_address,
                 tasks: Mutex::default(),
                 stop: watch::Sender::new(false),
@@ -200,10 +212,8 @@ impl Host {
         let hosted = Hosted::open(unit, records, downlinks)
             .await
             .map_err(|error| failed(crate::grpc::status::chain(&error)))?;
-        self.tls.set(&identity.tls).map_err(|error| failed(error.to_string()))?;
-        let ends = identity.certificate_ends_unix_ms;
-        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).insert(code.clone(), ends);
-        self.metrics.certificate_ends(&code, ends);
+        self.show(&identity.tls, identity.certificate_ends_unix_ms)
+            .map_err(|error| failed(error.to_string()))?;
         self.units.add(Arc::clone(&hosted));
         let summaries = Arc::clone(&hosted.summaries);
         let mut stop = self.stop.subscribe();
@@ -225,8 +235,25 @@ impl Host {
         if self.units.get(&unit).is_some() {
             return Uplink::Local { parent: unit };
         }
-        let dial = DialParent { parent, tls, clock: Arc::clone(&self.clock) };
+        let shown = self.shown_by(&tls);
+        let dial = DialParent { parent, shown, clock: Arc::clone(&self.clock) };
         Uplink::Through { parent: unit, dial: Arc::new(dial) }
+    }
+
+    /// Shows a unit's certificates from now on, to children and parent.
+    pub(super) fn show(&self, tls: &UnitTls, ends: UnixMillis) -> Result<(), rustls::Error> {
+        self.tls.set(tls)?;
+        *self.shown_by(tls).write().unwrap_or_else(PoisonError::into_inner) = tls.clone();
+        let mut certificates = self.certificates.lock().unwrap_or_else(PoisonError::into_inner);
+        certificates.insert(tls.unit.clone(), ends);
+        self.metrics.certificate_ends(&tls.unit, ends);
+        Ok(())
+    }
+
+    fn shown_by(&self, tls: &UnitTls) -> Shown {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(RwLock::new(tls.clone()));
+        Arc::clone(shown.entry(tls.unit.clone()).or_insert_with(new))
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
@@ -318,20 +345,21 @@ pub(super) fn open_store(config: &HostConfig) -> Result<Arc<dyn Store>, Error> {
 /// Dials a parent on another host, at each of its addresses in turn.
 struct DialParent {
     parent: setup::ParentAddress,
-    tls: UnitTls,
+    shown: Shown,
     clock: Arc<dyn Clock>,
 }
 
 #[async_trait]
 impl Dial for DialParent {
     async fn dial(&self) -> Result<Box<dyn Io>, String> {
+        let tls = self.shown.read().unwrap_or_else(PoisonError::into_inner).clone();
         let mut failures = Vec::new();
         for address in &self.parent.addresses {
             let connected = crate::identity::tls::connect(
                 address,
                 &self.parent.pin,
                 Purpose::Link,
-                Some(&self.tls),
+                Some(&tls),
                 Arc::clone(&self.clock),
             );
             match connected.await {
