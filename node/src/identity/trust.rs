@@ -10,10 +10,7 @@ use std::{
     fmt,
 };
 
-use lianxi_proto::{
-    envelope::{self, STATEMENT_TYPE, VerifyingKey},
-    types::v1::Suite as ProtoSuite,
-};
+use lianxi_proto::envelope::{self, STATEMENT_TYPE, Suite as ProtoSuite, VerifyingKey};
 use sha2::{Digest, Sha256};
 
 use crate::{

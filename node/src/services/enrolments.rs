@@ -14,7 +14,6 @@ use std::{
     sync::{Arc, RwLockReadGuard},
 };
 
-use lianxi_proto::types::v1::Envelope;
 use rustls::pki_types::CertificateDer;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
@@ -42,7 +41,7 @@ use crate::{
         trust::{self, Checked, Trust},
     },
     services::error::{ErrorKind, ServiceError},
-    statement::{delegation::text, enrolment::Application, header::Malformed},
+    statement::{Envelope, delegation::text, enrolment::Application, header::Malformed},
     store::{self, Batch, Store, Table},
 };
 

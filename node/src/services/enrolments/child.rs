@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lianxi_proto::{envelope::Signer, types::v1::Envelope};
+use lianxi_proto::envelope::Signer;
 use rustls::pki_types::CertificateDer;
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
@@ -33,7 +33,7 @@ use crate::{
         },
         error::{ErrorKind, ServiceError},
     },
-    statement::{delegation, enrolment::Application, header::Malformed},
+    statement::{Envelope, delegation, enrolment::Application, header::Malformed},
 };
 
 /// How long the root's own delegation is good for.

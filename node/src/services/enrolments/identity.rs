@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use lianxi_proto::types::v1::Envelope;
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use crate::{
         trust::{self, Known, Trust},
     },
     services::enrolments::rows::{hex_array, hex_bytes},
+    statement::Envelope,
     store::{self, Batch, Store, Table},
 };
 
