@@ -2,6 +2,8 @@
 //!
 //! The disk is a small tmpfs in a mount namespace of its own, so that nothing outside is touched.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

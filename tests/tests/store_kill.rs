@@ -1,5 +1,7 @@
 //! P2 under SIGKILL: what a killed process acknowledged is there when the store is opened again.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},

@@ -116,7 +116,7 @@ async fn a_read_shows_nothing_that_a_power_cut_could_take_back() {
     assert_eq!(get.await.unwrap().as_deref(), Some(&b"v"[..]));
     assert_eq!(scan.await.unwrap().len(), 1);
     assert!(last.await.unwrap().is_some());
-    assert_eq!(units.await.unwrap(), [unit.clone()]);
+    assert_eq!(units.await.unwrap(), [self::unit()]);
 }
 
 #[tokio::test]
