@@ -352,6 +352,7 @@ impl Escalations {
     /// # Errors
     ///
     /// [`Error::NotFound`], someone else's step, a step out of order.
+    #[tracing::instrument(name = "escalation.step", skip_all, fields(unit = %self.unit.code, ?step))]
     pub async fn step(
         &self,
         id: StatementId,
@@ -366,6 +367,7 @@ impl Escalations {
         if let Some(what) = personal::find(note) {
             return Err(escalation::Error::PersonalData { field: "note", what }.into());
         }
+        self.unit.continue_trace(id).await?;
         let mut work = self.unit.begin().await;
         let mut case = self.case(id).await?.ok_or(Error::NotFound(id))?;
         case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;

@@ -36,6 +36,17 @@ impl Lane {
     /// All lanes, the most urgent first.
     pub const ALL: [Self; 5] =
         [Self::Escalation, Self::Notice, Self::Summary, Self::Catalogue, Self::Bulk];
+
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Escalation => "escalation",
+            Self::Notice => "notice",
+            Self::Summary => "summary",
+            Self::Catalogue => "catalogue",
+            Self::Bulk => "bulk",
+        }
+    }
 }
 
 /// A place in a lane.

@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tracing::Span;
 
 use super::{
     catalogues::Catalogues,
@@ -30,7 +31,7 @@ use crate::{
     identity::trust::Trust,
     statement::{Envelope, header::kinds},
     store::{self, Batch, Commit, Table},
-    telemetry::metrics::Side,
+    telemetry::{metrics::Side, set_parent_from},
 };
 
 const FORMAT: u8 = 1;
@@ -149,6 +150,7 @@ impl Hosted {
             )?;
             opened
         };
+        set_parent_from(&opened.statement.header.traceparent, &Span::current());
         let arrived = Arrived {
             peer: peer.clone(),
             from_child,
@@ -436,6 +438,7 @@ impl Exchange for Hosted {
         }
     }
 
+    #[tracing::instrument(name = "statement.receive", skip_all, fields(unit = %self.unit.code, %peer))]
     async fn receive(&self, peer: &UnitCode, arrival: Arrival) -> Result<Commit, Error> {
         let lane = arrival.cursor.lane;
         if let Some(have) = self.cursor(peer, lane)

@@ -36,6 +36,7 @@ use crate::{
     },
     services::records::{self, Records},
     store::{self, Store},
+    telemetry::metrics::{Metrics, Outcome},
 };
 
 /// Bytes of the disk that an upload leaves free.
@@ -215,6 +216,16 @@ pub struct Report {
     pub periods: BTreeSet<String>,
 }
 
+impl Report {
+    fn count(&self) {
+        let metrics = Metrics::installed();
+        metrics.rows_imported(Outcome::Imported, self.imported);
+        metrics.rows_imported(Outcome::Updated, self.updated);
+        metrics.rows_imported(Outcome::Unchanged, self.unchanged);
+        metrics.rows_imported(Outcome::Rejected, self.rejected);
+    }
+}
+
 /// Imports of one host.
 #[derive(Clone)]
 pub struct Imports(Arc<Inner>);
@@ -276,7 +287,10 @@ impl Imports {
         let _turn = self.0.turn.lock().await;
         let (events, _) = mpsc::channel(1);
         let reports = match self.0.finish_pending(&events).await {
-            Ok(reports) => reports,
+            Ok(reports) => {
+                reports.iter().for_each(Report::count);
+                reports
+            }
             Err(error) => {
                 tracing::error!(error = %chain(&error), "import cannot go on");
                 Vec::new()
@@ -310,7 +324,9 @@ impl Imports {
         })
         .await?;
         self.0.write_down(&job).await?;
-        self.0.run_job(job, mapping, &events).await
+        let report = self.0.run_job(job, mapping, &events).await?;
+        report.count();
+        Ok(report)
     }
 }
 

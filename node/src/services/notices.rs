@@ -347,7 +347,9 @@ impl Notices {
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::NotAddressed`], a stage out of order.
+    #[tracing::instrument(name = "notice.mark", skip_all, fields(unit = %self.unit.code, ?stage))]
     pub async fn mark(&self, id: StatementId, stage: Stage, note: &str) -> Result<State, Error> {
+        self.unit.continue_trace(id).await?;
         let row = self.row(id).await?;
         if !row.addressed {
             return Err(Error::NotAddressed);

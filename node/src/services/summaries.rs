@@ -11,7 +11,10 @@ use std::{
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::Instant,
+};
 
 use super::{
     catalogues::Catalogues,
@@ -37,6 +40,7 @@ use crate::{
         summary::{decode_body, encode_body, seal, unseal},
     },
     store::{self, Table, format},
+    telemetry::metrics::PullEnd,
 };
 
 const FORMAT: u8 = 1;
@@ -624,6 +628,19 @@ impl Summaries {
     ///
     /// As [`Self::live`].
     pub async fn pull(&self, question: &Question, period: &Period) -> Result<Vec<Held>, Error> {
+        let begun = Instant::now();
+        let held = self.verified(question, period).await;
+        let is_complete = |own: &Held| own.summary.coverage.included == own.summary.coverage.expected;
+        let end = match &held {
+            Ok(held) if held.last().is_some_and(is_complete) => PullEnd::Complete,
+            Ok(_) => PullEnd::Partial,
+            Err(_) => PullEnd::Failed,
+        };
+        self.unit.metrics.pulled(end, begun.elapsed());
+        held
+    }
+
+    async fn verified(&self, question: &Question, period: &Period) -> Result<Vec<Held>, Error> {
         let parcels = self.live(question, period).await?;
         let mut held = Vec::with_capacity(parcels.len());
         for parcel in &parcels {

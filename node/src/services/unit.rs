@@ -28,7 +28,7 @@ use crate::{
         header::{self, Classification, Header, StatementId},
     },
     store::{self, Batch, Commit, Store, Table},
-    telemetry::Metrics,
+    telemetry::{Metrics, current_traceparent, set_parent_from},
 };
 
 /// Serialised bytes of cells per stored row: below the store's limit for values.
@@ -173,7 +173,7 @@ impl Unit {
         metrics: Metrics,
     ) -> Result<Arc<Self>, store::Error> {
         let counters = load_counters(store.as_ref(), &parts.code).await?;
-        Ok(Arc::new(Self {
+        let unit = Arc::new(Self {
             code: parts.code,
             level: parts.level,
             parent: parts.parent,
@@ -189,7 +189,10 @@ impl Unit {
             counters: Arc::new(AsyncMutex::new(counters)),
             outboxes: Mutex::default(),
             roster: watch::Sender::new(0),
-        }))
+        });
+        let (waiting, _) = unit.outbox_state().await?;
+        unit.metrics.outbox_changed(i64::try_from(waiting).unwrap_or(i64::MAX));
+        Ok(unit)
     }
 
     /// What the unit believes, for reading.
@@ -283,6 +286,7 @@ impl Unit {
             next,
             guard,
             peers: Vec::new(),
+            enqueued: 0,
         }
     }
 
@@ -310,7 +314,7 @@ impl Unit {
             classification: Classification::Internal,
             exercise: draft.exercise,
             destination: draft.destination.clone(),
-            traceparent: crate::telemetry::current_traceparent(),
+            traceparent: current_traceparent(),
             on_behalf_of: None,
         };
         let payload = header::encode(&header, &draft.body);
@@ -410,14 +414,31 @@ impl Unit {
                     batch.delete(Table::Outbox, key.clone());
                 }
             }
-            let more = batch.len() == store::MAX_BATCH_OPERATIONS;
+            let settled = batch.len();
+            let more = settled == store::MAX_BATCH_OPERATIONS;
             if !batch.is_empty() {
                 self.store.submit(batch).await?;
+                self.metrics.outbox_changed(-i64::try_from(settled).unwrap_or(i64::MAX));
+                self.metrics.statements_sent(cursor.lane.as_str(), settled as u64);
             }
             if !more {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts the current span under the act that caused the kept statement, so that what follows
+    /// from it is one trace. Without such a statement nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn continue_trace(&self, id: StatementId) -> Result<(), store::Error> {
+        let kept = self.statement(id).await?;
+        if let Some(statement) = kept.and_then(|kept| header::decode(&kept.payload).ok()) {
+            set_parent_from(&statement.header.traceparent, &tracing::Span::current());
+        }
+        Ok(())
     }
 
     /// Number of waiting deliveries, and when the oldest was put there.
@@ -499,6 +520,7 @@ pub struct Work {
     next: Counters,
     guard: OwnedMutexGuard<Counters>,
     peers: Vec<UnitCode>,
+    enqueued: i64,
 }
 
 impl std::fmt::Debug for Work {
@@ -541,6 +563,7 @@ impl Work {
             enqueued_unix_ms: self.unit.clock.now_unix_ms(),
         };
         *last += 1;
+        self.enqueued += 1;
         self.batch.put(Table::Outbox, outbox_key(peer, lane, *last), row.encode());
         let counter = [&[FORMAT][..], &last.to_be_bytes()].concat();
         self.batch.put(Table::Meta, lane_key(peer, lane), counter);
@@ -580,7 +603,7 @@ impl Work {
         }
         let commit = self.unit.store.submit(self.batch);
         let (unit, next, guard, peers) = (self.unit, self.next, self.guard, self.peers);
-        Submitted { commit, unit, next, guard, peers }
+        Submitted { commit, unit, next, guard, peers, enqueued: self.enqueued }
     }
 }
 
@@ -591,6 +614,7 @@ struct Submitted {
     next: Counters,
     guard: OwnedMutexGuard<Counters>,
     peers: Vec<UnitCode>,
+    enqueued: i64,
 }
 
 impl Submitted {
@@ -598,6 +622,7 @@ impl Submitted {
         self.commit.await?;
         *self.guard = self.next;
         drop(self.guard);
+        self.unit.metrics.outbox_changed(self.enqueued);
         for peer in &self.peers {
             self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
         }

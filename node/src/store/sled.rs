@@ -35,7 +35,7 @@ use super::{
     Batch, Commit, Entry, Error, MAX_BATCH_OPERATIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Store,
     Table, Usage, lock::Lock,
 };
-use crate::{clock::SystemClock, domain::unit::UnitCode};
+use crate::{clock::SystemClock, domain::unit::UnitCode, telemetry::Metrics};
 
 /// Size of a segment of sled's log, fixed when a store is made.
 ///
@@ -112,6 +112,7 @@ impl SledStore {
             lock,
             pending: BTreeMap::new(),
             scratch: Vec::new(),
+            metrics: Metrics::installed(),
         };
         let (requests, receiver) = mpsc::channel();
         let thread = thread::Builder::new()

@@ -22,7 +22,7 @@ use crate::{
     domain::unit::UnitCode,
 };
 
-/// Statements given to a peer, by kind.
+/// Statements given to a peer, by lane.
 pub const STATEMENT_SENT: &str = "lianxi.statement.sent";
 /// Statements taken in from a peer, by kind.
 pub const STATEMENT_RECEIVED: &str = "lianxi.statement.received";
@@ -180,12 +180,12 @@ impl Metrics {
         INSTALLED.set(self.clone())
     }
 
-    /// A statement of `kind`, the header's `type`, went out and is acknowledged.
-    pub fn statement_sent(&self, kind: &str) {
-        self.instruments.sent.add(1, &[kind_label(kind)]);
+    /// `statements` of a lane went out and are acknowledged.
+    pub fn statements_sent(&self, lane: &'static str, statements: u64) {
+        self.instruments.sent.add(statements, &[KeyValue::new("lane", lane)]);
     }
 
-    /// A statement of `kind`, the header's `type`, came in and is durable.
+    /// A statement of `kind`, the header's `type`, came in and holds.
     pub fn statement_received(&self, kind: &str) {
         self.instruments.received.add(1, &[kind_label(kind)]);
     }
@@ -339,7 +339,7 @@ mod tests {
     }
 
     fn use_all(metrics: &Metrics) {
-        metrics.statement_sent("lianxi.notice.v1");
+        metrics.statements_sent("notice", 2);
         metrics.statement_received("lianxi.summary.v1");
         metrics.statement_quarantined("bad-signature");
         metrics.outbox_changed(3);
@@ -359,7 +359,7 @@ mod tests {
     fn every_metric_counts_what_it_says() {
         let text = exported(use_all);
         for line in [
-            "lianxi_statement_sent_total{kind=\"lianxi.notice.v1\"} 1",
+            "lianxi_statement_sent_total{lane=\"notice\"} 2",
             "lianxi_statement_received_total{kind=\"lianxi.summary.v1\"} 1",
             "lianxi_statement_quarantined_total{reason=\"bad-signature\"} 1",
             "lianxi_outbox_depth 2",

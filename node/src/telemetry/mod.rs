@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use opentelemetry::{KeyValue, metrics::MeterProvider as _, trace::TracerProvider as _};
+use opentelemetry::{KeyValue, metrics::MeterProvider as _};
 use opentelemetry_otlp::{ExporterBuildError, MetricExporter, SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
     Resource,
@@ -108,15 +108,9 @@ pub async fn init(config: &TelemetryConfig) -> Result<Guard, Error> {
     let (meter_provider, endpoint) = meter_provider(config, resource).await?;
     let metrics = Metrics::new(&meter_provider.meter(SCOPE), Arc::new(SystemClock));
 
-    let spans = tracing_opentelemetry::layer()
-        .with_tracer(tracer_provider.tracer(SCOPE))
-        .with_location(false)
-        .with_threads(false)
-        .with_tracked_inactivity(false)
-        .with_filter(own_spans());
     Registry::default()
         .with(log_layer(config.log_format).with_filter(filter))
-        .with(spans)
+        .with(trace::layer(&tracer_provider).with_filter(own_spans()))
         .try_init()
         .map_err(|_| Error::Twice)?;
     metrics.install().map_err(|_| Error::Twice)?;

@@ -5,10 +5,19 @@
 
 use std::collections::HashMap;
 
-use opentelemetry::{propagation::TextMapPropagator, trace::TraceContextExt};
-use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt;
+use opentelemetry::{
+    propagation::TextMapPropagator,
+    trace::{TraceContextExt, TracerProvider as _},
+};
+use opentelemetry_sdk::{
+    propagation::TraceContextPropagator,
+    trace::{SdkTracer, SdkTracerProvider},
+};
+use tracing::{Span, Subscriber};
+use tracing_opentelemetry::{OpenTelemetryLayer, OpenTelemetrySpanExt};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::SCOPE;
 
 /// Name of the field in W3C Trace Context.
 const TRACEPARENT: &str = "traceparent";
@@ -21,7 +30,8 @@ pub fn current_traceparent() -> String {
 }
 
 /// Puts `span` under the act that `traceparent`, a statement's header field, names. Called before
-/// the span is entered; text that is empty or no trace context changes nothing.
+/// the span has children or is asked for its own context; text that is empty or no trace context
+/// changes nothing.
 pub fn set_parent_from(traceparent: &str, span: &Span) {
     let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
     let parent = TraceContextPropagator::new().extract(&carrier);
@@ -31,10 +41,24 @@ pub fn set_parent_from(traceparent: &str, span: &Span) {
     }
 }
 
+/// What turns spans into parts of traces.
+///
+/// A span begins its part when it is asked for its context, not when it is entered: a statement is
+/// read, and its trace known, inside the span of its receipt.
+pub(super) fn layer<S>(provider: &SdkTracerProvider) -> OpenTelemetryLayer<S, SdkTracer>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+{
+    tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(SCOPE))
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
+        .with_context_activation(false)
+}
+
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::TracerProvider;
-    use opentelemetry_sdk::trace::SdkTracerProvider;
     use tracing::{info_span, subscriber::with_default};
     use tracing_subscriber::{Registry, layer::SubscriberExt};
 
@@ -44,8 +68,7 @@ mod tests {
 
     fn traced<T>(act: impl FnOnce() -> T) -> T {
         let provider = SdkTracerProvider::builder().build();
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        with_default(Registry::default().with(layer), act)
+        with_default(Registry::default().with(layer(&provider)), act)
     }
 
     #[test]
@@ -56,6 +79,20 @@ mod tests {
             let relayed = span.in_scope(current_traceparent);
             assert_eq!(relayed.get(3..35), ELSEWHERE.get(3..35), "another trace: {relayed}");
             assert_ne!(relayed.get(36..52), ELSEWHERE.get(36..52), "no span of its own");
+        });
+    }
+
+    #[test]
+    fn the_trace_may_become_known_inside_the_span() {
+        traced(|| {
+            let span = info_span!("statement.receive");
+            let (outer, inner) = span.in_scope(|| {
+                set_parent_from(ELSEWHERE, &Span::current());
+                let inner = info_span!("notice.receive").in_scope(current_traceparent);
+                (current_traceparent(), inner)
+            });
+            assert_eq!(outer.get(3..35), ELSEWHERE.get(3..35), "another trace: {outer}");
+            assert_eq!(inner.get(3..35), ELSEWHERE.get(3..35), "another trace: {inner}");
         });
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ::sled::{Db, IVec};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     files::{self, Barrier},
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     domain::unit::UnitCode,
     store::{Batch, Error, MAX_BATCH_OPERATIONS, Table, lock::Lock},
+    telemetry::Metrics,
 };
 
 /// A group ends at this many bytes of keys and values.
@@ -64,6 +65,7 @@ pub(super) struct Writer {
     /// Accepted by the group and not yet given to sled.
     pub(super) pending: BTreeMap<IVec, Option<IVec>>,
     pub(super) scratch: Vec<u8>,
+    pub(super) metrics: Metrics,
 }
 
 impl Writer {
@@ -123,6 +125,7 @@ impl Writer {
         if let Err(failure) = self.shared.check() {
             return Err(failure.to_string());
         }
+        let begun = Instant::now();
         self.pending.clear();
         let free_bytes = files::free_bytes(&self.shared.engine).map_err(|e| e.to_string())?;
         let is_full = free_bytes < self.reserve_bytes;
@@ -144,6 +147,7 @@ impl Writer {
         if let Some(barrier) = self.barrier.as_mut().filter(|_| operations > 0) {
             barrier.wait(&self.db).map_err(|error| error.to_string())?;
             self.shared.statistics.count_barrier();
+            self.metrics.committed(outcomes.len() as u64, begun.elapsed());
         }
         self.shared.statistics.count_group(group.len(), operations);
         Ok(outcomes)
