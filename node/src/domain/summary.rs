@@ -6,25 +6,12 @@ use std::collections::BTreeMap;
 
 use crate::{
     clock::UnixMillis,
-    domain::{
-        component::{self, Component},
-        period::Period,
-        unit::UnitCode,
-    },
+    domain::{component::Component, period::Period, unit::UnitCode},
 };
 
 /// Why figures could not be added up.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Two components of one indicator do not fit, or a total leaves its range.
-    #[error("figures of indicator {indicator} cannot be added")]
-    Component {
-        /// The indicator.
-        indicator: String,
-        /// Why.
-        #[source]
-        source: component::Error,
-    },
     /// Counts of units that contradict each other.
     #[error("the coverage contradicts itself at {0}")]
     Coverage(&'static str),
@@ -148,7 +135,8 @@ impl Coverage {
             return Err(Error::Coverage("expected"));
         }
         let gaps = self.gaps.iter().try_fold(0_u32, |sum, gap| sum.checked_add(gap.units));
-        if gaps != self.expected.checked_sub(self.included) {
+        let is_empty = |gap: &CoverageGap| gap.units == 0;
+        if gaps != self.expected.checked_sub(self.included) || self.gaps.iter().any(is_empty) {
             return Err(Error::Coverage("gaps"));
         }
         if self.included == 0 || self.zero > self.included || self.by_parent > self.included {
@@ -220,32 +208,24 @@ pub enum Child {
 /// Adds a unit's own figures and its children's. The order of children does not matter.
 ///
 /// Only figures that the unit's own catalogue declares are added: a child with another version of
-/// one of them is left out as a whole and named with `other-version`.
-///
-/// # Errors
-///
-/// [`Error::Component`] if components of one indicator do not fit or overflow.
-pub fn roll_up(
-    own: &Figures,
-    children: &BTreeMap<UnitCode, Child>,
-) -> Result<(Figures, Coverage), Error> {
+/// one of them is left out as a whole and named with `other-version`, and one whose components do
+/// not fit or leave the range with `refused`: a child's mistake takes nobody else's figures away.
+pub fn roll_up(own: &Figures, children: &BTreeMap<UnitCode, Child>) -> (Figures, Coverage) {
     let mut subtree = own.clone();
     let mut coverage = Coverage { expected: 1, included: 1, ..Coverage::default() };
     for (unit, child) in children {
         match child {
             Child::Reported { coverage: theirs, subtree: figures, payload_sha256, version } => {
+                let units = theirs.expected;
                 if speaks_other_version(own, figures) {
-                    miss(
-                        &mut coverage,
-                        unit,
-                        CoverageState::Stale,
-                        theirs.expected,
-                        "other-version",
-                        None,
-                    );
+                    miss(&mut coverage, unit, CoverageState::Stale, units, "other-version", None);
                     continue;
                 }
-                add_figures(&mut subtree, figures)?;
+                let Some(sum) = sum_of(&subtree, figures) else {
+                    miss(&mut coverage, unit, CoverageState::Quarantined, units, "refused", None);
+                    continue;
+                };
+                subtree = sum;
                 add_coverage(&mut coverage, theirs);
                 let state = if theirs.zero > 0 && theirs.zero == theirs.included {
                     CoverageState::Zero
@@ -265,7 +245,7 @@ pub fn roll_up(
         }
     }
     coverage.gaps.sort_by(|a, b| a.unit.cmp(&b.unit));
-    Ok((subtree, coverage))
+    (subtree, coverage)
 }
 
 fn speaks_other_version(own: &Figures, theirs: &Figures) -> bool {
@@ -278,21 +258,17 @@ fn speaks_other_version(own: &Figures, theirs: &Figures) -> bool {
     })
 }
 
-fn add_figures(total: &mut Figures, figures: &Figures) -> Result<(), Error> {
+/// `None` if components of one indicator do not fit, or a total leaves its range.
+fn sum_of(total: &Figures, figures: &Figures) -> Option<Figures> {
+    let mut sum = total.clone();
     for (key, component) in figures {
-        match total.get_mut(key) {
-            Some(sum) => {
-                *sum = sum.add(component).map_err(|source| Error::Component {
-                    indicator: key.indicator.clone(),
-                    source,
-                })?;
-            }
-            None => {
-                total.insert(key.clone(), component.clone());
-            }
-        }
+        let added = match total.get(key) {
+            Some(so_far) => so_far.add(component).ok()?,
+            None => component.clone(),
+        };
+        sum.insert(key.clone(), added);
     }
-    Ok(())
+    Some(sum)
 }
 
 fn add_coverage(total: &mut Coverage, theirs: &Coverage) {
@@ -377,7 +353,7 @@ mod tests {
     #[test]
     fn own_records_are_counted_beside_the_childrens() {
         let children = BTreeMap::from([(code("A-1"), leaf(3)), (code("A-2"), leaf(4))]);
-        let (subtree, coverage) = roll_up(&figures(10), &children).unwrap();
+        let (subtree, coverage) = roll_up(&figures(10), &children);
         assert_eq!(subtree, figures(17));
         assert_eq!((coverage.expected, coverage.included), (3, 3));
         assert!(coverage.is_complete());
@@ -387,7 +363,7 @@ mod tests {
     #[test]
     fn a_missing_branch_is_named_and_never_zero() {
         let children = BTreeMap::from([(code("A-1"), leaf(3)), (code("A-2"), missing(7))]);
-        let (subtree, coverage) = roll_up(&figures(10), &children).unwrap();
+        let (subtree, coverage) = roll_up(&figures(10), &children);
         assert_eq!(subtree, figures(13));
         assert_eq!((coverage.expected, coverage.included, coverage.absent), (9, 2, 7));
         assert_eq!(coverage.gaps[0].unit, code("A-2"));
@@ -397,10 +373,10 @@ mod tests {
     #[test]
     fn gaps_of_the_whole_subtree_are_carried_up() {
         let inner = BTreeMap::from([(code("A-1-1"), leaf(3)), (code("A-1-2"), missing(2))]);
-        let (subtree, coverage) = roll_up(&figures(1), &inner).unwrap();
+        let (subtree, coverage) = roll_up(&figures(1), &inner);
         let street = Child::Reported { coverage, subtree, payload_sha256: [1; 32], version: 4 };
         let outer = BTreeMap::from([(code("A-1"), street)]);
-        let (subtree, coverage) = roll_up(&figures(0), &outer).unwrap();
+        let (subtree, coverage) = roll_up(&figures(0), &outer);
         assert_eq!(subtree, figures(4));
         assert_eq!((coverage.expected, coverage.included), (5, 3));
         assert_eq!(coverage.gaps.len(), 1);
@@ -416,11 +392,30 @@ mod tests {
             payload_sha256: [1; 32],
             version: 1,
         };
-        let (subtree, coverage) =
-            roll_up(&figures(1), &BTreeMap::from([(code("A-1"), child)])).unwrap();
+        let (subtree, coverage) = roll_up(&figures(1), &BTreeMap::from([(code("A-1"), child)]));
         assert_eq!(subtree, figures(1));
         assert_eq!((coverage.expected, coverage.included, coverage.stale), (5, 1, 4));
         assert_eq!(coverage.gaps[0].reason, "other-version");
+    }
+
+    #[test]
+    fn a_child_whose_figures_do_not_fit_is_left_out_alone() {
+        let key = figures(0).into_keys().next().unwrap();
+        let ratio = Component::Ratio { numerator: 1, denominator: 2 };
+        for figures_of_the_bad in [Figures::from([(key, ratio)]), figures(u64::MAX)] {
+            let bad = Child::Reported {
+                coverage: Coverage { expected: 4, included: 4, ..Coverage::default() },
+                subtree: figures_of_the_bad,
+                payload_sha256: [1; 32],
+                version: 1,
+            };
+            let children = BTreeMap::from([(code("A-1"), leaf(3)), (code("A-2"), bad)]);
+            let (subtree, coverage) = roll_up(&figures(10), &children);
+            assert_eq!(subtree, figures(13));
+            assert_eq!((coverage.expected, coverage.included, coverage.quarantined), (6, 2, 4));
+            assert_eq!(coverage.gaps[0].reason, "refused");
+            coverage.check().unwrap();
+        }
     }
 
     #[test]
@@ -429,6 +424,14 @@ mod tests {
         good.check().unwrap();
         Coverage { included: 1, ..good.clone() }.check().unwrap_err();
         Coverage { expected: 3, absent: 1, ..good.clone() }.check().unwrap_err();
-        Coverage { zero: 3, ..good }.check().unwrap_err();
+        Coverage { zero: 3, ..good.clone() }.check().unwrap_err();
+        let gap = CoverageGap {
+            unit: code("A-1"),
+            state: CoverageState::Absent,
+            units: 0,
+            reason: "no-link".into(),
+            last_known_unix_ms: None,
+        };
+        Coverage { gaps: vec![gap], ..good }.check().unwrap_err();
     }
 }

@@ -1,6 +1,7 @@
 //! Statements that were refused: here, or by a peer that sent its signed reason back.
 //!
-//! A refused statement never stops its lane. Its envelope is kept as it came.
+//! A refused statement never stops its lane. Its envelope is kept as it came, unless it is larger
+//! than any envelope may be: of such a one only the digest is kept.
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,9 @@ use crate::{
 };
 
 const FORMAT: u8 = 1;
+
+/// Longest detail: it can quote what came, and goes back in a statement.
+const MAX_DETAIL_CHARS: usize = 256;
 
 /// A refused statement.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -79,7 +83,7 @@ pub fn refuse(
         claimed_kind: claim.kind,
         reason: refused.reason.to_owned(),
         field: refused.field.clone(),
-        detail: refused.detail.clone(),
+        detail: refused.detail.chars().take(MAX_DETAIL_CHARS).collect(),
         time_unix_ms: unit.clock.now_unix_ms(),
         payload_sha256: hex::encode(payload_sha256),
     };
@@ -91,9 +95,12 @@ pub fn refuse(
     unit.metrics.statement_quarantined(refused.reason);
     let mut plan = Plan::default();
     plan.writes.push(row(&entry, &payload_sha256));
-    let mut envelope_key = b"envelope/".to_vec();
-    envelope_key.extend_from_slice(&payload_sha256);
-    plan.writes.push((Table::Quarantine, envelope_key, encode_envelope(envelope)));
+    let bytes = encode_envelope(envelope);
+    if bytes.len() <= store::MAX_VALUE_BYTES {
+        let mut key = b"envelope/".to_vec();
+        key.extend_from_slice(&payload_sha256);
+        plan.writes.push((Table::Quarantine, key, bytes));
+    }
     // A rejection of a rejection could go back and forth for ever.
     if entry.claimed_kind != kinds::REJECTION {
         let rejection = Rejection {
@@ -101,7 +108,7 @@ pub fn refuse(
             statement_id: claim.id.map(|id| *id.as_bytes()),
             reason: refused.reason.to_owned(),
             field: refused.field.clone(),
-            detail: refused.detail.clone(),
+            detail: entry.detail.clone(),
         };
         let mut draft =
             Draft::new(kinds::REJECTION, entry.claimed_source, rejection::encode_body(&rejection));

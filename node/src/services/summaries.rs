@@ -29,11 +29,12 @@ use crate::{
     domain::{
         period::Period,
         summary::{
-            self, Child, Coverage, CoverageState, FigureKey, FigureSet, Figures, Summary,
-            SummaryKind, roll_up,
+            Child, Coverage, CoverageState, FigureKey, FigureSet, Figures, Summary, SummaryKind,
+            roll_up,
         },
         unit::{Level, UnitCode},
     },
+    identity::trust::Trust,
     statement::{
         Envelope,
         header::{self, StatementId, kinds},
@@ -67,9 +68,6 @@ pub enum Error {
     /// The own figures could not be computed.
     #[error("cannot compute the figures")]
     Records(#[from] records::Error),
-    /// Figures could not be added.
-    #[error("cannot add the figures")]
-    Summary(#[from] summary::Error),
     /// The statement could not be made.
     #[error("cannot sign the summary")]
     Unit(#[from] unit::Error),
@@ -87,7 +85,7 @@ impl ServiceError for Error {
             Self::NoCatalogue(_) => ErrorKind::FailedPrecondition,
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::Records(error) => error.kind(),
-            Self::Summary(_) | Self::Unit(_) | Self::Random(_) => ErrorKind::Internal,
+            Self::Unit(_) | Self::Random(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
         }
     }
@@ -265,7 +263,7 @@ impl Summaries {
         let _one_at_a_time = self.publishing.lock().await;
         let own = self.own_figures(period).await?;
         let children = self.reported_children(period).await?;
-        let (subtree, coverage) = roll_up(&own, &children)?;
+        let (subtree, coverage) = roll_up(&own, &children);
         let figures = FigureSet { own, subtree };
         let last = self.pointer(period, &self.unit.code).await?;
         if let Some(last) = &last
@@ -363,12 +361,7 @@ impl Summaries {
     fn children(&self) -> Vec<(UnitCode, u32)> {
         let trust = self.unit.trust();
         let children = trust.children(&self.unit.code);
-        let size = |unit: &UnitCode| {
-            let known = trust.subtree(unit);
-            let units = known.iter().filter(|known| known.delegation.desk.is_none()).count();
-            u32::try_from(units).unwrap_or(u32::MAX)
-        };
-        children.into_iter().map(|unit| (unit.clone(), size(unit))).collect()
+        children.into_iter().map(|unit| (unit.clone(), size(&trust, unit))).collect()
     }
 
     async fn pointer(
@@ -439,6 +432,7 @@ impl Summaries {
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
         let (summary, _) = check(arrived, SummaryKind::Reported)?;
+        self.check_expected(&summary)?;
         let period = summary.period.to_string();
         let mut plan = Plan { keep_cells: true, ..Plan::default() };
         if let Some(held) = self.pointer(&summary.period, &summary.unit).await?
@@ -459,6 +453,17 @@ impl Summaries {
         Ok(plan)
     }
 
+    /// Delegations travel ahead of figures: a summary of more units than are known is not believed,
+    /// because its counts would go into the coverage of every unit above.
+    fn check_expected(&self, summary: &Summary) -> Result<(), Refused> {
+        let known = size(&self.unit.trust(), &summary.unit);
+        if summary.coverage.expected > known {
+            let detail = format!("is over the {known} units that are known there");
+            return Err(Refused::new("malformed", "body.coverage.expected", detail));
+        }
+        Ok(())
+    }
+
     /// Answers a live pull: descendants' parcels as deep as asked, the own last.
     ///
     /// # Errors
@@ -473,7 +478,7 @@ impl Summaries {
         let at_unix_ms = self.unit.clock.now_unix_ms();
         let own = self.own_figures(period).await?;
         let (children, mut parcels) = self.ask_children(question, period).await?;
-        let (subtree, coverage) = roll_up(&own, &children)?;
+        let (subtree, coverage) = roll_up(&own, &children);
         let figures = FigureSet { own, subtree };
         let sealed = seal(&figures).map_err(Error::Random)?;
         let summary = Summary {
@@ -615,6 +620,7 @@ impl Summaries {
             let detail = "the unit is not below this one";
             return Err(Refused::new("outside-subtree", "body.unit", detail));
         }
+        self.check_expected(&summary)?;
         let id = arrived.id();
         let held = self
             .held(summary, figures, arrived.envelope, id)
@@ -654,6 +660,13 @@ impl Summaries {
         }
         Ok(held)
     }
+}
+
+/// Number of units of a subtree, its head included, as far as they are known.
+fn size(trust: &Trust, unit: &UnitCode) -> u32 {
+    let known = trust.subtree(unit);
+    let units = known.iter().filter(|known| known.delegation.desk.is_none()).count();
+    u32::try_from(units).unwrap_or(u32::MAX)
 }
 
 /// Checks a summary whose signature holds: it is of its source, of the kind, its cells its own.

@@ -17,6 +17,9 @@ use crate::domain::{
 /// Most cells of one summary.
 pub const MAX_CELLS: u32 = 20_000;
 
+/// Largest serialised cell; the largest figure, a sketch, has 4 KiB.
+const MAX_CELL_BYTES: usize = 16 * 1024;
+
 /// Figures sealed for signing.
 #[derive(Clone, Debug)]
 pub struct Sealed {
@@ -56,6 +59,9 @@ pub fn unseal(summary: &Summary, salted: &[SaltedCell]) -> Result<FigureSet, Mal
     let mut figures = FigureSet::default();
     for cell in opened {
         let bytes = cell.ok_or_else(|| Malformed::new("cells", "one is withheld"))?;
+        if bytes.len() > MAX_CELL_BYTES {
+            return Err(Malformed::new("cells", "one is over 16384 bytes"));
+        }
         let cell = pb::Cell::decode(bytes.as_slice())
             .map_err(|_| Malformed::new("cells", "one is no cell"))?;
         let (key, scope, component) = cell_from_proto(cell)?;
