@@ -204,6 +204,24 @@ async fn a_notice_reaches_every_community_of_one_district_and_its_receipts_come_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_notice_reaches_more_children_than_one_batch_holds() {
+    let mut federation = Federation::city("C").await;
+    for number in 1..=130 {
+        federation.add_unit(&format!("C-{number:03}"), "C", Level::Community).await;
+    }
+    federation.wait_for_catalogue("C-130").await;
+    let request = IssueNoticeRequest {
+        unit: "C".into(),
+        destination: "C".into(),
+        notice: Some(notice("street-light-inspection")),
+        exercise: false,
+    };
+    let issued = federation.client("C").notices().issue(request).await.unwrap().into_inner();
+    assert_eq!(issued.issued_to, 130);
+    wait_for_stage(&federation, &issued.notice_id, ReceiptStage::Validated, 130).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_notice_outside_the_duty_list_is_refused_by_the_receivers() {
     let federation = Federation::four_levels().await;
     let (notice_id, _) = issue(&federation, notice("fill-in-another-form")).await;

@@ -195,9 +195,7 @@ impl Catalogues {
         draft.dataschema = catalogue.label();
         let mut work = self.unit.begin().await;
         let signed = work.sign(&draft)?;
-        for child in &children {
-            work.enqueue(child, Lane::Catalogue, signed.id);
-        }
+        work.enqueue_all(&children, Lane::Catalogue, signed.id);
         let (table, key, value) = current_row(&catalogue, &self.unit.code, signed.id);
         work.batch.put(table, key, value);
         work.commit().await?;

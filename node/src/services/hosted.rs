@@ -91,6 +91,7 @@ impl Hosted {
             Arc::clone(&catalogues),
             Arc::clone(&downlinks),
         );
+        unit.go_on_fanning_out();
         Ok(Arc::new(Self {
             notices: Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)),
             escalations: Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)),
@@ -222,9 +223,7 @@ impl Hosted {
         let mut work = self.unit.begin().await;
         work.batch = batch;
         if let Known::New(id) = known {
-            for next in &plan.relay {
-                work.enqueue(next, lane, id);
-            }
+            work.enqueue_all(&plan.relay, lane, id);
         }
         for reply in &plan.replies {
             let signed = work

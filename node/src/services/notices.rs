@@ -182,9 +182,7 @@ impl Notices {
         let route = self.route(destination, notice);
         let mut work = self.unit.begin().await;
         let signed = work.sign(&draft)?;
-        for child in &route.children {
-            work.enqueue(child, Lane::Notice, signed.id);
-        }
+        work.enqueue_all(&route.children, Lane::Notice, signed.id);
         let row = Row {
             issuer: self.unit.code.clone(),
             destination: destination.clone(),

@@ -3,6 +3,8 @@
 //! A statement, the state that it changes and its place in the outbox are one batch ([`Work`]):
 //! either all of it is durable or nothing. Nothing here knows what a statement means.
 
+mod fan_out;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
@@ -287,6 +289,7 @@ impl Unit {
             guard,
             peers: Vec::new(),
             enqueued: 0,
+            fans_out: false,
         }
     }
 
@@ -521,6 +524,7 @@ pub struct Work {
     guard: OwnedMutexGuard<Counters>,
     peers: Vec<UnitCode>,
     enqueued: i64,
+    fans_out: bool,
 }
 
 impl std::fmt::Debug for Work {
@@ -603,7 +607,15 @@ impl Work {
         }
         let commit = self.unit.store.submit(self.batch);
         let (unit, next, guard, peers) = (self.unit, self.next, self.guard, self.peers);
-        Submitted { commit, unit, next, guard, peers, enqueued: self.enqueued }
+        Submitted {
+            commit,
+            unit,
+            next,
+            guard,
+            peers,
+            enqueued: self.enqueued,
+            fans_out: self.fans_out,
+        }
     }
 }
 
@@ -615,6 +627,7 @@ struct Submitted {
     guard: OwnedMutexGuard<Counters>,
     peers: Vec<UnitCode>,
     enqueued: i64,
+    fans_out: bool,
 }
 
 impl Submitted {
@@ -625,6 +638,9 @@ impl Submitted {
         self.unit.metrics.outbox_changed(self.enqueued);
         for peer in &self.peers {
             self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
+        }
+        if self.fans_out {
+            self.unit.go_on_fanning_out();
         }
         Ok(())
     }
