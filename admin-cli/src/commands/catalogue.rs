@@ -163,6 +163,16 @@ pub(crate) fn title_of(indicator: &Value, lang: Lang) -> &str {
     title.unwrap_or_default()
 }
 
+/// What people call an indicator, with its unit if it has one.
+pub(crate) fn heading_of(indicator: &Value, lang: Lang) -> String {
+    let title = title_of(indicator, lang);
+    match indicator.get("unit").and_then(Value::as_str) {
+        // `1` is UCUM for a plain number.
+        None | Some("" | "1") => title.to_owned(),
+        Some(unit) => format!("{title} ({unit})"),
+    }
+}
+
 fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
@@ -175,12 +185,15 @@ mod tests {
     fn titles_come_in_the_language_asked_for() {
         let document = json!({ "indicators": [
             { "id": "received", "title": "Received", "title_zh": "受理" },
-            { "id": "open" },
+            { "id": "open", "unit": "1" },
+            { "id": "time", "unit": "s", "title": "Time" },
         ]});
         let indicators = indicators(&document);
         assert_eq!(title_of(&indicators[0], Lang::Zh), "受理");
         assert_eq!(title_of(&indicators[0], Lang::En), "Received");
         assert_eq!(title_of(&indicators[1], Lang::Zh), "open");
+        assert_eq!(heading_of(&indicators[1], Lang::En), "open");
+        assert_eq!(heading_of(&indicators[2], Lang::En), "Time (s)");
     }
 
     #[test]

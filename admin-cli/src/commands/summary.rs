@@ -258,8 +258,7 @@ fn columns(document: &Value, answers: &[UnitFigures], lang: Lang) -> Vec<(String
         .iter()
         .filter(|indicator| there.contains(catalogue::id_of(indicator)))
         .map(|indicator| {
-            let title = catalogue::title_of(indicator, lang).to_owned();
-            (catalogue::id_of(indicator).to_owned(), title)
+            (catalogue::id_of(indicator).to_owned(), catalogue::heading_of(indicator, lang))
         })
         .collect();
     for id in there {

@@ -85,11 +85,13 @@ impl Demo {
         let was_interrupted = |error: &anyhow::Error| {
             matches!(error.downcast_ref::<Failure>(), Some(Failure::Interrupted))
         };
-        if result.as_ref().is_err_and(|error| !was_interrupted(error)) {
-            home.keep();
+        match result {
+            Err(error) if !was_interrupted(&error) => {
+                home.keep();
+                Err(error.context(format!("the demo in {} failed", home.path().display())))
+            }
+            other => other,
         }
-        let path = home.path().display().to_string();
-        result.with_context(|| format!("the demo in {path} failed"))
     }
 
     fn files(&self) -> anyhow::Result<Vec<(String, Rows)>> {
