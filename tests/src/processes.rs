@@ -1,0 +1,209 @@
+//! Hosts as a user runs them: processes of the command `lianxi`, that can be killed.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::wait::until;
+
+/// How long a command may take before the test gives it up.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Path of the program `lianxi`, built from what the tree holds.
+///
+/// # Panics
+///
+/// It cannot be built.
+pub fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        // TARGET/PROFILE/deps/TEST
+        let profile = test.ancestors().nth(2).unwrap();
+        let mut build = std::process::Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--package", "lianxi-admin-cli"]);
+        if profile.file_name() == Some(OsStr::new("release")) {
+            build.arg("--release");
+        }
+        build.arg("--target-dir").arg(profile.parent().unwrap());
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(build.status().unwrap().success(), "`cargo build -p lianxi-admin-cli` failed");
+        profile.join("lianxi")
+    })
+}
+
+/// `lianxi` with arguments; ends with the test.
+pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    // As the demo does: the allocator's arenas would cost more than a small host.
+    command.env("MALLOC_ARENA_MAX", "2").env("LC_ALL", "C").env_remove("LIANXI_DIR");
+    command
+}
+
+/// Runs `lianxi --json` for the host in `dir` to its end and reads what it printed.
+///
+/// # Errors
+///
+/// What it wrote on standard error, if it did not succeed.
+///
+/// # Panics
+///
+/// It does not end, or printed no JSON.
+pub async fn ask(dir: &Path, arguments: &[&str]) -> Result<Value, String> {
+    let mut command = command(arguments);
+    command.arg("--json").arg("--dir").arg(dir);
+    let limited = tokio::time::timeout(LIMIT, command.output());
+    let Output { status, stdout, stderr } =
+        limited.await.unwrap_or_else(|_| panic!("{arguments:?} did not end")).unwrap();
+    if status.success() {
+        let document = serde_json::from_slice(&stdout);
+        return Ok(document.unwrap_or_else(|error| panic!("{arguments:?}: {error}: {stdout:?}")));
+    }
+    Err(String::from_utf8_lossy(&stderr).into_owned())
+}
+
+/// As [`ask`], for a command that has to succeed.
+///
+/// # Panics
+///
+/// It fails.
+pub async fn tell(dir: &Path, arguments: &[&str]) -> Value {
+    ask(dir, arguments).await.unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+}
+
+/// A running host.
+#[derive(Debug)]
+pub struct Node {
+    /// Its directory.
+    pub dir: PathBuf,
+    child: Child,
+}
+
+impl Node {
+    /// Starts the host in `dir` and waits until it answers. Its log is `DIR.log`.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn start(dir: &Path) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.with_extension("log"));
+        let log = log.unwrap();
+        let mut command = command(["node", "run", "--until-stdin-closes", "--dir"]);
+        command.arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let node = Self { dir: dir.to_owned(), child: command.spawn().unwrap() };
+        until(&format!("an answer of {}", dir.display()), async || {
+            ask(dir, &["node", "status"]).await.ok()
+        })
+        .await;
+        node
+    }
+
+    /// Kills it with SIGKILL and waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// The system does not let it be killed.
+    pub async fn kill(mut self) -> PathBuf {
+        self.child.kill().await.unwrap();
+        self.dir
+    }
+}
+
+/// Processes that have `path` in their command line: those that work in it.
+pub fn working_in(path: &Path) -> Vec<i32> {
+    let needle = path.as_os_str().as_bytes();
+    let of_process = |entry: fs::DirEntry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        line.windows(needle.len()).any(|window| window == needle).then_some(pid)
+    };
+    fs::read_dir("/proc").unwrap().filter_map(|entry| of_process(entry.ok()?)).collect()
+}
+
+/// Waits until no process works in `path`.
+pub async fn none_work_in(path: &Path) {
+    until(&format!("the end of all processes in {}", path.display()), async || {
+        working_in(path).is_empty().then_some(())
+    })
+    .await;
+}
+
+/// Memory of processes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Sum of what each has in memory; what they share is counted for each.
+    pub resident_kib: u64,
+    /// What they share is counted once.
+    pub proportional_kib: u64,
+}
+
+impl Memory {
+    /// What `processes` have in memory; those that have ended have nothing.
+    pub fn of(processes: &[i32]) -> Self {
+        processes.iter().fold(Self::default(), |sum, pid| {
+            let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let kib = |key: &str| {
+                let mut words = text.lines().find(|line| line.starts_with(key))?.split_whitespace();
+                words.nth(1)?.parse::<u64>().ok()
+            };
+            Self {
+                resident_kib: sum.resident_kib + kib("Rss:").unwrap_or_default(),
+                proportional_kib: sum.proportional_kib + kib("Pss:").unwrap_or_default(),
+            }
+        })
+    }
+
+    /// The larger of each figure.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            resident_kib: self.resident_kib.max(other.resident_kib),
+            proportional_kib: self.proportional_kib.max(other.proportional_kib),
+        }
+    }
+}
+
+/// Figures of the subtree of each unit of a document that `lianxi` printed, for `indicators`.
+///
+/// # Panics
+///
+/// A figure is missing or none.
+pub fn subtrees<const N: usize>(
+    document: &Value,
+    indicators: [&str; N],
+) -> BTreeMap<String, [i128; N]> {
+    let units = document["units"].as_array().unwrap();
+    let of_unit = |unit: &Value| {
+        let code = unit["unit"].as_str().unwrap();
+        let figures = indicators.map(|id| {
+            let figure = unit["subtree"].get(id).unwrap_or_else(|| panic!("{code} has no {id}"));
+            number(figure).unwrap_or_else(|| panic!("{id} of {code} is {figure}"))
+        });
+        (code.to_owned(), figures)
+    };
+    units.iter().map(of_unit).collect()
+}
+
+/// A figure in the flat shape of the demo or the full one of the other commands.
+fn number(figure: &Value) -> Option<i128> {
+    let value = match figure["kind"].as_str() {
+        None => figure,
+        Some("count") => &figure["count"],
+        Some("sum") => &figure["sum"],
+        Some("extreme") => &figure["max"],
+        Some("distinct") => &figure["estimate"],
+        Some(_) => return None,
+    };
+    // Without a record there is no extreme.
+    if value.is_null() { Some(0) } else { value.as_i64().map(i128::from) }
+}
