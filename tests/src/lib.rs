@@ -5,5 +5,7 @@
 
 pub mod client;
 pub mod federation;
+pub mod hostile;
+pub mod log;
 pub mod skip;
 pub mod wait;
