@@ -31,7 +31,7 @@ pub const MAPPING: &str = include_str!("../fixtures/mapping.toml");
 /// A federation.
 pub struct Federation {
     directory: TempDir,
-    /// Time of every host.
+    /// Time of every host that has none of its own.
     pub clock: ShiftedClock,
     tap: Option<Arc<dyn Tap>>,
     hosts: BTreeMap<String, TestHost>,
@@ -41,7 +41,15 @@ pub struct Federation {
 
 struct TestHost {
     directory: PathBuf,
+    /// Its own time; else the federation's.
+    clock: Option<ShiftedClock>,
     running: Option<Arc<Host>>,
+}
+
+impl TestHost {
+    fn new(directory: PathBuf) -> Self {
+        Self { directory, clock: None, running: None }
+    }
 }
 
 fn free_address() -> SocketAddr {
@@ -76,7 +84,7 @@ impl Federation {
             hosts: BTreeMap::new(),
             places: BTreeMap::from([(code.to_owned(), code.to_owned())]),
         };
-        federation.hosts.insert(code.to_owned(), TestHost { directory: host, running: None });
+        federation.hosts.insert(code.to_owned(), TestHost::new(host));
         federation.start(code).await;
         let request = PublishCatalogueRequest {
             unit: code.to_owned(),
@@ -132,7 +140,7 @@ impl Federation {
         let directory = self.directory.path().join(code);
         let options = JoinOptions { listen: Some(free_address()), advertise: Vec::new() };
         node::join_offline(&directory, &token, options).await.unwrap();
-        self.hosts.insert(code.to_owned(), TestHost { directory, running: None });
+        self.hosts.insert(code.to_owned(), TestHost::new(directory));
         self.places.insert(code.to_owned(), code.to_owned());
         self.start(code).await;
     }
@@ -151,11 +159,17 @@ impl Federation {
         let host = self.hosts.get_mut(&place).unwrap();
         let config = HostConfig::load(&host.directory.join("node.toml")).unwrap();
         let options = Options {
-            clock: Arc::new(self.clock.clone()),
+            clock: Arc::new(host.clock.as_ref().unwrap_or(&self.clock).clone()),
             metrics: Metrics::installed(),
             tap: self.tap.clone(),
         };
         host.running = Some(Host::bind(config, options).await.unwrap());
+    }
+
+    /// Gives the host of `unit` a clock of its own, from its next start.
+    pub fn own_clock(&mut self, unit: &str) -> ShiftedClock {
+        let host = self.hosts.get_mut(&self.places[unit]).unwrap();
+        host.clock.get_or_insert_default().clone()
     }
 
     /// Stops the host of `unit`.

@@ -6,6 +6,8 @@
 pub mod boston;
 pub mod client;
 pub mod federation;
+pub mod hostile;
+pub mod log;
 pub mod processes;
 pub mod skip;
 pub mod wait;
