@@ -1,8 +1,8 @@
 //! The embedded store: sled 0.34 with the barrier that it lacks.
 //!
 //! Directory: `lock` (who has it open), `format` (version of directory and keys), `sled/` (the
-//! engine's own files). One tree holds everything; [`key`] says how. One thread writes; see
-//! [`writer`]. A read returns only what is durable: if it could have seen a group whose barrier
+//! engine's own files). One tree holds everything; `key` says how. One thread writes; see
+//! `writer`. A read returns only what is durable: if it could have seen a group whose barrier
 //! still runs, it waits for that barrier. `docs/adr/0001-sled-with-a-barrier.md` has the reasons.
 
 mod files;
