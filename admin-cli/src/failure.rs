@@ -4,6 +4,10 @@
 
 use std::{io, path::PathBuf};
 
+use lianxi_node::{
+    config, node, process,
+    services::error::{ErrorKind, ServiceError},
+};
 use tonic::Code;
 
 use crate::texts::{Lang, Text};
@@ -101,7 +105,6 @@ fn code_of_status(code: Code) -> u8 {
 fn remedy_of_status(code: Code) -> Option<Text> {
     match code {
         Code::Unavailable => Some(Text::RemedyUnavailable),
-        Code::PermissionDenied => Some(Text::RemedyNotAllowed),
         Code::ResourceExhausted => Some(Text::RemedyExhausted),
         Code::Unimplemented => Some(Text::RemedyUnimplemented),
         Code::Internal | Code::Unknown | Code::DataLoss => Some(Text::RemedyInternal),
@@ -114,6 +117,7 @@ fn remedy_of_status(code: Code) -> Option<Text> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
+        | Code::PermissionDenied
         | Code::Unauthenticated => None,
     }
 }
@@ -127,8 +131,51 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(status) = cause.downcast_ref::<tonic::Status>() {
             return code_of_status(status.code());
         }
+        if let Some(kind) = kind_offline(cause) {
+            return code_of_kind(kind);
+        }
     }
     exit::FAILED
+}
+
+/// Kind of a failure of the node's library, called without a running node.
+fn kind_offline(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    if let Some(process::Error::Config(error)) = cause.downcast_ref() {
+        return Some(kind_of_config(error));
+    }
+    let kind = match cause.downcast_ref::<node::Error>()? {
+        node::Error::Operation(error) => error.kind(),
+        node::Error::Store(error) => error.kind(),
+        node::Error::Config(error) => kind_of_config(error),
+        node::Error::HostExists(_) => ErrorKind::AlreadyExists,
+        node::Error::Listen { .. } => ErrorKind::FailedPrecondition,
+        node::Error::File { .. } | node::Error::Unit { .. } => ErrorKind::Internal,
+    };
+    Some(kind)
+}
+
+fn kind_of_config(error: &config::Error) -> ErrorKind {
+    match error {
+        config::Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            ErrorKind::NotFound
+        }
+        config::Error::Read { .. } | config::Error::Invalid { .. } => ErrorKind::InvalidArgument,
+    }
+}
+
+/// The same exit code as if a running node had said it.
+fn code_of_kind(kind: ErrorKind) -> u8 {
+    code_of_status(match kind {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::AlreadyExists => Code::AlreadyExists,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Internal => Code::Internal,
+    })
 }
 
 /// Lines for the person: what failed, why, and what to do.
@@ -185,6 +232,15 @@ mod tests {
         let error = Err::<(), _>(status).context("cannot join").unwrap_err();
         assert_eq!(exit_code(&error), exit::PRECONDITION);
         assert_eq!(lines(&error, Lang::En), ["error: cannot join: the token is spent"]);
+    }
+
+    #[test]
+    fn without_a_running_node_the_exit_codes_are_the_same() {
+        let exists = node::Error::HostExists("/srv/lx".into());
+        assert_eq!(exit_code(&anyhow::Error::new(exists).context("init")), exit::PRECONDITION);
+        let missing = config::HostConfig::load(std::path::Path::new("/nowhere/node.toml"));
+        let missing = process::Error::Config(missing.unwrap_err());
+        assert_eq!(exit_code(&missing.into()), exit::NOT_FOUND);
     }
 
     #[test]

@@ -84,6 +84,19 @@ impl Output {
         self.data(format!("{}\n", printable(line.as_ref())).as_bytes())
     }
 
+    /// Prints facts, a line each; those without a value are left out.
+    ///
+    /// # Errors
+    ///
+    /// Standard output cannot be written.
+    pub(crate) fn facts(&self, facts: impl IntoIterator<Item = (Text, String)>) -> io::Result<()> {
+        let separator = self.text(Text::Is);
+        for (name, value) in facts.into_iter().filter(|fact| !fact.1.is_empty()) {
+            self.line(format!("{}{separator}{value}", self.text(name)))?;
+        }
+        Ok(())
+    }
+
     /// Prints data verbatim.
     ///
     /// # Errors

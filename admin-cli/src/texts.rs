@@ -88,6 +88,7 @@ texts! {
     Line: "line", "条线";
     Host: "host", "主机";
     Field: "field", "字段";
+    Is: ": ", "：";
 
     // Node.
     Version: "version", "版本";
@@ -195,6 +196,8 @@ texts! {
     Exercise: "exercise", "演练";
 
     // Whistles.
+    WhistleFrom: "raised by", "哨源";
+    WhistleTo: "called", "被呼叫单位";
     Kind: "kind", "类别";
     KindRoutine: "routine", "日常";
     KindHard: "hard", "攻坚";
@@ -280,6 +283,9 @@ mod tests {
         for text in Text::ALL {
             assert!(!text.get(Lang::En).trim().is_empty(), "{text:?}");
             let chinese = text.get(Lang::Zh);
+            if *text == Text::Is {
+                continue;
+            }
             let has_han =
                 chinese.chars().any(|character| ('\u{4E00}'..='\u{9FFF}').contains(&character));
             assert!(has_han, "{text:?}: {chinese}");

@@ -125,8 +125,7 @@ impl Show {
             return Ok(output.document(&document)?);
         }
         let catalogue = format!("{}@{}", shown.name, shown.version);
-        output.line(format!("{}: {catalogue}", output.text(Text::Catalogue)))?;
-        output.line(format!("{}: {}", output.text(Text::Source), shown.source))?;
+        output.facts([(Text::Catalogue, catalogue), (Text::Source, shown.source)])?;
         Ok(output.table(&table(output, &document), Text::NoIndicators)?)
     }
 }
@@ -137,8 +136,8 @@ fn table(output: &Output, document: &Value) -> Table {
         .text(output.text(Text::Title))
         .text(output.text(Text::Measure));
     for indicator in indicators(document) {
-        let measure = indicator.get("measure").map_or_else(String::new, plain);
-        table.row([id_of(indicator), title_of(indicator, output.lang()), &measure]);
+        let heading = heading_of(indicator, output.lang());
+        table.row([id_of(indicator), &heading, measure_of(indicator)]);
     }
     table
 }
@@ -173,8 +172,13 @@ pub(crate) fn heading_of(indicator: &Value, lang: Lang) -> String {
     }
 }
 
-fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+/// Name of a measure: a word, or the one key of a table.
+fn measure_of(indicator: &Value) -> &str {
+    match indicator.get("measure") {
+        Some(Value::String(name)) => name,
+        Some(Value::Object(parts)) => parts.keys().next().map_or("", String::as_str),
+        Some(_) | None => "",
+    }
 }
 
 #[cfg(test)]
@@ -185,8 +189,8 @@ mod tests {
     fn titles_come_in_the_language_asked_for() {
         let document = json!({ "indicators": [
             { "id": "received", "title": "Received", "title_zh": "受理" },
-            { "id": "open", "unit": "1" },
-            { "id": "time", "unit": "s", "title": "Time" },
+            { "id": "open", "unit": "1", "measure": "count" },
+            { "id": "time", "unit": "s", "title": "Time", "measure": { "sum": { "value": "x" } } },
         ]});
         let indicators = indicators(&document);
         assert_eq!(title_of(&indicators[0], Lang::Zh), "受理");
@@ -194,6 +198,8 @@ mod tests {
         assert_eq!(title_of(&indicators[1], Lang::Zh), "open");
         assert_eq!(heading_of(&indicators[1], Lang::En), "open");
         assert_eq!(heading_of(&indicators[2], Lang::En), "Time (s)");
+        let measures: Vec<&str> = indicators.iter().map(measure_of).collect();
+        assert_eq!(measures, ["", "count", "sum"]);
     }
 
     #[test]

@@ -232,8 +232,8 @@ fn list_table(output: &Output, cases: &[EscalationState]) -> Table {
         .text(output.text(Text::Number))
         .text(output.text(Text::Kind))
         .text(output.text(Text::Title))
-        .text(output.text(Text::Source))
-        .text(output.text(Text::Destination))
+        .text(output.text(Text::WhistleFrom))
+        .text(output.text(Text::WhistleTo))
         .text(output.text(Text::Desk))
         .text(output.text(Text::State))
         .text(output.text(Text::Lamp))
@@ -342,17 +342,15 @@ fn print_state(output: &Output, state: &EscalationState) -> anyhow::Result<()> {
         (Text::Number, escalation.number),
         (Text::Kind, words::kind(escalation.kind).shown(lang).to_owned()),
         (Text::Title, escalation.title),
-        (Text::Source, state.source.clone()),
-        (Text::Destination, state.destination.clone()),
+        (Text::WhistleFrom, state.source.clone()),
+        (Text::WhistleTo, state.destination.clone()),
         (Text::Desk, escalation.lead_desk),
         (Text::State, words::step(state.state).shown(lang).to_owned()),
         (Text::Lamp, words::lamp(&state.lamp, lang).to_owned()),
         (Text::Due, values::time(state.due_unix_ms)),
         (Text::Id, values::id(&state.escalation_id)),
     ];
-    for (name, value) in facts {
-        output.line(format!("{}: {value}", output.text(name)))?;
-    }
+    output.facts(facts)?;
     if state.exercise {
         output.line(output.text(Text::Exercise))?;
     }

@@ -331,9 +331,7 @@ fn print_state(output: &Output, state: &NoticeState) -> anyhow::Result<()> {
         (Text::Due, values::time(notice.due_unix_ms)),
         (Text::Id, values::id(&state.notice_id)),
     ];
-    for (name, value) in facts {
-        output.line(format!("{}: {value}", output.text(name)))?;
-    }
+    output.facts(facts)?;
     if state.exercise {
         output.line(output.text(Text::Exercise))?;
     }

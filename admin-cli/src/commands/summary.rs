@@ -152,14 +152,12 @@ fn print_unit(output: &Output, figures: &UnitFigures) -> anyhow::Result<()> {
     let (summary, coverage) = (figures::summary(figures)?, figures::coverage(figures)?);
     output.line(format!("{} {}", figures.unit, figures.title))?;
     let as_of = values::time(summary.as_of_unix_ms);
-    for (name, value) in [
+    output.facts([
         (Text::Period, summary.period.clone()),
         (Text::Version, summary.version.to_string()),
         (Text::AsOf, as_of),
         (Text::Coverage, format!("{}/{}", coverage.included, coverage.expected)),
-    ] {
-        output.line(format!("{}: {value}", output.text(name)))?;
-    }
+    ])?;
     let incomplete = !figures::is_complete(coverage);
     let mut table = Table::new()
         .text(output.text(Text::Indicator))

@@ -50,9 +50,7 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         (Text::StoreSize, values::size(status.store_bytes)),
         (Text::FreeDisk, values::size(status.free_disk_bytes)),
     ];
-    for (name, value) in facts {
-        output.line(format!("{}: {value}", output.text(name)))?;
-    }
+    output.facts(facts)?;
     output.table(&status_table(output, &status.units), Text::NoUnits)?;
     for unit in status.units.iter().filter(|unit| unit.parent_link() == LinkState::Down) {
         let reason: &dyn std::fmt::Display = &unit.parent_link_reason;
