@@ -717,34 +717,3 @@ mod tests {
         }
     }
 }
-#[cfg(test)]
-mod bench {
-    #[test]
-    fn speed() {
-        let c = super::Catalogue::parse(include_bytes!(
-            "../../../deploy/examples/boston-311/catalogue.json"
-        ))
-        .unwrap();
-        let rec: serde_json::Value = serde_json::from_str(r#"{"case_id":"101000295613","opened_at":"2011-07-01T05:32:33Z","target_at":"2011-07-15T05:32:32Z","closed_at":"2011-07-01T09:06:58Z","status":"Closed","ontime":"ONTIME","type":"Street Light Outages","title":"x","subject":"Public Works Department","location":"INTERSECTION of Groveland St & River St  Mattapan  MA","latitude":42.2715,"longitude":-71.0772,"ward":"17","precinct":"1714"}"#).unwrap();
-        let rt = &c.record_types["service-request"];
-        for _ in 0..2 {
-            let t = std::time::Instant::now();
-            for _ in 0..20000 {
-                assert_eq!(rt.validate(&rec).len(), 0);
-            }
-            let v = t.elapsed();
-            let t = std::time::Instant::now();
-            for _ in 0..20000 {
-                assert_eq!(c.contributions("service-request", &rec).unwrap().len(), 8);
-            }
-            let s = t.elapsed();
-            let t = std::time::Instant::now();
-            for _ in 0..20000 {
-                for i in &c.indicators {
-                    i.contributions(&rec).unwrap();
-                }
-            }
-            eprintln!("validate {v:?} shared {s:?} single {:?} per 20000", t.elapsed());
-        }
-    }
-}

@@ -250,7 +250,10 @@ mod tests {
 
     use super::*;
 
-    fn read(text: &[u8]) -> Vec<Result<(u64, Vec<String>), (u64, &'static str)>> {
+    /// A row with its line, or why it is none.
+    type Read = Result<(u64, Vec<String>), (u64, &'static str)>;
+
+    fn read(text: &[u8]) -> Vec<Read> {
         let input = BufReader::with_capacity(7, Cursor::new(text.to_vec()));
         let mut rows = Rows::new(input, b',', Place::START).unwrap();
         let mut row = ByteRecord::new();
