@@ -224,6 +224,19 @@ async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
     breach.goes_on().await;
 
     assert_eq!(status(&breach.federation, "C-1").await.quarantined, 3);
+
+    // Back in good hands, the street's operator sees what was refused in its name.
+    let Breach { mut federation, link, .. } = breach;
+    drop(link);
+    federation.start("C-1-1").await;
+    let told = until("the reasons at the street", async || {
+        let request = QuarantineRequest { unit: "C-1-1".into() };
+        let listed = federation.client("C-1-1").node().quarantine(request).await.ok()?.into_inner();
+        (listed.statements.len() == 3).then_some(listed.statements)
+    })
+    .await;
+    assert!(told.iter().all(|statement| !statement.refused_here && statement.peer == "C-1"));
+    assert_eq!(told.iter().filter(|it| it.reason == "cells-do-not-match").count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
