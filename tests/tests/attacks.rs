@@ -19,7 +19,7 @@ use lianxi_node::{
         Envelope, SaltedCell,
         header::{self, Header, kinds},
         rejection,
-        summary::{encode_body, seal, to_proto},
+        summary::{encode_body, seal},
     },
 };
 use lianxi_proto::{
@@ -213,7 +213,7 @@ async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
     let (envelope, mut cells) = breach.summary(|_| {});
     let mut cell = cells[0].cell.to_vec();
     *cell.last_mut().unwrap() ^= 1;
-    cells[0].cell = cell.into();
+    cells[0].cell = cell;
     let reason = ("cells-do-not-match", "cells");
     breach.is_refused("a flipped cell", Lane::Summary, (envelope, cells), reason).await;
     breach.goes_on().await;
@@ -224,6 +224,19 @@ async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
     breach.goes_on().await;
 
     assert_eq!(status(&breach.federation, "C-1").await.quarantined, 3);
+
+    // Back in good hands, the street's operator sees what was refused in its name.
+    let Breach { mut federation, link, .. } = breach;
+    drop(link);
+    federation.start("C-1-1").await;
+    let told = until("the reasons at the street", async || {
+        let request = QuarantineRequest { unit: "C-1-1".into() };
+        let listed = federation.client("C-1-1").node().quarantine(request).await.ok()?.into_inner();
+        (listed.statements.len() == 3).then_some(listed.statements)
+    })
+    .await;
+    assert!(told.iter().all(|statement| !statement.refused_here && statement.peer == "C-1"));
+    assert_eq!(told.iter().filter(|it| it.reason == "cells-do-not-match").count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -336,26 +349,22 @@ async fn what_is_malformed_or_over_a_limit_is_refused_and_the_lane_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coverage_that_cannot_be_is_refused() {
     let mut breach = Breach::of("C-1-1").await;
-    let attempts: [(&str, fn(&mut Summary), &str); 3] = [
+    let (good, cells) = summary("C-1-1", 9_999, 9_999);
+    let all = Coverage { expected: 4, included: 4, ..Coverage::default() };
+    let some = Coverage { expected: 2, included: 1, ..Coverage::default() };
+    let live = Summary { kind: SummaryKind::Live, version: 0, ..good.clone() };
+    for (attack, bad, field) in [
         (
             "more units than there are",
-            |it| (it.coverage.expected, it.coverage.included) = (4, 4),
-            ".expected",
+            Summary { coverage: all, ..good.clone() },
+            "body.coverage.expected",
         ),
-        ("absent units", |it| it.coverage.expected = 2, ""),
-        ("a live answer as report", |it| (it.kind, it.version) = (SummaryKind::Live, 0), "kind"),
-    ];
-    for (attack, change, field) in attempts {
-        let (mut summary, cells) = summary("C-1-1", 9_999, 9_999);
-        change(&mut summary);
-        let field = match field {
-            "kind" => "body.kind".to_owned(),
-            rest => format!("body.coverage{rest}"),
-        };
+        ("a unit that is nowhere", Summary { coverage: some, ..good }, "body.coverage"),
+        ("a live answer as report", live, "body.kind"),
+    ] {
         let header = breach.culprit.header(kinds::SUMMARY);
-        let body = to_proto(&summary).encode_to_vec();
-        let statement = (breach.culprit.sign(&header, &body), cells);
-        breach.is_refused(attack, Lane::Summary, statement, ("malformed", &field)).await;
+        let statement = (breach.culprit.sign(&header, &encode_body(&bad)), cells.clone());
+        breach.is_refused(attack, Lane::Summary, statement, ("malformed", field)).await;
     }
     breach.goes_on().await;
 }
@@ -514,7 +523,7 @@ async fn a_stream_that_breaks_the_protocol_ends_with_its_reason() {
     let mut breach = Breach::of("C-1-1").await;
     let (envelope, cells) = breach.summary(|_| {});
     let mut large = cells.clone();
-    large[0].cell = vec![0; 300 * 1024].into();
+    large[0].cell = vec![0; 300 * 1024];
     breach.link.deliver(Lane::Summary, envelope.clone(), large).await;
     assert_eq!(breach.link.end().await.unwrap_err().code(), Code::ResourceExhausted);
 
