@@ -636,7 +636,8 @@ impl Summaries {
     pub async fn pull(&self, question: &Question, period: &Period) -> Result<Vec<Held>, Error> {
         let begun = Instant::now();
         let held = self.verified(question, period).await;
-        let is_complete = |own: &Held| own.summary.coverage.included == own.summary.coverage.expected;
+        let is_complete =
+            |own: &Held| own.summary.coverage.included == own.summary.coverage.expected;
         let end = match &held {
             Ok(held) if held.last().is_some_and(is_complete) => PullEnd::Complete,
             Ok(_) => PullEnd::Partial,
