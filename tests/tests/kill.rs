@@ -265,6 +265,7 @@ async fn a_street_that_is_killed_in_imports_and_reports_loses_and_doubles_nothin
     let begun = Instant::now();
     publish(&street).await.unwrap();
     let publish_time = begun.elapsed();
+    publish(&city.dir(STREETS[1])).await.unwrap();
     let expected = flat(&[original.clone()], is_served);
     assert_same(&city.pull().await, &expected, "undisturbed");
 
