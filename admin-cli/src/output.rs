@@ -12,6 +12,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    failure,
     table::{Table, printable},
     texts::{Lang, Text},
 };
@@ -105,8 +106,7 @@ impl Output {
     pub(crate) fn data(&self, bytes: &[u8]) -> io::Result<()> {
         self.end_progress();
         let mut stdout = io::stdout().lock();
-        stdout.write_all(bytes)?;
-        stdout.flush()
+        stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(failure::of_output)
     }
 
     /// Prints a message for the person at the terminal.

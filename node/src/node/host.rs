@@ -108,6 +108,8 @@ impl Host {
         for identity in setup::load_identities(&host.config, host.store.as_ref()).await? {
             host.open_unit(identity).await?;
         }
+        // Before the socket is served: an upload must not be taken for one that was left behind.
+        host.imports.tidy().await;
         let stop = host.stop.subscribe();
         let mut tasks = vec![admin::serve(&host, socket, stop)];
         if let Some(listener) = listener {

@@ -280,13 +280,20 @@ impl Imports {
         })
     }
 
-    /// Finishes the imports that a crash cut off, the oldest first, and removes what uploads left
-    /// behind. Called once, before the first upload. What cannot be finished is logged, and tried
-    /// again before the next import.
+    /// Removes what uploads left behind that a crash cut off. Called once, before the first upload:
+    /// it takes every file that no import is written down for as left behind.
+    pub async fn tidy(&self) {
+        if let Err(error) = self.0.remove_strays().await {
+            tracing::warn!(error = %chain(&error), "spool cannot be tidied");
+        }
+    }
+
+    /// Finishes the imports that a crash cut off, the oldest first. Called once. What cannot be
+    /// finished is logged, and tried again before the next import.
     pub async fn resume(&self) -> Vec<Report> {
         let _turn = self.0.turn.lock().await;
         let (events, _) = mpsc::channel(1);
-        let reports = match self.0.finish_pending(&events).await {
+        match self.0.finish_pending(&events).await {
             Ok(reports) => {
                 reports.iter().for_each(Report::count);
                 reports
@@ -295,11 +302,7 @@ impl Imports {
                 tracing::error!(error = %chain(&error), "import cannot go on");
                 Vec::new()
             }
-        };
-        if let Err(error) = self.0.remove_strays().await {
-            tracing::warn!(error = %chain(&error), "spool cannot be tidied");
         }
-        reports
     }
 
     async fn run(&self, upload: Upload, events: mpsc::Sender<Event>) -> Result<Report, Error> {

@@ -390,8 +390,18 @@ async fn an_upload_that_is_not_finished_leaves_nothing() {
     drop(upload);
     assert_eq!(bench.spooled(), 0);
     std::fs::write(bench.spool.join("upload-9.csv"), "left behind").unwrap();
-    assert_eq!(bench.imports.resume().await, []);
+    bench.imports.tidy().await;
     assert_eq!(bench.spooled(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_begins_while_others_are_resumed_is_left_alone() {
+    let bench = bench();
+    let mut upload = bench.imports.begin(options()).await.unwrap();
+    upload.write(rows(10).as_bytes()).await.unwrap();
+    assert_eq!(bench.imports.resume().await, []);
+    let (events, _) = mpsc::channel(1);
+    assert_eq!(upload.finish(events).await.unwrap().rows, 10);
 }
 
 #[tokio::test]
@@ -429,6 +439,7 @@ async fn kill_at_every_commit(all_or_nothing: bool) -> u64 {
         let Bench { imports, units, sled, directory, .. } = bench;
         drop((imports, units));
         let bench = bench_on(directory, sled.clone(), sled, None);
+        bench.imports.tidy().await;
         let resumed = bench.imports.resume().await;
         let is_whole = result.is_ok();
         let counts = bench.counts().await;
