@@ -2,8 +2,12 @@
 //!
 //! The exit codes are promised in `docs/cli.md`.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
+use lianxi_node::{
+    node, process,
+    services::error::{ErrorKind, ServiceError},
+};
 use tonic::Code;
 
 use crate::texts::{Lang, Text};
@@ -97,6 +101,26 @@ fn code_of_status(code: Code) -> u8 {
     }
 }
 
+/// Exit code for what the node's own code found wrong in this process: while a host was made,
+/// joined or run.
+fn code_of_kind(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::InvalidArgument => exit::USAGE,
+        ErrorKind::NotFound => exit::NOT_FOUND,
+        ErrorKind::AlreadyExists | ErrorKind::FailedPrecondition => exit::PRECONDITION,
+        ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => exit::DENIED,
+        ErrorKind::ResourceExhausted => exit::EXHAUSTED,
+        ErrorKind::Unavailable => exit::UNAVAILABLE,
+        ErrorKind::Internal => exit::FAILED,
+    }
+}
+
+/// Kind of an error of the node's own code.
+fn kind(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let of_node = cause.downcast_ref::<node::Error>().map(ServiceError::kind);
+    of_node.or_else(|| cause.downcast_ref::<process::Error>().map(ServiceError::kind))
+}
+
 /// What to do about an answer of a node whose own text may not say it.
 fn remedy_of_status(code: Code) -> Option<Text> {
     match code {
@@ -127,6 +151,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(status) = cause.downcast_ref::<tonic::Status>() {
             return code_of_status(status.code());
         }
+        if let Some(kind) = kind(cause) {
+            return code_of_kind(kind);
+        }
     }
     exit::FAILED
 }
@@ -147,7 +174,7 @@ pub(crate) fn lines(error: &anyhow::Error, lang: Lang) -> Vec<String> {
 }
 
 /// A status' own text, without the code's name and the metadata that its `Display` adds.
-fn text_of_cause(cause: &(dyn std::error::Error + 'static)) -> String {
+fn text_of_cause(cause: &(dyn Error + 'static)) -> String {
     match cause.downcast_ref::<tonic::Status>() {
         Some(status) if status.message().is_empty() => status.code().description().to_owned(),
         Some(status) => status.message().to_owned(),
@@ -185,6 +212,12 @@ mod tests {
         let error = Err::<(), _>(status).context("cannot join").unwrap_err();
         assert_eq!(exit_code(&error), exit::PRECONDITION);
         assert_eq!(lines(&error, Lang::En), ["error: cannot join: the token is spent"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_a_host_already_is_a_matter_of_state_not_a_failure() {
+        let error = anyhow::Error::new(node::Error::HostExists("/srv/lx".into()));
+        assert_eq!(exit_code(&error.context("cannot join")), exit::PRECONDITION);
     }
 
     #[test]
