@@ -142,6 +142,12 @@ fn remedy_of_status(code: Code) -> Option<Text> {
     }
 }
 
+/// True if the system found no file of a name.
+fn is_missing_file(cause: &(dyn Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Exit code of a failed command.
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
@@ -153,6 +159,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         }
         if let Some(kind) = kind(cause) {
             return code_of_kind(kind);
+        }
+        if is_missing_file(cause) {
+            return exit::NOT_FOUND;
         }
     }
     exit::FAILED

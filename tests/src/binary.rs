@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::wait::until;
+use crate::{processes, wait::until};
 
 /// Where [`program`] is, for a test that starts itself again where nothing can be built.
 pub const PROGRAM: &str = "LIANXI_TEST_PROGRAM";
@@ -27,22 +27,9 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// It cannot be built.
 pub fn program() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| std::env::var_os(PROGRAM).map_or_else(build, PathBuf::from))
-}
-
-fn build() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    // TARGET/PROFILE/deps/TEST
-    let profile = test.ancestors().nth(2).unwrap();
-    let mut build = std::process::Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--locked", "--package", "lianxi-admin-cli"]);
-    if profile.file_name() == Some(OsStr::new("release")) {
-        build.arg("--release");
-    }
-    build.arg("--target-dir").arg(profile.parent().unwrap());
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(build.status().unwrap().success(), "`cargo build -p lianxi-admin-cli` failed");
-    profile.join("lianxi")
+    PATH.get_or_init(|| {
+        std::env::var_os(PROGRAM).map_or_else(|| processes::program().to_owned(), PathBuf::from)
+    })
 }
 
 /// `lianxi` in English in the working directory `place`; it ends with the test.

@@ -133,7 +133,7 @@ async fn a_file_that_cannot_be_rows_is_refused_with_the_reason() {
     let city = City::new().await;
     city.imports(GOOD, "").await.succeeds();
     let import = "record import file.csv --mapping mapping.toml";
-    city.asks(import).await.fails(1, &["file.csv", "No such file"]);
+    city.asks(import).await.fails(exit::NOT_FOUND, &["file.csv", "No such file"]);
     let utf16: Vec<u8> = HEADING.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let cases: [(&[u8], &[&str]); 4] = [
         (b"", &["the file is empty", "its first row must name the columns"]),
@@ -221,7 +221,7 @@ async fn a_node_without_a_catalogue_says_what_it_waits_for() {
 async fn a_mistake_in_a_catalogue_is_told_with_its_pointer() {
     let city = City::new().await;
     let import = "catalogue publish wrong.json";
-    city.asks(import).await.fails(1, &["wrong.json", "No such file"]);
+    city.asks(import).await.fails(exit::NOT_FOUND, &["wrong.json", "No such file"]);
     let remote = "\"$ref\": \"https://example.com/schema.json\"";
     let cases: [(&str, &str, &[&str]); 4] = [
         ("\"version\": 1,", "\"version\": 2, \"filtr\": 1,", &["at the top", "`filtr`", "one of"]),
