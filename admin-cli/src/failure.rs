@@ -2,10 +2,10 @@
 //!
 //! The exit codes are promised in `docs/cli.md`.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use lianxi_node::{
-    config, node, process,
+    node, process,
     services::error::{ErrorKind, ServiceError},
 };
 use tonic::Code;
@@ -101,10 +101,31 @@ fn code_of_status(code: Code) -> u8 {
     }
 }
 
+/// Exit code for what the node's own code found wrong in this process: while a host was made,
+/// joined or run.
+fn code_of_kind(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::InvalidArgument => exit::USAGE,
+        ErrorKind::NotFound => exit::NOT_FOUND,
+        ErrorKind::AlreadyExists | ErrorKind::FailedPrecondition => exit::PRECONDITION,
+        ErrorKind::PermissionDenied | ErrorKind::Unauthenticated => exit::DENIED,
+        ErrorKind::ResourceExhausted => exit::EXHAUSTED,
+        ErrorKind::Unavailable => exit::UNAVAILABLE,
+        ErrorKind::Internal => exit::FAILED,
+    }
+}
+
+/// Kind of an error of the node's own code.
+fn kind(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let of_node = cause.downcast_ref::<node::Error>().map(ServiceError::kind);
+    of_node.or_else(|| cause.downcast_ref::<process::Error>().map(ServiceError::kind))
+}
+
 /// What to do about an answer of a node whose own text may not say it.
 fn remedy_of_status(code: Code) -> Option<Text> {
     match code {
         Code::Unavailable => Some(Text::RemedyUnavailable),
+        Code::PermissionDenied => Some(Text::RemedyNotAllowed),
         Code::ResourceExhausted => Some(Text::RemedyExhausted),
         Code::Unimplemented => Some(Text::RemedyUnimplemented),
         Code::Internal | Code::Unknown | Code::DataLoss => Some(Text::RemedyInternal),
@@ -117,9 +138,14 @@ fn remedy_of_status(code: Code) -> Option<Text> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
-        | Code::PermissionDenied
         | Code::Unauthenticated => None,
     }
+}
+
+/// True if the system found no file of a name.
+fn is_missing_file(cause: &(dyn Error + 'static)) -> bool {
+    let error = cause.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Exit code of a failed command.
@@ -131,51 +157,14 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(status) = cause.downcast_ref::<tonic::Status>() {
             return code_of_status(status.code());
         }
-        if let Some(kind) = kind_offline(cause) {
+        if let Some(kind) = kind(cause) {
             return code_of_kind(kind);
+        }
+        if is_missing_file(cause) {
+            return exit::NOT_FOUND;
         }
     }
     exit::FAILED
-}
-
-/// Kind of a failure of the node's library, called without a running node.
-fn kind_offline(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
-    if let Some(process::Error::Config(error)) = cause.downcast_ref() {
-        return Some(kind_of_config(error));
-    }
-    let kind = match cause.downcast_ref::<node::Error>()? {
-        node::Error::Operation(error) => error.kind(),
-        node::Error::Store(error) => error.kind(),
-        node::Error::Config(error) => kind_of_config(error),
-        node::Error::HostExists(_) => ErrorKind::AlreadyExists,
-        node::Error::Listen { .. } => ErrorKind::FailedPrecondition,
-        node::Error::File { .. } | node::Error::Unit { .. } => ErrorKind::Internal,
-    };
-    Some(kind)
-}
-
-fn kind_of_config(error: &config::Error) -> ErrorKind {
-    match error {
-        config::Error::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-            ErrorKind::NotFound
-        }
-        config::Error::Read { .. } | config::Error::Invalid { .. } => ErrorKind::InvalidArgument,
-    }
-}
-
-/// The same exit code as if a running node had said it.
-fn code_of_kind(kind: ErrorKind) -> u8 {
-    code_of_status(match kind {
-        ErrorKind::InvalidArgument => Code::InvalidArgument,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::AlreadyExists => Code::AlreadyExists,
-        ErrorKind::PermissionDenied => Code::PermissionDenied,
-        ErrorKind::Unauthenticated => Code::Unauthenticated,
-        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
-        ErrorKind::Unavailable => Code::Unavailable,
-        ErrorKind::Internal => Code::Internal,
-    })
 }
 
 /// Lines for the person: what failed, why, and what to do.
@@ -194,7 +183,7 @@ pub(crate) fn lines(error: &anyhow::Error, lang: Lang) -> Vec<String> {
 }
 
 /// A status' own text, without the code's name and the metadata that its `Display` adds.
-fn text_of_cause(cause: &(dyn std::error::Error + 'static)) -> String {
+fn text_of_cause(cause: &(dyn Error + 'static)) -> String {
     match cause.downcast_ref::<tonic::Status>() {
         Some(status) if status.message().is_empty() => status.code().description().to_owned(),
         Some(status) => status.message().to_owned(),
@@ -202,23 +191,13 @@ fn text_of_cause(cause: &(dyn std::error::Error + 'static)) -> String {
     }
 }
 
-/// The reader of standard output went away.
-#[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
-struct ReaderGone;
-
-/// Marks an error of standard output, so that it is told from a node that went away.
-pub(crate) fn of_output(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ReaderGone),
-        _ => error,
-    }
-}
-
 /// True if the reader of standard output went away, which is no failure.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let is_gone = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<ReaderGone>());
-    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_gone))
+    error.chain().any(|cause| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
 }
 
 #[cfg(test)]
@@ -245,12 +224,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_running_node_the_exit_codes_are_the_same() {
-        let exists = node::Error::HostExists("/srv/lx".into());
-        assert_eq!(exit_code(&anyhow::Error::new(exists).context("init")), exit::PRECONDITION);
-        let missing = config::HostConfig::load(std::path::Path::new("/nowhere/node.toml"));
-        let missing = process::Error::Config(missing.unwrap_err());
-        assert_eq!(exit_code(&missing.into()), exit::NOT_FOUND);
+    fn a_directory_that_is_a_host_already_is_a_matter_of_state_not_a_failure() {
+        let error = anyhow::Error::new(node::Error::HostExists("/srv/lx".into()));
+        assert_eq!(exit_code(&error.context("cannot join")), exit::PRECONDITION);
     }
 
     #[test]
@@ -262,16 +238,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_recognised() {
-        let error = anyhow::Error::new(of_output(io::ErrorKind::BrokenPipe.into()));
-        assert!(is_broken_pipe(&error.context("print")));
-        let full = anyhow::Error::new(of_output(io::ErrorKind::StorageFull.into()));
-        assert!(!is_broken_pipe(&full));
-    }
-
-    #[test]
-    fn a_node_that_went_away_is_a_failure() {
-        let error = io::Error::from(io::ErrorKind::BrokenPipe);
-        let error = anyhow::Error::new(tonic::Status::from_error(Box::new(error)));
-        assert!(!is_broken_pipe(&error.context("cannot publish")));
+        let error = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("print");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("broken")));
     }
 }

@@ -14,8 +14,15 @@ pub use setup::{InitOptions, JoinOptions, init, join_offline};
 use std::{future::Future, io, path::PathBuf, sync::Arc};
 
 use crate::{
-    clock::SystemClock, config::HostConfig, domain::unit::UnitCode, services::host::OperationError,
-    store, telemetry::Metrics,
+    clock::SystemClock,
+    config::{self, HostConfig},
+    domain::unit::UnitCode,
+    services::{
+        error::{ErrorKind, ServiceError},
+        host::OperationError,
+    },
+    store,
+    telemetry::Metrics,
 };
 
 /// Why a host did not start or a unit was not made.
@@ -26,7 +33,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// The configuration file.
     #[error(transparent)]
-    Config(#[from] crate::config::Error),
+    Config(#[from] config::Error),
     /// A directory or file.
     #[error("cannot {action} {}", .path.display())]
     File {
@@ -39,7 +46,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A listener.
-    #[error("cannot listen on {address}; is another process there?")]
+    #[error("cannot listen on {address}; stop what listens there, or set another in node.toml")]
     Listen {
         /// Address or path.
         address: String,
@@ -61,6 +68,19 @@ pub enum Error {
     /// Making or joining a unit failed.
     #[error(transparent)]
     Operation(#[from] OperationError),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Config(error) => error.kind(),
+            Self::HostExists(_) => ErrorKind::AlreadyExists,
+            Self::Listen { .. } => ErrorKind::FailedPrecondition,
+            Self::File { .. } | Self::Unit { .. } => ErrorKind::Internal,
+            Self::Operation(error) => error.kind(),
+        }
+    }
 }
 
 /// Serves the host until `shutdown` resolves.

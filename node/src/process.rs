@@ -14,7 +14,9 @@ use tracing::{info, warn};
 
 use crate::{
     config::{self, HostConfig},
-    node, telemetry,
+    node,
+    services::error::{ErrorKind, ServiceError},
+    telemetry,
 };
 
 /// Stack of a worker: deep enough for the futures of the services, and touched only where used.
@@ -41,6 +43,16 @@ pub enum Error {
     /// The host did not start, or failed.
     #[error("the host stopped")]
     Node(#[from] node::Error),
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Config(error) => error.kind(),
+            Self::Node(error) => error.kind(),
+            Self::System(_) | Self::Telemetry(_) => ErrorKind::Internal,
+        }
+    }
 }
 
 /// Serves the host whose configuration is at `config_file` until SIGINT or SIGTERM.

@@ -40,7 +40,7 @@ pub enum Error {
     #[error("the catalogue is no JSON: {0}")]
     Json(String),
     /// Something in it is wrong.
-    #[error("{pointer}: {reason}")]
+    #[error("{}: {reason}", if pointer.is_empty() { "at the top" } else { pointer.as_str() })]
     Invalid {
         /// JSON pointer to what is wrong.
         pointer: String,

@@ -1,6 +1,7 @@
 //! What every service error tells its caller: a kind, mapped once at the edge.
 
 use crate::{
+    config,
     services::{imports, records},
     store,
 };
@@ -32,6 +33,15 @@ pub enum ErrorKind {
 pub trait ServiceError: std::error::Error {
     /// How a caller has to react.
     fn kind(&self) -> ErrorKind;
+}
+
+impl ServiceError for config::Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read { .. } => ErrorKind::NotFound,
+            Self::Invalid { .. } => ErrorKind::InvalidArgument,
+        }
+    }
 }
 
 impl ServiceError for store::Error {

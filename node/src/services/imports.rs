@@ -86,7 +86,11 @@ pub enum Error {
     #[error("the file is larger than {0} bytes unpacked; divide it")]
     TooLarge(u64),
     /// The disk is full.
-    #[error("the disk of {} is full; make room and import the file again", .0.display())]
+    #[error(
+        "the disk of {} is full: an import leaves {} MiB free; make room and import the file again",
+        .0.display(),
+        RESERVE_BYTES >> 20
+    )]
     DiskFull(PathBuf),
     /// A spooled file cannot be written or read.
     #[error("the spooled file {} cannot be used", .path.display())]

@@ -114,7 +114,10 @@ pub enum JoinError {
     #[error("the token names no address; ask the parent for a new one")]
     NoAddress,
     /// The token is over by this host's clock.
-    #[error("the token expired {ago_ms} ms ago by this host's clock; ask the parent for a new one")]
+    #[error(
+        "the token expired {} s ago by this host's clock; set the clock if it is wrong, else ask the parent for a new token",
+        ago_ms / 1_000
+    )]
     Expired {
         /// How long ago.
         ago_ms: i64,
