@@ -4,6 +4,8 @@
 //! socket. Only time and a tap for frames come from outside.
 
 pub mod client;
+pub mod collector;
 pub mod federation;
+pub mod search;
 pub mod skip;
 pub mod wait;
