@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 
 use super::{
     catalogues::Catalogues,
@@ -353,6 +354,18 @@ impl Escalations {
     ///
     /// [`Error::NotFound`], someone else's step, a step out of order.
     pub async fn step(
+        &self,
+        id: StatementId,
+        step: Step,
+        desk: Option<DeskId>,
+        note: &str,
+    ) -> Result<State, Error> {
+        let span = tracing::info_span!("escalation.step", unit = %self.unit.code, ?step);
+        crate::telemetry::set_parent_from(&self.unit.traceparent_of(id).await?, &span);
+        self.step_traced(id, step, desk, note).instrument(span).await
+    }
+
+    async fn step_traced(
         &self,
         id: StatementId,
         step: Step,

@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::watch;
+use tracing::{Instrument as _, Span};
 
 use super::{
     catalogues::Catalogues,
@@ -30,7 +31,7 @@ use crate::{
     identity::trust::Trust,
     statement::{Envelope, header::kinds},
     store::{self, Batch, Commit, Table},
-    telemetry::metrics::Side,
+    telemetry::{self, metrics::Side},
 };
 
 const FORMAT: u8 = 1;
@@ -132,8 +133,8 @@ impl Hosted {
         Ok(cursors)
     }
 
-    /// Verifies an arrival and lets its service plan.
-    async fn judge(&self, peer: &UnitCode, arrival: &Arrival) -> Result<(Plan, Known), Undecided> {
+    /// Verifies an arrival: signature, source, direction, lane.
+    fn verify(&self, peer: &UnitCode, arrival: &Arrival) -> Result<Arrived, Refused> {
         let from_child = self.unit.parent.as_ref() != Some(peer);
         let opened = {
             let trust = self.unit.trust();
@@ -158,31 +159,73 @@ impl Hosted {
             statement: opened.statement,
             cells: arrival.cells.clone(),
         };
-        let id = arrived.id();
-        let kind = arrived.statement.header.kind.clone();
-        if lane_of(&kind) != Some(arrival.cursor.lane) {
+        let kind = &arrived.statement.header.kind;
+        if lane_of(kind) != Some(arrival.cursor.lane) {
             let detail = format!("type {kind} is not known, or not of this lane");
-            return Err(Refused::new("unknown-type", "header.type", detail).into());
+            return Err(Refused::new("unknown-type", "header.type", detail));
         }
+        Ok(arrived)
+    }
+
+    /// The span in which a verified statement is taken in, under the act that it came from, so
+    /// that answers and what is sent on go on in its trace. None if that act is not traced.
+    fn take_span(&self, arrived: &Arrived) -> Span {
+        let header = &arrived.statement.header;
+        if header.traceparent.is_empty() {
+            return Span::none();
+        }
+        let span = tracing::info_span!(
+            "statement.take", unit = %self.unit.code, peer = %arrived.peer, kind = %header.kind
+        );
+        telemetry::set_parent_from(&header.traceparent, &span);
+        span
+    }
+
+    /// Lets the service of a verified statement plan.
+    async fn judge(&self, arrived: &Arrived) -> Result<(Plan, Known), Undecided> {
+        let id = arrived.id();
+        let kind = arrived.statement.header.kind.as_str();
         let held = self.unit.store.get(&self.unit.code, Table::Statements, id.as_bytes()).await?;
         if held.is_some() {
             return Ok((Plan::default(), Known::Held));
         }
-        let plan = match kind.as_str() {
-            kinds::SUMMARY => self.summaries.take(&arrived).await?,
-            kinds::REJECTION => quarantine::take_rejection(&self.unit, &arrived)?,
-            kinds::NOTICE => self.notices.take(&arrived)?,
-            kinds::RECEIPT => self.notices.take_receipt(&arrived).await?,
-            kinds::ESCALATION => self.escalations.take(&arrived)?,
-            kinds::ESCALATION_EVENT => self.escalations.take_event(&arrived).await?,
-            kinds::CATALOGUE => self.catalogues.take(&arrived)?,
+        let plan = match kind {
+            kinds::SUMMARY => self.summaries.take(arrived).await?,
+            kinds::REJECTION => quarantine::take_rejection(&self.unit, arrived)?,
+            kinds::NOTICE => self.notices.take(arrived)?,
+            kinds::RECEIPT => self.notices.take_receipt(arrived).await?,
+            kinds::ESCALATION => self.escalations.take(arrived)?,
+            kinds::ESCALATION_EVENT => self.escalations.take_event(arrived).await?,
+            kinds::CATALOGUE => self.catalogues.take(arrived)?,
             _ => {
                 let detail = "this type does not travel as a delivery";
                 return Err(Refused::new("unknown-type", "header.type", detail).into());
             }
         };
-        self.unit.metrics.statement_received(&kind);
+        self.unit.metrics.statement_received(kind);
         Ok((plan, Known::New(id)))
+    }
+
+    /// Judges a verified arrival, or quarantines one that does not hold, and submits the outcome.
+    async fn take(
+        &self,
+        peer: &UnitCode,
+        arrival: &Arrival,
+        verified: Result<Arrived, Refused>,
+    ) -> Result<Commit, store::Error> {
+        let judged = match verified {
+            Ok(arrived) => self.judge(&arrived).await,
+            Err(refused) => Err(refused.into()),
+        };
+        let (plan, known) = match judged {
+            Ok(judged) => judged,
+            Err(Undecided::Refused(refused)) => {
+                let plan = quarantine::refuse(&self.unit, peer, &arrival.envelope, &refused)?;
+                (plan, Known::Held)
+            }
+            Err(Undecided::Store(error)) => return Err(error),
+        };
+        self.settle(peer, arrival, plan, known).await
     }
 
     /// Makes one commit of the plan, the statement and the cursor.
@@ -453,15 +496,10 @@ impl Exchange for Hosted {
                 });
             }
         }
-        let (plan, known) = match self.judge(peer, &arrival).await {
-            Ok(judged) => judged,
-            Err(Undecided::Refused(refused)) => {
-                let plan = quarantine::refuse(&self.unit, peer, &arrival.envelope, &refused)?;
-                (plan, Known::Held)
-            }
-            Err(Undecided::Store(error)) => return Err(error.into()),
-        };
-        Ok(self.settle(peer, &arrival, plan, known).await?)
+        let verified = self.verify(peer, &arrival);
+        let span =
+            verified.as_ref().map_or_else(|_| Span::none(), |arrived| self.take_span(arrived));
+        Ok(self.take(peer, &arrival, verified).instrument(span).await?)
     }
 
     async fn outgoing(

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tracing::Instrument as _;
 
 use super::{
     catalogues::Catalogues,
@@ -26,6 +27,7 @@ use crate::{
         notice::{decode_body, decode_receipt, encode_body, encode_receipt},
     },
     store::{self, Table, format},
+    telemetry,
 };
 
 const FORMAT: u8 = 1;
@@ -348,6 +350,12 @@ impl Notices {
     ///
     /// [`Error::NotFound`], [`Error::NotAddressed`], a stage out of order.
     pub async fn mark(&self, id: StatementId, stage: Stage, note: &str) -> Result<State, Error> {
+        let span = tracing::info_span!("notice.mark", unit = %self.unit.code, ?stage);
+        telemetry::set_parent_from(&self.unit.traceparent_of(id).await?, &span);
+        self.mark_traced(id, stage, note).instrument(span).await
+    }
+
+    async fn mark_traced(&self, id: StatementId, stage: Stage, note: &str) -> Result<State, Error> {
         let row = self.row(id).await?;
         if !row.addressed {
             return Err(Error::NotAddressed);

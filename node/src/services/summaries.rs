@@ -12,6 +12,7 @@ use std::{
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tracing::{Instrument as _, info_span};
 
 use super::{
     catalogues::Catalogues,
@@ -460,9 +461,17 @@ impl Summaries {
     /// # Errors
     ///
     /// What kept the own figures from being computed.
-    #[tracing::instrument(name = "summary.pull", skip_all, fields(unit = %self.unit.code, period = %question.period))]
     pub async fn live(&self, question: &Question, period: &Period) -> Result<Vec<Parcel>, Error> {
-        crate::telemetry::set_parent_from(&question.traceparent, &tracing::Span::current());
+        let span = info_span!("summary.pull", unit = %self.unit.code, %period);
+        crate::telemetry::set_parent_from(&question.traceparent, &span);
+        self.live_traced(question, period).instrument(span).await
+    }
+
+    async fn live_traced(
+        &self,
+        question: &Question,
+        period: &Period,
+    ) -> Result<Vec<Parcel>, Error> {
         if let Some(parcels) = self.cached(question) {
             return Ok(parcels);
         }

@@ -339,6 +339,18 @@ impl Unit {
         stored.map(|bytes| decode_envelope(&bytes)).transpose()
     }
 
+    /// Trace context of a kept statement: what a person does about it later goes on in its trace.
+    /// Empty: not traced, or not kept here.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn traceparent_of(&self, id: StatementId) -> Result<String, store::Error> {
+        let kept = self.statement(id).await?;
+        let kept = kept.and_then(|envelope| header::decode(&envelope.payload).ok());
+        Ok(kept.map(|statement| statement.header.traceparent).unwrap_or_default())
+    }
+
     /// Returns the cells kept beside a summary.
     ///
     /// # Errors
