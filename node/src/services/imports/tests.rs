@@ -444,7 +444,8 @@ async fn kill_at_every_commit(all_or_nothing: bool) -> u64 {
         let is_whole = result.is_ok();
         let counts = bench.counts().await;
         assert_eq!(bench.spooled(), 0);
-        let Some(report) = result.ok().map(|(report, _)| report).or_else(|| resumed.into_iter().next())
+        let Some(report) =
+            result.ok().map(|(report, _)| report).or_else(|| resumed.into_iter().next())
         else {
             // Not yet written down, or already at its end: never half.
             assert!(counts == [0, 0] || counts == [500, 500], "{commits}: {counts:?}");
