@@ -65,6 +65,11 @@ impl Federation {
 
     /// A city alone, whose hosts show their frames to `tap`.
     pub async fn city_with(code: &str, tap: Option<Arc<dyn Tap>>) -> Self {
+        Self::city_of(code, CATALOGUE, tap).await
+    }
+
+    /// A city alone with a catalogue, whose hosts show their frames to `tap`.
+    pub async fn city_of(code: &str, catalogue: &str, tap: Option<Arc<dyn Tap>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = directory.path().join(code);
         let options = InitOptions {
@@ -88,7 +93,7 @@ impl Federation {
         federation.start(code).await;
         let request = PublishCatalogueRequest {
             unit: code.to_owned(),
-            document: CATALOGUE.into(),
+            document: catalogue.into(),
             dry_run: false,
         };
         federation.client(code).catalogues().publish(request).await.unwrap();

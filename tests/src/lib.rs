@@ -6,9 +6,11 @@
 pub mod binary;
 pub mod boston;
 pub mod client;
+pub mod collector;
 pub mod federation;
 pub mod hostile;
 pub mod log;
 pub mod processes;
+pub mod search;
 pub mod skip;
 pub mod wait;

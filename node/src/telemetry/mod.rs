@@ -113,6 +113,7 @@ pub async fn init(config: &TelemetryConfig) -> Result<Guard, Error> {
         .with(trace::layer(&tracer_provider).with_filter(own_spans()))
         .try_init()
         .map_err(|_| Error::Twice)?;
+    limit_foreign_log();
     metrics.install().map_err(|_| Error::Twice)?;
     if let Some((address, _)) = &endpoint {
         info!(%address, "metrics endpoint open");
@@ -175,6 +176,13 @@ fn resource(config: &TelemetryConfig) -> Resource {
 /// Spans of this program's own crates: those of the HTTP stack would trace the exporter itself.
 fn own_spans() -> Targets {
     Targets::new().with_target("lianxi", Level::INFO).with_target("lianxi_node", Level::INFO)
+}
+
+/// Third-party crates that log through `log` do so from warnings up, whatever the filter says: the
+/// store's engine writes keys and values of records below that (P1), and some of it when a thread
+/// ends, where logging aborts the process.
+fn limit_foreign_log() {
+    log::set_max_level(log::max_level().min(log::LevelFilter::Warn));
 }
 
 fn log_layer<S>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync>
