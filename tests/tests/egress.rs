@@ -250,7 +250,7 @@ impl Boston {
             let value = |heading: &&String| {
                 if heading.as_str() == *at { &row[*from] } else { &row[*heading] }
             };
-            writer.write_record(headings.iter().map(|heading| value(heading))).unwrap();
+            writer.write_record(headings.iter().map(value)).unwrap();
         }
         let mut file = writer.into_inner().unwrap();
         let (_, row) = &self.rows[0];

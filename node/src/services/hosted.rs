@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::sync::watch;
-use tracing::Span;
+use tracing::{Span, field::Empty};
 
 use super::{
     catalogues::Catalogues,
@@ -151,7 +151,9 @@ impl Hosted {
             )?;
             opened
         };
-        set_parent_from(&opened.statement.header.traceparent, &Span::current());
+        let header = &opened.statement.header;
+        set_parent_from(&header.traceparent, &Span::current());
+        Span::current().record("kind", &header.kind);
         let arrived = Arrived {
             peer: peer.clone(),
             from_child,
@@ -437,7 +439,7 @@ impl Exchange for Hosted {
         }
     }
 
-    #[tracing::instrument(name = "statement.receive", skip_all, fields(unit = %self.unit.code, %peer))]
+    #[tracing::instrument(name = "statement.receive", skip_all, fields(unit = %self.unit.code, %peer, kind = Empty))]
     async fn receive(&self, peer: &UnitCode, arrival: Arrival) -> Result<Commit, Error> {
         let lane = arrival.cursor.lane;
         if let Some(have) = self.cursor(peer, lane)
