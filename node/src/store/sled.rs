@@ -101,6 +101,7 @@ impl SledStore {
         let lock = Lock::acquire(directory, &SystemClock)?;
         let engine = directory.join("sled");
         files::check_format(directory, &engine)?;
+        files::remove_unfinished_snapshots(&engine).map_err(|error| failed(&engine, &error))?;
         let db = open_engine(&engine, options).map_err(|error| failed(&engine, &error))?;
         let barrier = barrier(&engine, &db).map_err(|error| failed(&engine, &error))?;
         let shared = Arc::new(Shared::new(engine, db.clone()));

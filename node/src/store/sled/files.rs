@@ -75,6 +75,23 @@ fn sync_with_ancestors(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Removes snapshots in `engine` that sled began and did not finish: the disk was full, or the
+/// process was killed. sled 0.34.7 takes such a file for its newest snapshot, finds it damaged and
+/// opens no more. The one before it is there until the new one is whole, so nothing is lost.
+pub(super) fn remove_unfinished_snapshots(engine: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(engine) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}
+
 /// Checks the marker in `directory`, or writes it if the directory holds no store yet.
 pub(super) fn check_format(directory: &Path, engine: &Path) -> Result<(), Error> {
     let path = directory.join(FORMAT_FILE);

@@ -36,6 +36,22 @@ async fn sled_without_its_barrier_conforms() {
     .await;
 }
 
+#[tokio::test]
+async fn a_snapshot_that_was_cut_off_does_not_keep_the_store_shut() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), options()).unwrap();
+    store.submit(one("kept", "value")).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    // What a full disk or a kill in the middle of opening leaves, newer than any other.
+    let cut_off = directory.path().join("sled/snap.7FFFFFFFFFFFFFFF.generating");
+    std::fs::write(&cut_off, "").unwrap();
+    let store = SledStore::open(directory.path(), options()).unwrap();
+    let value = store.get(&unit(), Table::Meta, b"kept").await.unwrap();
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
+    assert!(!cut_off.exists());
+}
+
 /// A barrier that says when it is reached and returns what it is told.
 struct Gate {
     reached: tokio::sync::mpsc::UnboundedSender<()>,
