@@ -191,13 +191,23 @@ fn text_of_cause(cause: &(dyn Error + 'static)) -> String {
     }
 }
 
+/// The reader of standard output went away.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads the output any more")]
+struct ReaderGone;
+
+/// Marks an error of standard output, so that it is told from a node that went away.
+pub(crate) fn of_output(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return io::Error::new(io::ErrorKind::BrokenPipe, ReaderGone);
+    }
+    error
+}
+
 /// True if the reader of standard output went away, which is no failure.
 pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    })
+    let is_gone = |error: &io::Error| error.get_ref().is_some_and(|inner| inner.is::<ReaderGone>());
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(is_gone))
 }
 
 #[cfg(test)]
@@ -238,8 +248,16 @@ mod tests {
 
     #[test]
     fn a_reader_that_went_away_is_recognised() {
-        let error = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe)).context("print");
-        assert!(is_broken_pipe(&error));
-        assert!(!is_broken_pipe(&anyhow::anyhow!("broken")));
+        let error = anyhow::Error::new(of_output(io::ErrorKind::BrokenPipe.into()));
+        assert!(is_broken_pipe(&error.context("print")));
+        let full = anyhow::Error::new(of_output(io::ErrorKind::StorageFull.into()));
+        assert!(!is_broken_pipe(&full));
+    }
+
+    #[test]
+    fn a_node_that_went_away_is_a_failure() {
+        let error = io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = anyhow::Error::new(tonic::Status::from_error(Box::new(error)));
+        assert!(!is_broken_pipe(&error.context("cannot publish")));
     }
 }
