@@ -198,10 +198,10 @@ struct ReaderGone;
 
 /// Marks an error of standard output, so that it is told from a node that went away.
 pub(crate) fn of_output(error: io::Error) -> io::Error {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => io::Error::new(io::ErrorKind::BrokenPipe, ReaderGone),
-        _ => error,
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return io::Error::new(io::ErrorKind::BrokenPipe, ReaderGone);
     }
+    error
 }
 
 /// True if the reader of standard output went away, which is no failure.

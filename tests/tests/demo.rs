@@ -26,7 +26,8 @@ static TURN: Mutex<()> = Mutex::const_new(());
 /// How long a demo may take here, with much else on the machine.
 const LIMIT: Duration = Duration::from_secs(400);
 
-const MEMORY_LIMIT_KIB: u64 = 3 * 1024 * 1024;
+/// What all processes may take together: 3 GB.
+const MEMORY_LIMIT_KIB: u64 = 3_000_000_000 / 1024;
 
 /// A running demo.
 struct Demo {
@@ -198,7 +199,11 @@ async fn three_months_give_the_published_figures_within_the_memory_that_is_promi
     assert_right(&ended.document, &expected(&folder));
     assert_eq!(total(&ended.document, "imported"), 31_828);
     eprintln!("demo: {} ms; peak of all processes: {peak:?}", ended.document["elapsed_ms"]);
-    assert!((1..MEMORY_LIMIT_KIB).contains(&peak.resident_kib), "{peak:?}");
+    assert!((1..MEMORY_LIMIT_KIB).contains(&peak.proportional_kib), "{peak:?}");
+    // Counts the program once for each process, and it is several times as large unoptimised.
+    if !cfg!(debug_assertions) {
+        assert!((1..MEMORY_LIMIT_KIB).contains(&peak.resident_kib), "{peak:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

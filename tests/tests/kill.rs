@@ -58,10 +58,10 @@ fn address() -> String {
 }
 
 fn is_served(unit: &str) -> bool {
-    let is_below = |street: &&str| unit.strip_prefix(*street).is_some_and(|rest| !rest.is_empty());
+    let is_below = |street: &str| unit.strip_prefix(street).is_some_and(|rest| !rest.is_empty());
     ["BOS", DISTRICT].contains(&unit)
         || STREETS.contains(&unit)
-        || STREETS.iter().any(|street| is_below(&street))
+        || STREETS.iter().any(|street| is_below(street))
 }
 
 fn served() -> Vec<String> {
@@ -266,7 +266,7 @@ async fn a_street_that_is_killed_in_imports_and_reports_loses_and_doubles_nothin
     publish(&street).await.unwrap();
     let publish_time = begun.elapsed();
     publish(&city.dir(STREETS[1])).await.unwrap();
-    let expected = flat(&[original.clone()], is_served);
+    let expected = flat(std::slice::from_ref(&original), is_served);
     assert_same(&city.pull().await, &expected, "undisturbed");
 
     let mut last = original;
@@ -288,7 +288,7 @@ async fn a_street_that_is_killed_in_imports_and_reports_loses_and_doubles_nothin
         }
         let again = city.import(STREETS[0]).await.unwrap();
         assert_eq!(again["unchanged"], rows, "{when}: {again}");
-        let expected = flat(&[changed.clone()], is_served);
+        let expected = flat(std::slice::from_ref(&changed), is_served);
         assert_same(&city.pull().await, &expected, &when);
 
         let moment = numbers.moment(publish_time);
