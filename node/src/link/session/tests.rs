@@ -69,6 +69,7 @@ fn greeted(parent_roster: u8) -> (Session, Session) {
     parent.received(child.frame().unwrap());
     assert!(matches!(parent.effect(), Some(Effect::Judge(_))));
     parent.accepted(Some(standing("CITY", Vec::new(), parent_roster)));
+    parent.roster(Vec::new());
     child.received(parent.frame().unwrap());
     assert!(matches!(child.effect(), Some(Effect::Judge(_))));
     child.accepted(None);
@@ -574,8 +575,8 @@ impl Side {
             }
             Effect::Close(_) => return false,
             Effect::Up { .. } => {}
-            Effect::FetchRoster
-            | Effect::Introduce(_)
+            Effect::FetchRoster => self.session.roster(Vec::new()),
+            Effect::Introduce(_)
             | Effect::Answer { .. }
             | Effect::StopAnswer { .. }
             | Effect::Settled { .. }

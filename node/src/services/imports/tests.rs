@@ -438,6 +438,8 @@ async fn kill_at_every_commit(all_or_nothing: bool) -> u64 {
         let result = bench.import(options, file.as_bytes()).await;
         let Bench { imports, units, sled, directory, .. } = bench;
         drop((imports, units));
+        // What the dead process sent to the disk is there or not before the next one looks.
+        sled.submit(Batch::new(&"A".parse().unwrap())).await.unwrap();
         let bench = bench_on(directory, sled.clone(), sled, None);
         bench.imports.tidy().await;
         let resumed = bench.imports.resume().await;
