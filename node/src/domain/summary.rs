@@ -221,7 +221,7 @@ pub fn roll_up(own: &Figures, children: &BTreeMap<UnitCode, Child>) -> (Figures,
                     miss(&mut coverage, unit, CoverageState::Stale, units, "other-version", None);
                     continue;
                 }
-                let Some(sum) = sum_of(&subtree, figures) else {
+                let Some(sum) = sum_of(own, &subtree, figures) else {
                     miss(&mut coverage, unit, CoverageState::Quarantined, units, "refused", None);
                     continue;
                 };
@@ -248,20 +248,22 @@ pub fn roll_up(own: &Figures, children: &BTreeMap<UnitCode, Child>) -> (Figures,
     (subtree, coverage)
 }
 
+/// True unless the child counts everything that this unit's catalogue declares, in its versions. One
+/// that has no catalogue yet counts nothing, which is not zero.
 fn speaks_other_version(own: &Figures, theirs: &Figures) -> bool {
-    let mut versions = BTreeMap::new();
-    for key in own.keys() {
-        versions.insert(key.indicator.as_str(), key.version);
-    }
-    theirs.keys().any(|key| {
-        versions.get(key.indicator.as_str()).is_some_and(|version| *version != key.version)
-    })
+    own.keys().any(|key| key.group.is_empty() && !theirs.contains_key(key))
+}
+
+/// What the unit's catalogue declares; a unit without one takes its children's word.
+fn is_declared(own: &Figures, key: &FigureKey) -> bool {
+    let all = FigureKey { group: String::new(), ..key.clone() };
+    own.is_empty() || own.contains_key(&all)
 }
 
 /// `None` if components of one indicator do not fit, or a total leaves its range.
-fn sum_of(total: &Figures, figures: &Figures) -> Option<Figures> {
+fn sum_of(own: &Figures, total: &Figures, figures: &Figures) -> Option<Figures> {
     let mut sum = total.clone();
-    for (key, component) in figures {
+    for (key, component) in figures.iter().filter(|(key, _)| is_declared(own, key)) {
         let added = match total.get(key) {
             Some(so_far) => so_far.add(component).ok()?,
             None => component.clone(),
@@ -416,6 +418,36 @@ mod tests {
             assert_eq!(coverage.gaps[0].reason, "refused");
             coverage.check().unwrap();
         }
+    }
+
+    #[test]
+    fn a_child_without_a_catalogue_counts_nothing_and_that_is_not_zero() {
+        let silent = Child::Reported {
+            coverage: Coverage { expected: 3, included: 3, ..Coverage::default() },
+            subtree: Figures::new(),
+            payload_sha256: [1; 32],
+            version: 1,
+        };
+        let (subtree, coverage) = roll_up(&figures(1), &BTreeMap::from([(code("A-1"), silent)]));
+        assert_eq!(subtree, figures(1));
+        assert_eq!((coverage.expected, coverage.included, coverage.stale), (4, 1, 3));
+        assert_eq!(coverage.gaps[0].reason, "other-version");
+    }
+
+    #[test]
+    fn what_the_catalogue_does_not_declare_is_not_added() {
+        let mut theirs = figures(5);
+        let key = FigureKey { indicator: "made-up".into(), version: 1, group: String::new() };
+        theirs.insert(key, Component::Count(9));
+        let child = Child::Reported {
+            coverage: Coverage { expected: 1, included: 1, ..Coverage::default() },
+            subtree: theirs,
+            payload_sha256: [1; 32],
+            version: 1,
+        };
+        let (subtree, coverage) = roll_up(&figures(1), &BTreeMap::from([(code("A-1"), child)]));
+        assert_eq!(subtree, figures(6));
+        assert!(coverage.is_complete());
     }
 
     #[test]
