@@ -4,7 +4,7 @@
 use lianxi_node::{
     clock::{Clock as _, SystemClock},
     domain::{
-        component::Component,
+        component::{Component, MeasureKind},
         period::Period,
         summary::{Coverage, FigureKey, FigureSet, Figures, Summary, SummaryKind},
     },
@@ -153,9 +153,19 @@ impl Breach {
 }
 
 /// Figures of one indicator of the kit's catalogue.
+/// Everything that the kit's catalogue declares, zero but for `component`.
 fn figures(component: Component, group: &str) -> FigureSet {
-    let key = FigureKey { indicator: "received".into(), version: 1, group: group.into() };
-    let figures = Figures::from([(key, component)]);
+    let key = |indicator: &str, group: &str| FigureKey {
+        indicator: indicator.into(),
+        version: 1,
+        group: group.into(),
+    };
+    let mut figures = Figures::from([
+        (key("closed", ""), Component::zero(MeasureKind::Count)),
+        (key("close_seconds", ""), Component::zero(MeasureKind::Sum)),
+        (key("types", ""), Component::zero(MeasureKind::Distinct)),
+    ]);
+    figures.insert(key("received", group), component);
     FigureSet { own: figures.clone(), subtree: figures }
 }
 
