@@ -25,7 +25,7 @@ use crate::{
         escalation::{EventBody, decode_body, decode_event, encode_body, encode_event},
         header::{self, StatementId, kinds},
     },
-    store::{self, Table, format},
+    store::{self, Batch, Table, format},
 };
 
 const FORMAT: u8 = 1;
@@ -305,7 +305,10 @@ impl Escalations {
         }
         let id = StatementId::try_from(&event.escalation_id[..])
             .map_err(|_| Refused::new("malformed", "body.escalation_id", "is no id"))?;
-        let Some(mut case) = self.case(id).await? else {
+        // The step before it may still be on its way to the store: an empty batch waits for it.
+        self.unit.store.submit(Batch::new(&self.unit.code)).await?;
+        let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
+        let Some((mut case, held)) = self.case(id).await?.zip(held) else {
             let detail = "no such escalation is held here";
             return Err(Refused::new("malformed", "body.escalation_id", detail).into());
         };
@@ -330,6 +333,7 @@ impl Escalations {
             note: event.note,
             time_unix_ms: arrived.statement.header.time_unix_ms,
         });
+        plan.requires.push((Table::Escalations, id.as_bytes().to_vec(), held));
         plan.writes.push(row(id, &case));
         Ok(plan)
     }
@@ -369,6 +373,7 @@ impl Escalations {
         }
         self.unit.continue_trace(id).await?;
         let mut work = self.unit.begin().await;
+        let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.case(id).await?.ok_or(Error::NotFound(id))?;
         case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;
         let other = if case.source == self.unit.code { &case.destination } else { &case.source };
@@ -390,6 +395,9 @@ impl Escalations {
             note: note.to_owned(),
             time_unix_ms: signed.time_unix_ms,
         });
+        if let Some(held) = held {
+            work.batch.require(Table::Escalations, *id.as_bytes(), held);
+        }
         put(&mut work, id, &case);
         work.commit().await?;
         Ok(State { id, case })

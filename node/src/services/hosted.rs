@@ -201,6 +201,9 @@ impl Hosted {
         let lane = arrival.cursor.lane;
         let mut batch = Batch::new(&self.unit.code);
         self.advance(&mut batch, peer, arrival.cursor);
+        for (table, key, value) in plan.requires {
+            batch.require(table, key, value);
+        }
         for (table, key, value) in plan.writes {
             batch.put(table, key, value);
         }

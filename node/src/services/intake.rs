@@ -108,6 +108,8 @@ pub struct Reply {
 pub struct Plan {
     /// Rows to write.
     pub writes: Vec<(Table, Vec<u8>, Vec<u8>)>,
+    /// Rows that must be as they were read: else the link brings the statement again.
+    pub requires: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// Cells are kept beside the statement.
     pub keep_cells: bool,
     /// Peers that the statement goes on to, unchanged, in its own lane.
