@@ -125,7 +125,6 @@ fn kind(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
 fn remedy_of_status(code: Code) -> Option<Text> {
     match code {
         Code::Unavailable => Some(Text::RemedyUnavailable),
-        Code::PermissionDenied => Some(Text::RemedyNotAllowed),
         Code::ResourceExhausted => Some(Text::RemedyExhausted),
         Code::Unimplemented => Some(Text::RemedyUnimplemented),
         Code::Internal | Code::Unknown | Code::DataLoss => Some(Text::RemedyInternal),
@@ -138,6 +137,7 @@ fn remedy_of_status(code: Code) -> Option<Text> {
         | Code::FailedPrecondition
         | Code::Aborted
         | Code::OutOfRange
+        | Code::PermissionDenied
         | Code::Unauthenticated => None,
     }
 }
