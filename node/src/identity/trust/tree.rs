@@ -1,0 +1,91 @@
+//! The tree of units as the delegations draw it: who is above, below, and by which chain.
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Known, Subject, Trust};
+use crate::{
+    domain::unit::{DeskId, UnitCode},
+    statement::Envelope,
+};
+
+impl Trust {
+    /// The newest delegation of a unit or desk.
+    pub fn delegation(&self, unit: &UnitCode, desk: Option<&DeskId>) -> Option<&Known> {
+        self.history(&(unit.clone(), desk.cloned())).last()
+    }
+
+    /// The unit above; `None` at the root and for unknown units.
+    pub fn parent(&self, unit: &UnitCode) -> Option<&UnitCode> {
+        self.delegation(unit, None)?.delegation.issuer.as_ref()
+    }
+
+    /// The unit that the root key names.
+    pub fn root(&self) -> Option<&UnitCode> {
+        self.root.as_ref()
+    }
+
+    /// True if `unit` is `head` or below it.
+    pub fn is_in_subtree(&self, unit: &UnitCode, head: &UnitCode) -> bool {
+        self.delegation(unit, None).is_some() && self.line(unit).any(|one| one == head)
+    }
+
+    /// Units right below, by code.
+    pub fn children(&self, unit: &UnitCode) -> Vec<&UnitCode> {
+        self.children.get(unit).into_iter().flatten().collect()
+    }
+
+    /// Newest delegations from the root's own down to the unit's; empty if the unit is not known.
+    pub fn chain(&self, unit: &UnitCode) -> Vec<Envelope> {
+        let known = self.line(unit).filter_map(|one| self.delegation(one, None));
+        let mut chain: Vec<Envelope> = known.map(|known| known.envelope.clone()).collect();
+        chain.reverse();
+        chain
+    }
+
+    /// Newest delegations of `head`, its desks and everything below: issuers before issued, then by
+    /// code.
+    pub fn subtree(&self, head: &UnitCode) -> Vec<&Known> {
+        let mut found = Vec::new();
+        let mut level = vec![head];
+        while !level.is_empty() {
+            for unit in &level {
+                found.extend(self.own(unit));
+            }
+            level = level.into_iter().flat_map(|unit| self.children(unit)).collect();
+            level.sort();
+        }
+        found
+    }
+
+    /// SHA-256 over the payload digests of [`Trust::subtree`] in the order of (unit, desk), as
+    /// `Hello.roster_sha256` says.
+    pub fn roster_sha256(&self, head: &UnitCode) -> [u8; 32] {
+        let mut known = self.subtree(head);
+        known.sort_by_cached_key(|one| one.subject());
+        let digest =
+            known.iter().fold(Sha256::new(), |digest, one| digest.chain_update(one.payload_sha256));
+        digest.finalize().into()
+    }
+
+    pub(super) fn history(&self, subject: &Subject) -> &[Known] {
+        self.subjects.get(subject).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    pub(super) fn by_digest(&self, digest: &[u8; 32]) -> Option<&Known> {
+        let (subject, serial) = self.digests.get(digest)?;
+        self.history(subject).iter().find(|known| known.delegation.serial == *serial)
+    }
+
+    /// The unit's own newest delegation and those of its desks.
+    pub(super) fn own(&self, unit: &UnitCode) -> impl Iterator<Item = &Known> {
+        let from = (unit.clone(), None);
+        let unit = unit.clone();
+        let range = self.subjects.range(from..).take_while(move |(subject, _)| subject.0 == unit);
+        range.filter_map(|(_, history)| history.last())
+    }
+
+    /// The unit and its ancestors, upward. Ends because each step is to a higher level.
+    pub(super) fn line<'a>(&'a self, unit: &'a UnitCode) -> impl Iterator<Item = &'a UnitCode> {
+        std::iter::successors(Some(unit), |unit| self.parent(unit))
+    }
+}
