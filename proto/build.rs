@@ -14,6 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     files.sort();
     let descriptors = protox::compile(&files, [&root])?;
+    let described = PathBuf::from(env::var("OUT_DIR")?).join("descriptors.bin");
+    fs::write(described, prost::Message::encode_to_vec(&descriptors))?;
     tonic_prost_build::configure().bytes(".lianxi.types.v1.Envelope").compile_fds(descriptors)?;
     Ok(())
 }

@@ -7,6 +7,9 @@
 pub mod cells;
 pub mod envelope;
 
+/// The whole contract as a serialised `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 /// What statements carry.
 pub mod types {
     /// Version 1.

@@ -14,5 +14,6 @@ pub mod notice;
 pub mod period;
 pub mod personal;
 pub mod record;
+pub mod role;
 pub mod summary;
 pub mod unit;

@@ -1,6 +1,7 @@
 //! What the host serves over gRPC: enrolment on the link address, everything else on the local
 //! socket. Handlers parse, call, convert; errors are mapped once, in [`status`].
 
+pub mod access;
 pub mod catalogues;
 pub mod enrolment;
 pub mod escalations;
