@@ -33,6 +33,9 @@ pub(crate) enum Failure {
     /// The import ended, with bad rows.
     #[error("{0} rows were rejected")]
     RejectedRows(u64),
+    /// Units of a file that did not join.
+    #[error("{0} units did not join")]
+    NotJoined(usize),
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -58,6 +61,8 @@ pub(crate) mod exit {
     pub(crate) const CUT_OFF: u8 = 8;
     /// The import ended, and at least one row was bad.
     pub(crate) const REJECTED_ROWS: u8 = 9;
+    /// Some units of a file did not join.
+    pub(crate) const NOT_JOINED: u8 = 10;
     /// Ctrl-C or SIGTERM before the end.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -70,6 +75,7 @@ impl Failure {
             Self::PathTooLong(_) | Self::Usage(_) => exit::USAGE,
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::RejectedRows(_) => exit::REJECTED_ROWS,
+            Self::NotJoined(_) => exit::NOT_JOINED,
             Self::Interrupted => exit::INTERRUPTED,
         }
     }
@@ -80,6 +86,7 @@ impl Failure {
             Self::NotAllowed(_) => Some(Text::RemedyNotAllowed.get(lang).to_owned()),
             Self::PathTooLong(_) => Some(Text::RemedyPathTooLong.get(lang).to_owned()),
             Self::RejectedRows(_) => Some(Text::RemedyRejectedRows.get(lang).to_owned()),
+            Self::NotJoined(_) => Some(Text::RemedyNotJoined.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

@@ -116,9 +116,20 @@ texts! {
         "{} 已在 {} 就绪；启动：lianxi node run --dir {}";
     InviteHint: "valid until {}; on the child's machine: lianxi node join TOKEN",
         "有效期至 {}；在下级主机上执行：lianxi node join TOKEN";
-    Joined: "{} joined under {}", "{} 已加入 {}";
-    JoinedOffline: "{} joined under {}; start it with: lianxi node run --dir {}",
-        "{} 已加入 {}；启动：lianxi node run --dir {}";
+    InviteWouldWork: "{} can be invited; no token was made", "{} 可以邀请；未生成令牌";
+    InvitesMade: "{} tokens made; {} units more are invited by the host of their parent; {} have joined; on the host of the units: lianxi node join --file JOIN",
+        "已生成 {} 个令牌；另有 {} 个单位由其上级所在主机邀请；{} 个已加入；在这些单位的主机上执行：lianxi node join --file JOIN";
+    InvitesWouldWork: "{} units can be invited, {} by the host of their parent, {} have joined; no token was made",
+        "{} 个单位可以邀请，{} 个由其上级所在主机邀请，{} 个已加入；未生成令牌";
+    Joined: "{} joined under {} in {}", "{} 已加入 {}，用时 {}";
+    JoinedOffline: "{} joined under {} in {3}; start it with: lianxi node run --dir {2}",
+        "{} 已加入 {}，用时 {3}；启动：lianxi node run --dir {2}";
+    JoinProgress: "{} of {} units", "{}／{} 个单位";
+    JoinDone: "joined", "已加入";
+    JoinedBefore: "joined before", "此前已加入";
+    WouldJoin: "would join", "可加入";
+    JoinFailed: "not joined", "未加入";
+    JoinedOfFile: "{} of {} units joined, {} not, in {}", "{}／{} 个单位已加入，{} 个未加入，用时 {}";
     JoinWouldWork: "the token is good: {} would join under {}; nothing was kept",
         "令牌有效：{} 可加入 {}；未作任何更改";
     SkewWarning: "this machine's clock is {} off the parent's; set it right",
@@ -239,6 +250,8 @@ texts! {
     RemedyPathTooLong: "choose a shorter directory with --dir", "请用 --dir 选择较短的目录";
     RemedyRejectedRows: "mend the rows named above and import the file again; rows that are in change nothing",
         "请修正上列各行后重新导入；已导入的行不会重复";
+    RemedyNotJoined: "the reasons stand above; give the same command again: what has joined stays",
+        "原因见上；再次执行同一命令即可，已加入的单位不受影响";
     RemedyUnavailable: "see the link's state with `lianxi node status`, and try again",
         "用 `lianxi node status` 查看链路状态后重试";
     RemedyExhausted: "free disk space or raise the quota; what was acknowledged is kept",

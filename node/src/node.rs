@@ -9,7 +9,7 @@ mod renewal;
 mod setup;
 
 pub use host::{Host, Options};
-pub use setup::{InitOptions, JoinOptions, init, join_offline};
+pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline};
 
 use std::{future::Future, io, path::PathBuf, sync::Arc};
 

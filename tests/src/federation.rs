@@ -135,6 +135,7 @@ impl Federation {
             child_level: level.into(),
             child_title: format!("Unit {code}"),
             valid_for_ms: 0,
+            dry_run: false,
         };
         Ok(self.client(parent).node().invite(request).await?.into_inner().token)
     }

@@ -10,7 +10,7 @@ use crate::{
     domain::delegation::Delegation,
     services::{
         desks,
-        host::{Operations, Units},
+        host::{InviteOrder, Operations, Units},
         hosted::Hosted,
         quarantine,
     },
@@ -104,17 +104,15 @@ impl pb::node_service_server::NodeService for NodeHandler {
         let request = request.into_inner();
         let level = level_from_proto(request.child_level)
             .ok_or_else(|| Status::invalid_argument("child_level is none of the four levels"))?;
-        let invitation = self
-            .operations
-            .invite(
-                &unit(&request.unit)?,
-                &unit(&request.child)?,
-                level,
-                &request.child_title,
-                request.valid_for_ms,
-            )
-            .await
-            .map_err(to_status)?;
+        let order = InviteOrder {
+            unit: unit(&request.unit)?,
+            child: unit(&request.child)?,
+            level,
+            title: request.child_title,
+            valid_for_ms: Some(request.valid_for_ms).filter(|valid| *valid != 0),
+            dry_run: request.dry_run,
+        };
+        let invitation = self.operations.invite(order).await.map_err(to_status)?;
         Ok(Response::new(pb::InviteResponse {
             token: invitation.token,
             expires_unix_ms: invitation.expires_unix_ms,

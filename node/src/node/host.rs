@@ -20,7 +20,7 @@ use super::{Error, admin, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
-    domain::unit::{Level, UnitCode},
+    domain::unit::UnitCode,
     identity::tls::{Accepted, Purpose, ServerTls, UnitTls},
     link::{
         Tap,
@@ -32,7 +32,7 @@ use crate::{
         connection::Connection,
         enrolments::Enrolments,
         error::ErrorKind,
-        host::{HostFacts, Invitation, JoinedUnit, OperationError, Operations, Units},
+        host::{HostFacts, Invitation, InviteOrder, JoinedUnit, OperationError, Operations, Units},
         hosted::Hosted,
         imports::Imports,
         records::Records,
@@ -379,21 +379,14 @@ impl Operations for Host {
         setup::join(self, token, dry_run).await
     }
 
-    async fn invite(
-        &self,
-        unit: &UnitCode,
-        child: &UnitCode,
-        level: Level,
-        title: &str,
-        valid_for_ms: i64,
-    ) -> Result<Invitation, OperationError> {
+    async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError> {
         if self.link_address.is_none() {
             return Err(OperationError {
                 kind: ErrorKind::FailedPrecondition,
                 text: "this host takes no children: set `listen` in the table [link] of its node.toml and start it again".into(),
             });
         }
-        setup::invite(self, unit, child, level, title, valid_for_ms).await
+        setup::invite(self, order).await
     }
 
     fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> PathBuf {

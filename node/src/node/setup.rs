@@ -22,10 +22,10 @@ use crate::{
     },
     services::{
         enrolments::{
-            Enrolling, Enrolments, Identity, Invite, JoinError, Joined, Joining, NewRoot,
+            self, Enrolling, Enrolments, Identity, Invite, JoinError, Joined, Joining, NewRoot,
         },
         error::{ErrorKind, ServiceError},
-        host::{Invitation, JoinedUnit, OperationError, Units},
+        host::{Invitation, InviteOrder, JoinedUnit, OperationError, Units},
         imports::{Imports, Targets},
         unit::Parts,
     },
@@ -126,6 +126,32 @@ pub async fn join_offline(
     store.close().await?;
     write_config(&config)?;
     Ok(joined_unit(&joined, &token))
+}
+
+/// Checks the token and the parent for a host that is not there yet, and keeps nothing.
+///
+/// # Errors
+///
+/// The token is none or is over, or the parent is not reached or is another one.
+pub async fn check_token(dir: &Path, token: &str) -> Result<JoinedUnit, Error> {
+    let config = HostConfig::default_for(dir);
+    let token = parse_token(token)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let door = GrpcDoor::new(Arc::clone(&clock));
+    let checked = joining(&config, &token, &door, clock).dry_run().await;
+    checked.map_err(|error| failed(error.kind(), &error))?;
+    Ok(would_join(&token))
+}
+
+fn would_join(token: &Token) -> JoinedUnit {
+    JoinedUnit {
+        unit: token.unit.clone(),
+        title: token.title.clone(),
+        parent: token.parent.clone(),
+        level: token.level,
+        clock_skew_ms: 0,
+        delegation_ends_unix_ms: 0,
+    }
 }
 
 fn joining<'a>(
@@ -324,14 +350,7 @@ pub(super) async fn join(
     let refused = |error: JoinError| failed(error.kind(), &error);
     if dry_run {
         run.dry_run().await.map_err(refused)?;
-        return Ok(JoinedUnit {
-            unit: token.unit.clone(),
-            title: token.title.clone(),
-            parent: token.parent.clone(),
-            level: token.level,
-            clock_skew_ms: 0,
-            delegation_ends_unix_ms: 0,
-        });
+        return Ok(would_join(&token));
     }
     if host.units().get(&token.unit).is_some() {
         let text = format!("unit {} has joined already and is served by this host", token.unit);
@@ -350,28 +369,24 @@ pub(super) async fn join(
 }
 
 /// Makes a token for a child of a hosted unit.
-pub(super) async fn invite(
-    host: &Host,
-    unit: &UnitCode,
-    child: &UnitCode,
-    level: Level,
-    title: &str,
-    valid_for_ms: i64,
-) -> Result<Invitation, OperationError> {
-    let enrolments = host.enrolments(unit).ok_or_else(|| OperationError {
+pub(super) async fn invite(host: &Host, order: InviteOrder) -> Result<Invitation, OperationError> {
+    let enrolments = host.enrolments(&order.unit).ok_or_else(|| OperationError {
         kind: ErrorKind::NotFound,
-        text: crate::services::host::NotHosted(unit.clone()).to_string(),
+        text: crate::services::host::NotHosted(order.unit.clone()).to_string(),
     })?;
     let invite = Invite {
-        child: child.clone(),
-        level,
-        title: title.to_owned(),
-        valid_for_ms: Some(valid_for_ms).filter(|valid| *valid != 0),
+        child: order.child,
+        level: order.level,
+        title: order.title,
+        valid_for_ms: order.valid_for_ms,
         addresses: host.advertised(),
     };
-    let invited = enrolments.invite(invite).await;
-    let invited =
-        invited.map_err(|error| OperationError { kind: error.kind(), text: chain(&error) })?;
+    let refused = |error: enrolments::Error| failed(error.kind(), &error);
+    if order.dry_run {
+        let expires_unix_ms = enrolments.try_invite(&invite).await.map_err(refused)?;
+        return Ok(Invitation { token: String::new(), expires_unix_ms });
+    }
+    let invited = enrolments.invite(invite).await.map_err(refused)?;
     Ok(Invitation {
         token: invited.token.to_text().to_string(),
         expires_unix_ms: invited.expires_unix_ms,

@@ -241,17 +241,10 @@ impl Enrolments {
     /// [`Error::Malformed`], [`Error::Store`].
     pub async fn invite(&self, invite: Invite) -> Result<Invitation, Error> {
         let _turn = self.turn.lock().await;
-        let title = text("child_title", invite.title)?;
-        if invite.addresses.is_empty() {
-            return Err(Error::NoAddress);
-        }
-        let lifetime = invite.valid_for_ms.unwrap_or(TOKEN_LIFETIME_MS);
-        if lifetime <= 0 {
-            return Err(Malformed::new("valid_for_ms", "must be positive").into());
-        }
-        self.check_place(&invite.child, invite.level).await?;
         let now = self.unit.clock().now_unix_ms();
-        let token = self.token(invite.child, invite.level, title, invite.addresses, now + lifetime);
+        let ends = self.check_invite(&invite, now).await?;
+        let Invite { child, level, title, addresses, .. } = invite;
+        let token = self.token(child, level, title, addresses, ends);
         let row = TokenRow {
             child: token.unit.clone(),
             level: token.level,
@@ -268,6 +261,29 @@ impl Enrolments {
         batch.put(Table::Tokens, token.id, row.encode());
         self.unit.store().submit(batch).await?;
         Ok(Invitation { expires_unix_ms: token.expires_unix_ms, token })
+    }
+
+    /// What [`Self::invite`] would say; makes no token. Returns when the token would end.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::invite`].
+    pub async fn try_invite(&self, invite: &Invite) -> Result<UnixMillis, Error> {
+        let _turn = self.turn.lock().await;
+        self.check_invite(invite, self.unit.clock().now_unix_ms()).await
+    }
+
+    async fn check_invite(&self, invite: &Invite, now: UnixMillis) -> Result<UnixMillis, Error> {
+        text("child_title", invite.title.clone())?;
+        if invite.addresses.is_empty() {
+            return Err(Error::NoAddress);
+        }
+        let lifetime = invite.valid_for_ms.unwrap_or(TOKEN_LIFETIME_MS);
+        if lifetime <= 0 {
+            return Err(Malformed::new("valid_for_ms", "must be positive").into());
+        }
+        self.check_place(&invite.child, invite.level).await?;
+        Ok(now.saturating_add(lifetime))
     }
 
     fn token(

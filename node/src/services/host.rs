@@ -109,10 +109,27 @@ pub struct JoinedUnit {
 /// A token for a new child.
 #[derive(Clone, Debug)]
 pub struct Invitation {
-    /// The token; shown once.
+    /// The token; shown once. Empty after a dry run.
     pub token: String,
     /// When it ends.
     pub expires_unix_ms: UnixMillis,
+}
+
+/// Whom a hosted unit is to invite.
+#[derive(Clone, Debug)]
+pub struct InviteOrder {
+    /// The hosted unit.
+    pub unit: UnitCode,
+    /// Its new child.
+    pub child: UnitCode,
+    /// Level of the child.
+    pub level: Level,
+    /// Title of the child.
+    pub title: String,
+    /// How long the token is good for; `None`: as long as usual.
+    pub valid_for_ms: Option<i64>,
+    /// Check, and make no token.
+    pub dry_run: bool,
 }
 
 /// What is told of the host.
@@ -133,14 +150,7 @@ pub trait Operations: Send + Sync + 'static {
     async fn join(&self, token: &str, dry_run: bool) -> Result<JoinedUnit, OperationError>;
 
     /// Makes a token for a child of a hosted unit.
-    async fn invite(
-        &self,
-        unit: &UnitCode,
-        child: &UnitCode,
-        level: Level,
-        title: &str,
-        valid_for_ms: i64,
-    ) -> Result<Invitation, OperationError>;
+    async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError>;
 
     /// Directory of the keys of a desk.
     fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> std::path::PathBuf;

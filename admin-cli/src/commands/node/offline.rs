@@ -4,6 +4,7 @@ use std::{
     io::{self, Read},
     net::SocketAddr,
     thread,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -14,12 +15,13 @@ use lianxi_node::{
 };
 use rustix::process::Signal;
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::super::Context;
 use crate::texts::Text;
 
 /// Name of the configuration in a host's directory.
-const CONFIG: &str = "node.toml";
+pub(super) const CONFIG: &str = "node.toml";
 
 /// Arguments of `lianxi node init`.
 #[derive(Debug, clap::Args)]
@@ -72,20 +74,46 @@ impl Init {
 pub(super) async fn join(
     context: &Context<'_>,
     token: &str,
-    listen: Option<SocketAddr>,
-    advertise: Vec<String>,
+    options: JoinOptions,
+    dry_run: bool,
 ) -> anyhow::Result<()> {
     let (dir, output) = (context.dir(), context.output());
-    let options = JoinOptions { listen, advertise };
-    let joined = node::join_offline(dir, token, options).await.context("cannot join")?;
+    let began = Instant::now();
+    let joined = if dry_run {
+        node::check_token(dir, token).await
+    } else {
+        node::join_offline(dir, token, options).await
+    };
+    let joined = joined.context("cannot join")?;
+    let took = began.elapsed();
     let (unit, parent) = (joined.unit.to_string(), joined.parent.to_string());
     if output.is_json() {
-        let document =
-            json!({ "unit": unit, "parent": parent, "dir": dir, "config": dir.join(CONFIG) });
-        return Ok(output.document(&document)?);
+        return Ok(output.document(&json!({
+            "unit": unit,
+            "parent": parent,
+            "dir": dir,
+            "config": dir.join(CONFIG),
+            "dry_run": dry_run,
+            "took_ms": millis(took),
+        }))?);
     }
-    output.note(output.fill(Text::JoinedOffline, &[&unit, &parent, &dir.display()]));
+    if dry_run {
+        output.note(output.fill(Text::JoinWouldWork, &[&unit, &parent]));
+    } else {
+        let shown = [&unit as &dyn std::fmt::Display, &parent, &dir.display(), &seconds(took)];
+        output.note(output.fill(Text::JoinedOffline, &shown));
+    }
     Ok(())
+}
+
+/// A time as scripts read it.
+pub(super) fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A time as people read it.
+pub(super) fn seconds(took: Duration) -> String {
+    format!("{:.2} s", took.as_secs_f64())
 }
 
 /// Arguments of `lianxi node run`.
