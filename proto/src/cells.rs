@@ -5,19 +5,16 @@
 //! place. Must not read a cell. The salts come from the caller: 16 random bytes, fresh for every
 //! cell and version, or a withheld cell could be guessed.
 
-use sha2::{Digest, Sha256};
-
-use crate::types::v1::SaltedCell;
+use crate::{
+    merkle::{self, root},
+    types::v1::SaltedCell,
+};
 
 /// Bytes of a salt.
 pub const SALT_BYTES: usize = 16;
 
 /// Bytes of a leaf hash.
 const HASH_BYTES: usize = 32;
-
-/// Marks of leaves and nodes (RFC 6962 §2.1), so that none can pass for the other.
-const LEAF: [u8; 1] = [0];
-const NODE: [u8; 1] = [1];
 
 /// Why cells do not open.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -52,21 +49,6 @@ pub enum Error {
 /// Hash of a disclosed cell: SHA-256(0x00 || salt || cell).
 pub fn leaf_hash(salt: &[u8; SALT_BYTES], cell: &[u8]) -> [u8; HASH_BYTES] {
     hash_leaf(salt, cell)
-}
-
-/// Merkle tree hash over leaf hashes (RFC 6962 §2.1): SHA-256 of nothing for no leaves, a single
-/// leaf itself, else SHA-256(0x01 || left || right), the left side holding the largest power of
-/// two of leaves that is smaller than their number.
-pub fn root(leaves: &[[u8; HASH_BYTES]]) -> [u8; HASH_BYTES] {
-    match leaves {
-        [] => Sha256::digest([]).into(),
-        [leaf] => *leaf,
-        [..] => {
-            let (left, right) = leaves.split_at(leaves.len().next_power_of_two() / 2);
-            let node = Sha256::new().chain_update(NODE);
-            node.chain_update(root(left)).chain_update(root(right)).finalize().into()
-        }
-    }
 }
 
 /// Salts serialised cells with the salts beside them, and returns them with their root. The index
@@ -138,11 +120,13 @@ fn leaf(cell: &SaltedCell) -> Result<[u8; HASH_BYTES], Error> {
 }
 
 fn hash_leaf(salt: &[u8], cell: &[u8]) -> [u8; HASH_BYTES] {
-    Sha256::new().chain_update(LEAF).chain_update(salt).chain_update(cell).finalize().into()
+    merkle::leaf_hash_of(&[salt, cell])
 }
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
 
     /// Leaves and roots of 0 to 8 of them, from the tests of Certificate Transparency (RFC 6962).

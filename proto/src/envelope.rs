@@ -101,6 +101,11 @@ impl Signer {
         Suite::Ed25519
     }
 
+    /// Signs bytes that say themselves what they are: callers keep their first bytes apart.
+    pub(crate) fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
+        self.key.sign(message).to_bytes().to_vec()
+    }
+
     /// The public half as a key that verifies.
     pub fn verifying_key(&self) -> VerifyingKey {
         VerifyingKey { key: self.key.verifying_key(), key_id: self.key_id.clone() }
@@ -158,7 +163,8 @@ impl VerifyingKey {
         Suite::Ed25519
     }
 
-    fn holds(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// True if `signature` is the key's over `message`.
+    pub(crate) fn holds(&self, message: &[u8], signature: &[u8]) -> bool {
         Ed25519Signature::from_slice(signature)
             .is_ok_and(|signature| self.key.verify_strict(message, &signature).is_ok())
     }
@@ -197,7 +203,7 @@ pub fn sign(payload_type: &str, payload: Vec<u8>, signers: &[&Signer]) -> Envelo
         .iter()
         .map(|signer| Signature {
             key_id: signer.key_id.clone(),
-            signature: signer.key.sign(&message).to_bytes().to_vec(),
+            signature: signer.sign_bytes(&message),
         })
         .collect();
     Envelope { payload_type: payload_type.to_owned(), payload: payload.into(), signatures }

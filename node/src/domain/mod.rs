@@ -8,6 +8,7 @@ pub mod document;
 pub mod escalation;
 pub mod expression;
 pub mod indicator;
+pub mod journal;
 pub mod lamp;
 pub mod mapping;
 pub mod notice;

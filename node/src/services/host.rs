@@ -56,6 +56,12 @@ impl Units {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
+    /// The unit whose journal takes what concerns the whole host: of the highest level, and of
+    /// those the one with the first code.
+    pub fn head(&self) -> Option<Arc<Hosted>> {
+        self.all().into_iter().min_by_key(|hosted| (hosted.unit.level, hosted.unit.code.clone()))
+    }
+
     /// Adds a unit.
     pub fn add(&self, hosted: Arc<Hosted>) {
         let code = hosted.unit.code.clone();

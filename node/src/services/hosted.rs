@@ -27,9 +27,16 @@ use super::{
     unit::{LearnError, Unit},
 };
 use crate::{
-    domain::{period::Period, unit::UnitCode},
+    domain::{
+        journal::{self, Leaf},
+        period::Period,
+        unit::UnitCode,
+    },
     identity::trust::Trust,
-    statement::{Envelope, header::kinds},
+    statement::{
+        Envelope,
+        header::{StatementId, kinds},
+    },
     store::{self, Batch, Commit, Table},
     telemetry::{metrics::Side, set_parent_from},
 };
@@ -187,7 +194,13 @@ impl Hosted {
             }
         };
         self.unit.metrics.statement_received(&kind);
-        Ok((plan, Known::New(id)))
+        let named = journal::Statement {
+            id: *id.as_bytes(),
+            kind,
+            source: arrived.source().clone(),
+            payload_sha256: arrived.payload_sha256,
+        };
+        Ok((plan, Known::New(id, named)))
     }
 
     /// Makes one commit of the plan, the statement and the cursor.
@@ -207,15 +220,16 @@ impl Hosted {
         for (table, key, value) in plan.writes {
             batch.put(table, key, value);
         }
-        if let Known::New(id) = known {
+        let now = self.unit.clock.now_unix_ms();
+        for leaf in &plan.leaves {
+            batch.journal(now, leaf);
+        }
+        if let Known::New(id, statement) = &known {
+            let leaf = batch.journal(now, &Leaf::StatementIn(statement.clone()));
             batch.require_absent(Table::Statements, *id.as_bytes());
-            batch.put(
-                Table::Statements,
-                *id.as_bytes(),
-                super::unit::encode_envelope(&arrival.envelope),
-            );
+            super::unit::put_statement(&mut batch, *id, &arrival.envelope, leaf);
             if plan.keep_cells {
-                super::unit::put_cells(&mut batch, id, &arrival.cells);
+                super::unit::put_cells(&mut batch, *id, &arrival.cells);
             }
         }
         if plan.relay.is_empty() && plan.replies.is_empty() {
@@ -227,7 +241,7 @@ impl Hosted {
         }
         let mut work = self.unit.begin().await;
         work.batch = batch;
-        if let Known::New(id) = known {
+        if let Known::New(id, _) = known {
             work.enqueue_all(&plan.relay, lane, id);
         }
         for reply in &plan.replies {
@@ -286,9 +300,9 @@ impl Hosted {
 }
 
 /// Whether the statement is new here.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Known {
-    New(crate::statement::header::StatementId),
+    New(StatementId, journal::Statement),
     Held,
 }
 

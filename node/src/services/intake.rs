@@ -1,7 +1,10 @@
 //! A statement on its way in: what was verified of it, and what its service decides.
 
 use crate::{
-    domain::unit::{DeskId, UnitCode},
+    domain::{
+        journal::Leaf,
+        unit::{DeskId, UnitCode},
+    },
     services::{exchange::Lane, unit::Draft},
     statement::{
         Envelope, SaltedCell,
@@ -110,6 +113,8 @@ pub struct Plan {
     pub writes: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// Rows that must be as they were read: else the link brings the statement again.
     pub requires: Vec<(Table, Vec<u8>, Vec<u8>)>,
+    /// Leaves of the journal, besides that of the statement taken in.
+    pub leaves: Vec<Leaf>,
     /// Cells are kept beside the statement.
     pub keep_cells: bool,
     /// Peers that the statement goes on to, unchanged, in its own lane.

@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     clock::UnixMillis,
-    domain::unit::UnitCode,
+    domain::{
+        journal::{Leaf, Refusal},
+        unit::UnitCode,
+    },
     statement::{
         Envelope,
         header::{self, StatementId, kinds},
@@ -95,6 +98,16 @@ pub fn refuse(
     unit.metrics.statement_quarantined(refused.reason);
     let mut plan = Plan::default();
     plan.writes.push(row(&entry, &payload_sha256));
+    let source = entry.claimed_source.parse().ok();
+    plan.leaves.push(Leaf::StatementRefused(Refusal {
+        header: claim
+            .id
+            .zip(source)
+            .map(|(id, source)| (*id.as_bytes(), entry.claimed_kind.clone(), source)),
+        payload_sha256,
+        peer: peer.clone(),
+        reason: refused.reason.to_owned(),
+    }));
     let bytes = encode_envelope(envelope);
     if bytes.len() <= store::MAX_VALUE_BYTES {
         let mut key = b"envelope/".to_vec();

@@ -20,7 +20,10 @@ use super::{
 };
 use crate::{
     clock::{Clock, UnixMillis},
-    domain::unit::{DeskId, Level, UnitCode},
+    domain::{
+        journal::{self, Act, Leaf},
+        unit::{DeskId, Level, UnitCode},
+    },
     identity::{
         keys::UnitKeys,
         trust::{Checked, Trust},
@@ -29,7 +32,7 @@ use crate::{
         Envelope, SaltedCell,
         header::{self, Classification, Header, StatementId},
     },
-    store::{self, Batch, Commit, Store, Table},
+    store::{self, Batch, Commit, LeafNumber, Store, Table},
     telemetry::{Metrics, current_traceparent, set_parent_from},
 };
 
@@ -38,6 +41,11 @@ const CELL_CHUNK_BYTES: usize = 48 * 1024;
 
 /// Format of outbox rows, lane counters and statements.
 const FORMAT: u8 = 1;
+
+/// Format of statements with the index of their leaf in the journal.
+const INDEXED_FORMAT: u8 = 2;
+
+const INDEX_BYTES: usize = 8;
 
 /// Why a statement could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +238,7 @@ impl Unit {
                         Ok(checked) if checked.is_new() => {
                             learned += 1;
                             put_delegation(&mut batch, checked.known());
+                            batch.journal(now, &delegation_leaf(checked.known()));
                             trust.take(checked);
                         }
                         Ok(_) => {}
@@ -344,6 +353,31 @@ impl Unit {
     pub async fn statement(&self, id: StatementId) -> Result<Option<Envelope>, store::Error> {
         let stored = self.store.get(&self.code, Table::Statements, id.as_bytes()).await?;
         stored.map(|bytes| decode_envelope(&bytes)).transpose()
+    }
+
+    /// Returns the index of the leaf that a kept statement has in the journal; `None` also for one
+    /// that was kept before there was a journal.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn leaf_of(&self, id: StatementId) -> Result<Option<u64>, store::Error> {
+        let stored = self.store.get(&self.code, Table::Statements, id.as_bytes()).await?;
+        Ok(stored.and_then(|bytes| match bytes.split_first() {
+            Some((&INDEXED_FORMAT, rest)) => rest.first_chunk().map(|at| u64::from_be_bytes(*at)),
+            Some(_) | None => None,
+        }))
+    }
+
+    /// Journals an act that changes nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn record(&self, act: Act) -> Result<(), store::Error> {
+        let mut batch = Batch::new(&self.code);
+        batch.journal(self.clock.now_unix_ms(), &Leaf::Act(act));
+        self.store.submit(batch).await
     }
 
     /// Returns the cells kept beside a summary.
@@ -544,13 +578,27 @@ impl Work {
         let seq = self.next.seq + 1;
         let signed = self.unit.sign(id, draft, self.next.epoch, seq)?;
         self.next.seq = seq;
-        self.keep(id, &signed.envelope);
+        let leaf = self.batch.journal(
+            signed.time_unix_ms,
+            &Leaf::StatementOut(journal::Statement {
+                id: *id.as_bytes(),
+                kind: draft.kind.to_owned(),
+                source: self.unit.code.clone(),
+                payload_sha256: signed.payload_sha256,
+            }),
+        );
+        self.keep(id, &signed.envelope, leaf);
         Ok(signed)
     }
 
     /// Keeps a statement verbatim.
-    pub fn keep(&mut self, id: StatementId, envelope: &Envelope) {
-        self.batch.put(Table::Statements, *id.as_bytes(), encode_envelope(envelope));
+    pub fn keep(&mut self, id: StatementId, envelope: &Envelope, leaf: LeafNumber) {
+        put_statement(&mut self.batch, id, envelope, leaf);
+    }
+
+    /// Adds a leaf to the journal.
+    pub fn journal(&mut self, leaf: &Leaf) -> LeafNumber {
+        self.batch.journal(self.unit.clock.now_unix_ms(), leaf)
     }
 
     /// Keeps the cells of a summary.
@@ -666,7 +714,13 @@ pub fn put_cells(batch: &mut Batch, id: StatementId, cells: &[SaltedCell]) {
     }
 }
 
-/// Stored form of an envelope: a format byte and the serialised envelope.
+/// Keeps a statement verbatim, with the index of its leaf.
+pub fn put_statement(batch: &mut Batch, id: StatementId, envelope: &Envelope, leaf: LeafNumber) {
+    let envelope = envelope.encode_to_vec();
+    batch.put_indexed(Table::Statements, *id.as_bytes(), INDEXED_FORMAT, &envelope, leaf);
+}
+
+/// Stored form of an envelope without a leaf: a format byte and the serialised envelope.
 pub fn encode_envelope(envelope: &Envelope) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
     bytes.extend_from_slice(&envelope.encode_to_vec());
@@ -680,6 +734,9 @@ pub fn encode_envelope(envelope: &Envelope) -> Vec<u8> {
 /// [`store::Error::Engine`] if it is damaged.
 pub fn decode_envelope(bytes: &[u8]) -> Result<Envelope, store::Error> {
     match bytes.split_first() {
+        Some((&INDEXED_FORMAT, rest)) if rest.len() >= INDEX_BYTES => {
+            Envelope::decode(&rest[INDEX_BYTES..]).map_err(|error| damaged("an envelope", &error))
+        }
         Some((&FORMAT, rest)) => {
             Envelope::decode(rest).map_err(|error| damaged("an envelope", &error))
         }

@@ -5,6 +5,7 @@ pub mod delegation;
 pub mod enrolment;
 pub mod escalation;
 pub mod header;
+pub mod journal;
 pub mod notice;
 pub mod rejection;
 pub mod summary;

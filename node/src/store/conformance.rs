@@ -11,11 +11,20 @@ use std::{
     sync::Arc,
 };
 
+use lianxi_proto::merkle;
+
 use super::{
     Batch, Entry, Error, MAX_BATCH_OPERATIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Precondition, Store,
     Table,
+    journal::{self, TILE},
 };
-use crate::domain::unit::UnitCode;
+use crate::{
+    domain::{
+        journal::{Act, Actor, Leaf},
+        unit::UnitCode,
+    },
+    statement,
+};
 
 /// Puts the engine that `open` opens through the whole suite, in directories below `root`.
 ///
@@ -38,6 +47,8 @@ where
     limits_are_kept(&*fresh("limits").await).await;
     units_are_listed(&*fresh("units").await).await;
     random_work_equals_a_map(&*fresh("model").await).await;
+    leaves_stand_with_their_batches(&*fresh("leaves").await).await;
+    a_journal_goes_on_where_it_ended(|| fresh("journal")).await;
     what_was_committed_is_there_again(|| fresh("reopen")).await;
 }
 
@@ -342,6 +353,106 @@ async fn random_work_equals_a_map(store: &dyn Store) {
             "{round}: {prefix:?}"
         );
         assert_eq!(get(store, &a, Table::Records, &after).await.as_ref(), model.get(&after));
+    }
+}
+
+fn act(subject: &str) -> Leaf {
+    Leaf::Act(Act::done(Actor::node(), "test.act", subject))
+}
+
+async fn subjects(store: &dyn Store, unit: &UnitCode) -> Vec<String> {
+    let (mut found, mut from) = (Vec::new(), 0);
+    let size = journal::size(store, unit).await.expect("size");
+    while from < size {
+        for (index, leaf) in journal::leaves(store, unit, from).await.expect("leaves") {
+            assert_eq!(index, found.len() as u64, "{unit}: leaves are in order, without a gap");
+            found.push(statement::journal::read(&leaf).expect("leaf").subject);
+        }
+        from = (from / TILE + 1) * TILE;
+    }
+    assert_eq!(found.len() as u64, size);
+    found
+}
+
+/// A leaf is there exactly if its batch is, in the order of the batches, by units, and its index
+/// is in the row that asked for it.
+async fn leaves_stand_with_their_batches(store: &dyn Store) {
+    let units = [unit("A"), unit("B")];
+    let mut commits = Vec::new();
+    for number in 0_u32..700 {
+        let mut batch = Batch::new(&units[number as usize % 2]);
+        batch.journal(1, &act(&format!("{number} first")));
+        let leaf = batch.journal(1, &act(&format!("{number} second")));
+        if number % 7 == 3 {
+            batch.require(Table::Meta, *b"never there", *b"x");
+        }
+        batch.put_indexed(Table::Records, number.to_be_bytes(), 9, b"rest", leaf);
+        commits.push(store.submit(batch));
+    }
+    let results = futures::future::join_all(commits).await;
+    for (place, unit) in units.iter().enumerate() {
+        let expected: Vec<_> = (0..700)
+            .filter(|number| number % 2 == place && number % 7 != 3)
+            .flat_map(|number| [format!("{number} first"), format!("{number} second")])
+            .collect();
+        let found = subjects(store, unit).await;
+        assert_eq!(found, expected, "{unit}");
+        for (key, value) in store.scan(unit, Table::Records, b"", None, 999).await.expect("scan") {
+            let number = u32::from_be_bytes(key.try_into().expect("key"));
+            assert!(results[number as usize].is_ok(), "{number}");
+            let index: [u8; 8] = value[1..9].try_into().expect("index");
+            let index = usize::try_from(u64::from_be_bytes(index)).expect("index");
+            assert_eq!(found[index], format!("{number} second"));
+            assert_eq!((value[0], &value[9..]), (9, &b"rest"[..]));
+        }
+    }
+    let mut too_long = Batch::new(&units[0]);
+    too_long.leaves.push(journal::NewLeaf::of(vec![0; journal::MAX_LEAF_BYTES + 1]));
+    assert!(matches!(store.submit(too_long).await, Err(Error::ValueTooLarge(4_097))));
+}
+
+/// Roots and proofs are those of all leaves, whatever was in memory: through the ends of tiles of
+/// two levels, and after each opening.
+async fn a_journal_goes_on_where_it_ended<F>(open: impl Fn() -> F)
+where
+    F: Future<Output = Arc<dyn Store>>,
+{
+    let a = unit("A");
+    let (mut hashes, mut sizes) = (Vec::new(), vec![0]);
+    for leaves in [1_u64, 254, 1, 1, 700, 67, 65_000, 600] {
+        let store = open().await;
+        let mut commits = Vec::new();
+        for chunk in 0..leaves.div_ceil(200) {
+            let mut batch = Batch::new(&a);
+            for number in chunk * 200..leaves.min((chunk + 1) * 200) {
+                let leaf = act(&number.to_string());
+                hashes.push(merkle::leaf_hash(&statement::journal::encode(1, &leaf)));
+                batch.journal(1, &leaf);
+            }
+            commits.push(store.submit(batch));
+        }
+        for result in futures::future::join_all(commits).await {
+            result.expect("commit");
+        }
+        let size = journal::size(&*store, &a).await.expect("size");
+        assert_eq!(size, hashes.len() as u64);
+        let root = merkle::root(&hashes);
+        assert_eq!(journal::root_at(&*store, &a, size).await.expect("root"), root, "{size}");
+        for old in &sizes {
+            let proof = journal::consistency(&*store, &a, *old, size).await.expect("proof");
+            let old_root = merkle::root(&hashes[..usize::try_from(*old).expect("size")]);
+            let stored = journal::root_at(&*store, &a, *old).await.expect("root");
+            assert_eq!(stored, old_root, "{old}");
+            assert!(merkle::verify_consistency(*old, size, &proof, &old_root, &root), "{old}");
+        }
+        for index in [0, size / 3, size - 1] {
+            let proof = journal::inclusion(&*store, &a, index, size).await.expect("proof");
+            let leaf = &hashes[usize::try_from(index).expect("index")];
+            assert!(merkle::verify_inclusion(leaf, index, size, &proof, &root), "{index}");
+        }
+        assert!(journal::root_at(&*store, &a, size + 1).await.is_err());
+        sizes.push(size);
+        store.close().await.expect("close");
     }
 }
 

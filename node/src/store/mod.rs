@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod format;
+pub mod journal;
 pub mod lock;
 pub mod sled;
 
@@ -18,7 +19,11 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-use crate::domain::unit::UnitCode;
+use crate::{
+    clock::UnixMillis,
+    domain::{journal::Leaf, unit::UnitCode},
+    statement,
+};
 
 /// Most writes, and most preconditions, of one batch: beyond it sled's memory grows without bound.
 pub const MAX_BATCH_OPERATIONS: usize = 256;
@@ -69,6 +74,14 @@ pub enum Table {
     Imports = 17,
     /// Direct children.
     Children = 18,
+    /// Leaves of the journal by the index of a row's first one; written by [`Batch::journal`].
+    Journal = 19,
+    /// Newest checkpoints of neighbours, by unit.
+    Witnessed = 20,
+    /// Full tiles of the journal's hashes by level and index.
+    JournalTiles = 21,
+    /// Own checkpoints by size.
+    Checkpoints = 22,
 }
 
 /// Why the store did not do what was asked.
@@ -136,12 +149,47 @@ pub struct Batch {
     pub(crate) unit: UnitCode,
     pub(crate) writes: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
     pub(crate) preconditions: Vec<Precondition>,
+    pub(crate) leaves: Vec<journal::NewLeaf>,
+    /// Writes that hold the index of a leaf: places in `writes` and in `leaves`.
+    pub(crate) indexed: Vec<(usize, LeafNumber)>,
 }
+
+/// A leaf of a batch, by its place in it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LeafNumber(pub(crate) usize);
 
 impl Batch {
     /// Begins an empty batch.
     pub fn new(unit: &UnitCode) -> Self {
-        Self { unit: unit.clone(), writes: Vec::new(), preconditions: Vec::new() }
+        Self {
+            unit: unit.clone(),
+            writes: Vec::new(),
+            preconditions: Vec::new(),
+            leaves: Vec::new(),
+            indexed: Vec::new(),
+        }
+    }
+
+    /// Adds a leaf to the unit's journal, in the same commit: either it stands there with
+    /// everything else of the batch, or nothing happened.
+    pub fn journal(&mut self, time_unix_ms: UnixMillis, leaf: &Leaf) -> LeafNumber {
+        let bytes = statement::journal::encode(time_unix_ms, leaf);
+        self.leaves.push(journal::NewLeaf::of(bytes));
+        LeafNumber(self.leaves.len() - 1)
+    }
+
+    /// Writes at `key` the byte `format`, the index of `leaf` in the journal (8 bytes, big-endian)
+    /// and `value`: so a row leads to its leaf without a table of its own.
+    pub fn put_indexed(
+        &mut self,
+        table: Table,
+        key: impl Into<Vec<u8>>,
+        format: u8,
+        value: &[u8],
+        leaf: LeafNumber,
+    ) {
+        self.indexed.push((self.writes.len(), leaf));
+        self.put(table, key, [&[format][..], &[0; 8], value].concat());
     }
 
     /// Writes `value` at `key`.
@@ -165,23 +213,24 @@ impl Batch {
         self.preconditions.push(Precondition { table, key: key.into(), expected });
     }
 
-    /// Number of writes.
+    /// Number of writes, leaves not counted.
     pub fn len(&self) -> usize {
         self.writes.len()
     }
 
-    /// True without writes.
+    /// True without writes and leaves.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.writes.is_empty() && self.leaves.is_empty()
     }
 
-    /// Bytes of the keys and values written.
+    /// Bytes of the keys and values written, and of the leaves.
     pub fn bytes(&self) -> usize {
         let sizes = self.writes.iter().map(|(_, key, value)| {
             let value_bytes = value.as_ref().map_or(0, Vec::len);
             key.len() + value_bytes
         });
-        sizes.sum()
+        let leaves = self.leaves.iter().map(journal::NewLeaf::len);
+        sizes.chain(leaves).sum()
     }
 }
 

@@ -33,7 +33,9 @@ use self::{
 };
 use super::{
     Batch, Commit, Entry, Error, MAX_BATCH_OPERATIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Store,
-    Table, Usage, lock::Lock,
+    Table, Usage,
+    journal::{Journals, MAX_LEAF_BYTES, NewLeaf},
+    lock::Lock,
 };
 use crate::{clock::SystemClock, domain::unit::UnitCode, telemetry::Metrics};
 
@@ -112,6 +114,7 @@ impl SledStore {
             reserve_bytes: options.reserve_bytes,
             lock,
             pending: BTreeMap::new(),
+            journals: Journals::default(),
             scratch: Vec::new(),
             metrics: Metrics::installed(),
         };
@@ -142,7 +145,7 @@ fn open_engine(engine: &Path, options: &Options) -> ::sled::Result<Db> {
 }
 
 fn check_limits(batch: &Batch) -> Result<(), Error> {
-    let count = batch.writes.len().max(batch.preconditions.len());
+    let count = batch.writes.len().max(batch.preconditions.len()).max(batch.leaves.len());
     if count > MAX_BATCH_OPERATIONS {
         return Err(Error::BatchTooLarge(count));
     }
@@ -157,7 +160,8 @@ fn check_limits(batch: &Batch) -> Result<(), Error> {
             return Err(Error::ValueTooLarge(value_bytes));
         }
     }
-    Ok(())
+    let too_long = batch.leaves.iter().map(NewLeaf::len).find(|bytes| *bytes > MAX_LEAF_BYTES);
+    too_long.map_or(Ok(()), |bytes| Err(Error::ValueTooLarge(bytes)))
 }
 
 #[async_trait]

@@ -5,6 +5,7 @@
 use std::{
     any::Any,
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
 };
@@ -19,7 +20,11 @@ use super::{
 };
 use crate::{
     domain::unit::UnitCode,
-    store::{Batch, Error, MAX_BATCH_OPERATIONS, Table, lock::Lock},
+    store::{
+        Batch, Entry, Error, MAX_BATCH_OPERATIONS, Table,
+        journal::{Journals, Rows},
+        lock::Lock,
+    },
     telemetry::Metrics,
 };
 
@@ -64,6 +69,8 @@ pub(super) struct Writer {
     pub(super) lock: Lock,
     /// Accepted by the group and not yet given to sled.
     pub(super) pending: BTreeMap<IVec, Option<IVec>>,
+    /// The journals' ends, with leaves of the same batches.
+    pub(super) journals: Journals,
     pub(super) scratch: Vec<u8>,
     pub(super) metrics: Metrics,
 }
@@ -132,11 +139,14 @@ impl Writer {
         let mut outcomes = Vec::with_capacity(group.len());
         let mut operations = 0;
         for Submitted { batch, .. } in group {
-            let grows = batch.writes.iter().any(|(.., value)| value.is_some());
+            // The leaf of a deletion is small, and the reserve is there for it.
+            let deletes = batch.writes.iter().any(|(.., value)| value.is_none());
+            let grows = batch.writes.iter().any(|(.., value)| value.is_some())
+                || (!batch.leaves.is_empty() && !deletes);
             outcomes.push(if is_full && grows {
                 Outcome::DiskFull { free_bytes }
             } else if self.holds(batch)? {
-                operations += batch.writes.len();
+                operations += batch.writes.len() + batch.leaves.len();
                 self.take(batch)?;
                 Outcome::Applied
             } else {
@@ -170,20 +180,39 @@ impl Writer {
     }
 
     /// Adds `batch` to what is pending, which is applied first if both are too many for sled.
+    ///
+    /// What is pending and the journal's rows of its leaves are one batch of sled's, so that no
+    /// change is ever there without its leaf.
     fn take(&mut self, batch: &Batch) -> Result<(), String> {
-        if self.pending.len() + batch.writes.len() > MAX_BATCH_OPERATIONS {
+        let rows = self.journals.rows() + usize::from(!batch.leaves.is_empty());
+        if self.pending.len() + batch.writes.len() + rows > MAX_BATCH_OPERATIONS {
             self.apply()?;
         }
-        for (table, key, value) in &batch.writes {
+        let first = if batch.leaves.is_empty() {
+            0
+        } else {
+            let rows = UnitRows { db: &self.db, unit: &batch.unit };
+            self.journals.append(&batch.unit, &batch.leaves, &rows)?
+        };
+        for (number, (table, key, value)) in batch.writes.iter().enumerate() {
             self.write_key(&batch.unit, *table, key);
             let key = IVec::from(self.scratch.as_slice());
-            self.pending.insert(key, value.as_deref().map(IVec::from));
+            let mut value = value.as_deref().map(IVec::from);
+            let leaf = batch.indexed.iter().find(|(place, _)| *place == number);
+            if let (Some(value), Some((_, leaf))) = (&mut value, leaf) {
+                value[1..9].copy_from_slice(&(first + leaf.0 as u64).to_be_bytes());
+            }
+            self.pending.insert(key, value);
         }
         Ok(())
     }
 
     /// Gives what is pending to sled as one batch.
     fn apply(&mut self) -> Result<(), String> {
+        for (unit, table, key, value) in self.journals.drain() {
+            self.write_key(&unit, table, &key);
+            self.pending.insert(IVec::from(self.scratch.as_slice()), Some(IVec::from(value)));
+        }
         if self.pending.is_empty() {
             return Ok(());
         }
@@ -221,19 +250,48 @@ impl Writer {
     }
 }
 
+/// The rows of one unit, as far as they were given to sled.
+struct UnitRows<'a> {
+    db: &'a Db,
+    unit: &'a UnitCode,
+}
+
+impl Rows for UnitRows<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
+        let key = key::encode(self.unit, table, key);
+        Ok(self.db.get(key).map_err(text)?.map(|value| value.to_vec()))
+    }
+
+    fn last(&self, table: Table) -> Result<Option<Entry>, String> {
+        let Some(range) = key::range(self.unit, table, b"", None) else { return Ok(None) };
+        let entry = self.db.range(range).next_back().transpose().map_err(text)?;
+        Ok(entry.map(|(key, value)| key::decode(self.unit, &key, &value)))
+    }
+
+    fn from(&self, table: Table, key: &[u8]) -> Result<Vec<Entry>, String> {
+        let Some((_, end)) = key::range(self.unit, table, b"", None) else { return Ok(Vec::new()) };
+        let start = Bound::Included(IVec::from(key::encode(self.unit, table, key)));
+        let entries = self.db.range((start, end));
+        let decoded = entries
+            .map(|entry| entry.map(|(key, value)| key::decode(self.unit, &key, &value)));
+        decoded.collect::<Result<_, _>>().map_err(text)
+    }
+}
+
 /// Fills `group` with what waits in the channel; returns who asked to close.
 fn gather(
     first: Submitted,
     group: &mut VecDeque<Submitted>,
     requests: &mpsc::Receiver<Request>,
 ) -> Option<oneshot::Sender<()>> {
-    let mut operations = first.batch.len();
+    let size = |batch: &Batch| batch.len() + batch.leaves.len();
+    let mut operations = size(&first.batch);
     let mut bytes = first.batch.bytes();
     group.push_back(first);
     while operations < MAX_GROUP_OPERATIONS && bytes < MAX_GROUP_BYTES {
         match requests.try_recv() {
             Ok(Request::Commit(next)) => {
-                operations += next.batch.len();
+                operations += size(&next.batch);
                 bytes += next.batch.bytes();
                 group.push_back(next);
             }
