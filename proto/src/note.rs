@@ -360,7 +360,8 @@ mod tests {
 
     #[test]
     fn notes_of_one_text_are_joined_and_others_are_not() {
-        let (mut first, mut second) = (checkpoint().sign(&signer(1)), checkpoint().sign(&signer(1)));
+        let (mut first, mut second) =
+            (checkpoint().sign(&signer(1)), checkpoint().sign(&signer(1)));
         first.cosign("A", &signer(2), 1);
         second.cosign("B", &signer(3), 2);
         assert!(first.merge(&second));

@@ -235,7 +235,7 @@ mod tests {
         services::{
             enrolments::{
                 Identity, JoinError, Joined, Joining, Renewing,
-                tests::{City, MemoryStore, code},
+                tests::{City, MemoryStore, act, code},
             },
             error::{ErrorKind, ServiceError as _},
         },
@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(joined.trust.parent(&code("BOS-01")), Some(&code("BOS")));
         assert!(served.city.enrolments.has_joined(&code("BOS-01")).await.unwrap());
         let store = MemoryStore::default();
-        joined.identity.persist(&store).await.unwrap();
+        joined.identity.persist(&store, 1, act()).await.unwrap();
         let identity = Identity::load(&store, &code("BOS-01")).await.unwrap().unwrap();
         assert_eq!(identity, joined.identity);
         let trust = identity.load_trust(&store).await.unwrap();
@@ -488,8 +488,8 @@ mod tests {
         assert!(!after.is_due(late));
         assert_ne!(after.client_certificate, before.client_certificate);
         let store = MemoryStore::default();
-        before.persist(&store).await.unwrap();
-        after.persist(&store).await.unwrap();
+        before.persist(&store, 1, act()).await.unwrap();
+        after.persist(&store, 1, act()).await.unwrap();
         let kept = Identity::load(&store, &code("BOS-01")).await.unwrap().unwrap();
         assert_eq!(kept, after);
         // With other keys the membership is worth nothing.

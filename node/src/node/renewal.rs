@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Host, setup};
 use crate::{
-    domain::unit::UnitCode,
+    domain::{
+        journal::{Act, Actor},
+        unit::UnitCode,
+    },
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{certificates, keys::UnitKeys},
     services::{
@@ -62,7 +65,9 @@ impl Host {
             clock: Arc::clone(&self.clock),
         };
         let renewed = renewing.run().await.map_err(|error| failed(&error))?;
-        renewed.persist(store).await.map_err(|error| failed(&error))?;
+        let act = Act::done(Actor::node(), "node.renew", unit.as_str());
+        let now = self.clock.now_unix_ms();
+        renewed.persist(store, now, act).await.map_err(|error| failed(&error))?;
         let shown = renewed.client_certificate.as_ref().unwrap_or(&renewed.server_certificate);
         let certified = certificates::read(shown).map_err(|error| failed(&error))?;
         self.show(&renewed.tls(&keys), certified.not_after_unix_ms)

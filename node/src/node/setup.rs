@@ -12,7 +12,10 @@ use super::{Error, Host, host};
 use crate::{
     clock::{Clock, SystemClock, UnixMillis},
     config::HostConfig,
-    domain::unit::{DeskId, Level, UnitCode},
+    domain::{
+        journal::{Act, Actor},
+        unit::{DeskId, Level, UnitCode},
+    },
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{
         certificates,
@@ -100,7 +103,7 @@ pub async fn init(options: InitOptions) -> Result<(), Error> {
         clock: Arc::new(SystemClock),
     };
     let joined = root.create().await.map_err(|error| failed(error.kind(), &error))?;
-    keep(&joined, store.as_ref()).await?;
+    keep(&joined, store.as_ref(), &SystemClock, (whoever_runs_this(), "node.init")).await?;
     store.close().await?;
     write_config(&config)
 }
@@ -122,7 +125,7 @@ pub async fn join_offline(
     let door = GrpcDoor::new(Arc::clone(&clock));
     let joined = joining(&config, &token, &door, clock).run().await;
     let joined = joined.map_err(|error| failed(error.kind(), &error))?;
-    keep(&joined, store.as_ref()).await?;
+    keep(&joined, store.as_ref(), &SystemClock, (whoever_runs_this(), "node.join")).await?;
     store.close().await?;
     write_config(&config)?;
     Ok(joined_unit(&joined, &token))
@@ -240,9 +243,21 @@ fn parse_token(text: &str) -> Result<Token, OperationError> {
     text.trim().parse().map_err(|error| failed(ErrorKind::InvalidArgument, &error))
 }
 
-async fn keep(joined: &Joined, store: &dyn Store) -> Result<(), OperationError> {
-    let kept = joined.identity.persist(store).await;
+/// Keeps what was made or joined.
+async fn keep(
+    joined: &Joined,
+    store: &dyn Store,
+    clock: &dyn Clock,
+    (actor, act): (Actor, &'static str),
+) -> Result<(), OperationError> {
+    let act = Act::done(actor, act, joined.identity.unit.as_str());
+    let kept = joined.identity.persist(store, clock.now_unix_ms(), act).await;
     kept.map_err(|error| failed(ErrorKind::FailedPrecondition, &error))
+}
+
+/// Who works on a host that is not running.
+fn whoever_runs_this() -> Actor {
+    Actor::uid(rustix::process::getuid().as_raw())
 }
 
 fn joined_unit(joined: &Joined, token: &Token) -> JoinedUnit {
@@ -357,7 +372,7 @@ pub(super) async fn join(
         return Err(OperationError { kind: ErrorKind::AlreadyExists, text });
     }
     let joined = run.run().await.map_err(refused)?;
-    keep(&joined, host.store.as_ref()).await?;
+    keep(&joined, host.store.as_ref(), host.clock.as_ref(), (Actor::node(), "node.join")).await?;
     let unit = joined_unit(&joined, &token);
     let identity = open(&host.config, host.store.as_ref(), joined.identity).await;
     let opened = match identity {

@@ -449,7 +449,7 @@ impl Enrolments {
         batch.put(Table::Tokens, token_id, TokenRow { state, ..row }.encode());
         batch.require_absent(Table::Children, child.unit.as_str());
         batch.put(Table::Children, child.unit.as_str(), child.encode());
-        put_delegation(&mut batch, checked.known());
+        put_delegation(&mut batch, checked.known(), now);
         self.unit.store().submit(batch).await?;
         self.unit.believe(checked);
         self.tls.bind(unit, &child.unit, child.tls_key_sha256);

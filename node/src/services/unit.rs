@@ -237,8 +237,7 @@ impl Unit {
                     match trust.check(envelope, Some(now)) {
                         Ok(checked) if checked.is_new() => {
                             learned += 1;
-                            put_delegation(&mut batch, checked.known());
-                            batch.journal(now, &delegation_leaf(checked.known()));
+                            put_delegation(&mut batch, checked.known(), now);
                             trust.take(checked);
                         }
                         Ok(_) => {}

@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::UnixMillis,
-    domain::unit::{Level, UnitCode},
+    domain::{
+        journal::{Act, Leaf},
+        unit::{Level, UnitCode},
+    },
     identity::{
         certificates,
         keys::UnitKeys,
@@ -181,13 +184,18 @@ impl Identity {
         }
     }
 
-    /// Keeps the identity and the delegations of its chain, in one commit. Repeating changes nothing
+    /// Keeps the identity and the delegations of its chain, in one commit with the leaf of `act`. Repeating changes nothing
     /// but certificates; an identity under another parent or root is never replaced.
     ///
     /// # Errors
     ///
     /// [`IdentityError::Other`], [`IdentityError::Trust`], [`IdentityError::Store`].
-    pub async fn persist(&self, store: &dyn Store) -> Result<(), IdentityError> {
+    pub async fn persist(
+        &self,
+        store: &dyn Store,
+        now_unix_ms: UnixMillis,
+        act: Act,
+    ) -> Result<(), IdentityError> {
         let stored = store.get(&self.unit, Table::Meta, KEY).await?;
         let mut batch = Batch::new(&self.unit);
         match stored {
@@ -204,8 +212,12 @@ impl Identity {
             }
         }
         batch.put(Table::Meta, KEY, self.encode());
+        batch.journal(now_unix_ms, &Leaf::Act(act));
         for known in self.base_trust()?.all() {
-            put_delegation(&mut batch, known);
+            let held = store.get(&self.unit, Table::Delegations, &delegation_key(known)).await?;
+            if held.as_deref().and_then(decode_delegation).as_ref() != Some(&known.envelope) {
+                put_delegation(&mut batch, known, now_unix_ms);
+            }
         }
         Ok(store.submit(batch).await?)
     }
@@ -297,17 +309,27 @@ impl Identity {
 }
 
 /// Puts a delegation that holds into [`Table::Delegations`] of the batch's unit. Key: unit, zero
-/// byte, desk or nothing, zero byte, serial (big-endian). Value: version, envelope.
-pub fn put_delegation(batch: &mut Batch, known: &Known) {
+/// byte, desk or nothing, zero byte, serial (big-endian). Value: version, envelope. With its leaf.
+pub fn put_delegation(batch: &mut Batch, known: &Known, now_unix_ms: UnixMillis) {
+    let leaf = Leaf::Delegation {
+        unit: known.delegation.unit.clone(),
+        desk: known.delegation.desk.clone(),
+        payload_sha256: known.payload_sha256,
+    };
+    batch.journal(now_unix_ms, &leaf);
+    let mut value = vec![VERSION];
+    known.envelope.encode(&mut value).expect("invariant: a Vec grows");
+    batch.put(Table::Delegations, delegation_key(known), value);
+}
+
+fn delegation_key(known: &Known) -> Vec<u8> {
     let delegation = &known.delegation;
     let mut key = delegation.unit.as_str().as_bytes().to_vec();
     key.push(0);
     key.extend_from_slice(delegation.desk.as_ref().map_or("", |desk| desk.as_str()).as_bytes());
     key.push(0);
     key.extend_from_slice(&delegation.serial.to_be_bytes());
-    let mut value = vec![VERSION];
-    known.envelope.encode(&mut value).expect("invariant: a Vec grows");
-    batch.put(Table::Delegations, key, value);
+    key
 }
 
 fn decode_delegation(value: &[u8]) -> Option<Envelope> {

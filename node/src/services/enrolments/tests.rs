@@ -15,7 +15,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    domain::delegation::KeyUse,
+    domain::{
+        delegation::KeyUse,
+        journal::{Act, Actor},
+    },
     identity::tls::{ParentPin, UnitTls},
     store::{Commit, Entry, Usage},
 };
@@ -81,6 +84,10 @@ impl MemoryStore {
         }
         Ok(())
     }
+}
+
+pub(crate) fn act() -> Act {
+    Act::done(Actor::node(), "test.act", "")
 }
 
 #[async_trait]
@@ -196,7 +203,7 @@ impl City {
         let clock = SetClock::at(NOW);
         let store = Arc::new(MemoryStore::default());
         let joined = Self::root(&directory, domain, &clock).create().await.unwrap();
-        joined.identity.persist(store.as_ref()).await.unwrap();
+        joined.identity.persist(store.as_ref(), 1, act()).await.unwrap();
         Self::open(directory, clock, store, joined.keys).await
     }
 
@@ -523,9 +530,9 @@ async fn an_identity_under_another_root_is_never_replaced() {
     let city = City::new("boston.example").await;
     let directory = tempfile::tempdir().unwrap();
     let other = City::root(&directory, "boston.example", &city.clock).create().await.unwrap();
-    let error = other.identity.persist(city.store.as_ref()).await.unwrap_err();
+    let error = other.identity.persist(city.store.as_ref(), 1, act()).await.unwrap_err();
     assert!(matches!(error, IdentityError::Other { .. }), "{error}");
-    city.unit.identity.persist(city.store.as_ref()).await.unwrap();
+    city.unit.identity.persist(city.store.as_ref(), 1, act()).await.unwrap();
     let known = Identity::load(city.store.as_ref(), &code("BOS")).await.unwrap().unwrap();
     assert_eq!(known, city.unit.identity);
 }

@@ -156,7 +156,8 @@ impl<'a> Hashes<'a> {
 
     /// Hashes of a tile, also of an unfinished one.
     async fn tile(&self, level: u8, index: u64) -> Result<Vec<Hash>, Error> {
-        let stored = self.store.get(self.unit, Table::JournalTiles, &tile_key(level, index)).await?;
+        let stored =
+            self.store.get(self.unit, Table::JournalTiles, &tile_key(level, index)).await?;
         if let Some(tile) = stored {
             return Ok(read_tile(&tile)?.1);
         }

@@ -272,8 +272,8 @@ impl Rows for UnitRows<'_> {
         let Some((_, end)) = key::range(self.unit, table, b"", None) else { return Ok(Vec::new()) };
         let start = Bound::Included(IVec::from(key::encode(self.unit, table, key)));
         let entries = self.db.range((start, end));
-        let decoded = entries
-            .map(|entry| entry.map(|(key, value)| key::decode(self.unit, &key, &value)));
+        let decoded =
+            entries.map(|entry| entry.map(|(key, value)| key::decode(self.unit, &key, &value)));
         decoded.collect::<Result<_, _>>().map_err(text)
     }
 }
