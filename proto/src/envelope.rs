@@ -1,19 +1,13 @@
-//! Signs and verifies envelopes: DSSE v1 (secure-systems-lab/dsse) with Ed25519 (RFC 8032).
+//! Signs and verifies envelopes: DSSE v1 (secure-systems-lab/dsse), in the suite of each key.
 //!
 //! Promises that a payload counts as signed only if every signature of its envelope holds for a
 //! key that the caller trusts, under the payload type that the caller expects. Must not read the
 //! payload, and must not decide whom to trust: the caller brings the keys.
 
-use std::fmt;
-
-use ed25519_dalek::{Signature as Ed25519Signature, Signer as _, SigningKey};
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
 
+pub use crate::suite::{Signer, Suite, VerifyingKey, key_id};
 use crate::types::v1::{Envelope, Signature};
-
-/// Number of an algorithm, part of every key id.
-pub use crate::types::v1::Suite;
 
 /// Payload type of statements.
 pub const STATEMENT_TYPE: &str = "application/vnd.lianxi.statement.v1+protobuf";
@@ -23,12 +17,6 @@ pub const MAX_PAYLOAD_BYTES: usize = 48 * 1024;
 
 /// Most signatures of one envelope.
 pub const MAX_SIGNATURES: usize = 16;
-
-/// Bytes of an Ed25519 public key.
-const ED25519_KEY_BYTES: usize = 32;
-
-/// Bytes of SHA-256 that make a key id.
-const KEY_ID_BYTES: usize = 20;
 
 /// Why an envelope or a key was not accepted.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -60,128 +48,14 @@ pub enum Error {
     #[error("signature by key {0} does not hold")]
     BadSignature(String),
     /// The suite has no signatures, or this program does not know them.
-    #[error("suite {0:?} cannot verify signatures here, use SUITE_ED25519")]
+    #[error("suite {0:?} has no signatures here, use SUITE_ED25519 or SUITE_SM2_SM3")]
     Suite(Suite),
     /// The bytes are no public key of the suite, or one that anybody could sign for.
     #[error("{0} bytes are no safe public key of suite {1:?}")]
     PublicKey(usize, Suite),
-}
-
-/// A private key that signs. Wiped from memory when dropped; `Debug` shows the key id alone.
-pub struct Signer {
-    key: SigningKey,
-    key_id: String,
-}
-
-impl Signer {
-    /// Makes the Ed25519 key of a seed (RFC 8032 §5.1.5).
-    pub fn from_seed(seed: &[u8; 32]) -> Self {
-        let key = SigningKey::from_bytes(seed);
-        let key_id = key_id(Suite::Ed25519, key.verifying_key().as_bytes());
-        Self { key, key_id }
-    }
-
-    /// The seed, to be stored where nobody else can read.
-    pub fn seed(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.key.to_bytes())
-    }
-
-    /// The public half.
-    pub fn public_key(&self) -> [u8; 32] {
-        self.key.verifying_key().to_bytes()
-    }
-
-    /// Id of the key, see [`key_id`].
-    pub fn key_id(&self) -> &str {
-        &self.key_id
-    }
-
-    /// Suite of the key.
-    pub fn suite(&self) -> Suite {
-        Suite::Ed25519
-    }
-
-    /// Signs bytes that say themselves what they are: callers keep their first bytes apart.
-    pub(crate) fn sign_bytes(&self, message: &[u8]) -> Vec<u8> {
-        self.key.sign(message).to_bytes().to_vec()
-    }
-
-    /// The public half as a key that verifies.
-    pub fn verifying_key(&self) -> VerifyingKey {
-        VerifyingKey { key: self.key.verifying_key(), key_id: self.key_id.clone() }
-    }
-}
-
-impl fmt::Debug for Signer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Signer").field("key_id", &self.key_id).finish_non_exhaustive()
-    }
-}
-
-/// A public key that verifies signatures.
-#[derive(Clone)]
-pub struct VerifyingKey {
-    key: ed25519_dalek::VerifyingKey,
-    key_id: String,
-}
-
-impl VerifyingKey {
-    /// Reads a public key.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Suite`]: not a suite whose signatures this program verifies.
-    /// - [`Error::PublicKey`]: wrong length, not a canonical point, or a point of small order.
-    pub fn new(suite: Suite, public_key: &[u8]) -> Result<Self, Error> {
-        match suite {
-            Suite::Ed25519 => {}
-            Suite::Unspecified | Suite::X25519 | Suite::Sm2Sm3 => return Err(Error::Suite(suite)),
-        }
-        let refused = || Error::PublicKey(public_key.len(), suite);
-        let bytes: [u8; ED25519_KEY_BYTES] = public_key.try_into().map_err(|_| refused())?;
-        let key = ed25519_dalek::VerifyingKey::from_bytes(&bytes).map_err(|_| refused())?;
-        // A second spelling of a point would be a second id for one key.
-        let canonical = key.to_edwards().compress().to_bytes() == bytes;
-        if key.is_weak() || !canonical {
-            return Err(refused());
-        }
-        Ok(Self { key, key_id: key_id(suite, &bytes) })
-    }
-
-    /// Id of the key, see [`key_id`].
-    pub fn key_id(&self) -> &str {
-        &self.key_id
-    }
-
-    /// The key's bytes as its suite defines them.
-    pub fn public_key(&self) -> &[u8] {
-        self.key.as_bytes()
-    }
-
-    /// Suite of the key.
-    pub fn suite(&self) -> Suite {
-        Suite::Ed25519
-    }
-
-    /// True if `signature` is the key's over `message`.
-    pub(crate) fn holds(&self, message: &[u8], signature: &[u8]) -> bool {
-        Ed25519Signature::from_slice(signature)
-            .is_ok_and(|signature| self.key.verify_strict(message, &signature).is_ok())
-    }
-}
-
-impl fmt::Debug for VerifyingKey {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("VerifyingKey").field(&self.key_id).finish()
-    }
-}
-
-/// Id of a public key: the first 20 bytes of SHA-256(suite number as one byte || public key), in
-/// lower-case hex. A hint for finding the key, never a proof.
-pub fn key_id(suite: Suite, public_key: &[u8]) -> String {
-    let number = u8::try_from(suite as i32).expect("invariant: suite numbers fit a byte");
-    let digest = Sha256::new().chain_update([number]).chain_update(public_key).finalize();
-    hex::encode(&digest[..KEY_ID_BYTES])
+    /// The bytes are no private key of the suite.
+    #[error("the bytes are no private key of suite {0:?}; make a new key")]
+    PrivateKey(Suite),
 }
 
 /// The bytes that are signed (DSSE v1, PAE): `DSSEv1 SP LEN(type) SP type SP LEN(payload) SP payload`,
@@ -202,7 +76,7 @@ pub fn sign(payload_type: &str, payload: Vec<u8>, signers: &[&Signer]) -> Envelo
     let signatures = signers
         .iter()
         .map(|signer| Signature {
-            key_id: signer.key_id.clone(),
+            key_id: signer.key_id().to_owned(),
             signature: signer.sign_bytes(&message),
         })
         .collect();
@@ -213,8 +87,8 @@ pub fn sign(payload_type: &str, payload: Vec<u8>, signers: &[&Signer]) -> Envelo
 /// the order of the signatures.
 ///
 /// Stricter than DSSE asks: one signature that is unknown or does not hold refuses the whole, so
-/// that nothing unverified is ever forwarded. Ed25519 is verified strictly: no small-order points,
-/// no second form of a signature.
+/// that nothing unverified is ever forwarded. Each signature is verified strictly, see
+/// [`VerifyingKey::holds`].
 ///
 /// # Errors
 ///
@@ -234,7 +108,7 @@ pub fn verify(
         if envelope.signatures[..position].iter().any(|other| other.key_id == signature.key_id) {
             return Err(Error::DuplicateKey(id()));
         }
-        let key = keys.iter().position(|key| key.key_id == signature.key_id);
+        let key = keys.iter().position(|key| key.key_id() == signature.key_id);
         let key = key.ok_or_else(|| Error::UnknownKey(id()))?;
         if !keys[key].holds(&message, &signature.signature) {
             return Err(Error::BadSignature(id()));
@@ -317,27 +191,11 @@ mod tests {
         for (seed, public) in [(SEED_1, PUBLIC_1), (SEED_2, PUBLIC_2)] {
             let signer = Signer::from_seed(&bytes(seed));
             assert_eq!(signer.public_key(), bytes::<32>(public));
-            assert_eq!(*signer.seed(), bytes::<32>(seed));
-            let key = VerifyingKey::new(signer.suite(), &signer.public_key()).unwrap();
+            assert_eq!(*signer.private_bytes(), bytes::<32>(seed));
+            let key = VerifyingKey::new(signer.suite(), signer.public_key()).unwrap();
             assert_eq!(key.key_id(), signer.key_id());
             assert_eq!(key.public_key(), signer.public_key());
         }
-    }
-
-    #[test]
-    fn key_id_holds_the_suite_and_twenty_bytes() {
-        let digest = Sha256::digest([&[1], &bytes::<32>(PUBLIC_1)[..]].concat());
-        assert_eq!(key_id(Suite::Ed25519, &bytes::<32>(PUBLIC_1)), hex::encode(&digest[..20]));
-        assert_ne!(key_id(Suite::Ed25519, &[7; 32]), key_id(Suite::X25519, &[7; 32]));
-        assert_eq!(key_id(Suite::Sm2Sm3, &[7; 65]).len(), 40);
-    }
-
-    #[test]
-    fn debug_shows_no_private_key() {
-        let signer = signer(0xab);
-        let shown = format!("{signer:?}");
-        assert!(shown.contains(signer.key_id()));
-        assert!(!shown.contains("abab") && !shown.contains("171"), "{shown}");
     }
 
     #[test]
@@ -528,7 +386,8 @@ mod tests {
              41a25b36e324945f6ea1b0edae1e36ed8df483ae67d2136fa8f9b64b65e4b00b",
         );
         let message = pre_authentication_encoding(payload_type, b"hello world");
-        assert!(key.key.verify(&message, &Ed25519Signature::from_bytes(&lax)).is_ok());
+        let plain = ed25519_dalek::VerifyingKey::from_bytes(&bytes(PUBLIC_1)).unwrap();
+        assert!(plain.verify(&message, &ed25519_dalek::Signature::from_bytes(&lax)).is_ok());
 
         let envelope = Envelope {
             payload_type: payload_type.to_owned(),
@@ -570,7 +429,7 @@ mod tests {
 
     #[test]
     fn suites_without_signatures_here_are_named() {
-        for suite in [Suite::Unspecified, Suite::X25519, Suite::Sm2Sm3] {
+        for suite in [Suite::Unspecified, Suite::X25519] {
             let verdict = VerifyingKey::new(suite, &bytes::<32>(PUBLIC_1));
             assert!(matches!(verdict, Err(Error::Suite(named)) if named == suite));
         }

@@ -1,13 +1,14 @@
 //! The contract of Lianxi: generated messages and services, and the signed envelope.
 //!
-//! Sources are the commented files under `proto/lianxi`. [`envelope`] signs and verifies, [`cells`]
-//! commits to a summary's figures, [`merkle`] and [`note`] to a journal; all need nothing but this
-//! crate, so that another program can check what a node signed.
+//! Sources are the commented files under `proto/lianxi`. [`envelope`] signs and verifies by the keys
+//! of [`suite`], [`cells`] commits to a summary's figures, [`merkle`] and [`note`] to a journal; all
+//! need nothing but this crate, so that another program can check what a node signed.
 
 pub mod cells;
 pub mod envelope;
 pub mod merkle;
 pub mod note;
+pub mod suite;
 
 /// The whole contract as a serialised `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
