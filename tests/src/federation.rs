@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use lianxi_node::{
     clock::ShiftedClock,
     config::HostConfig,
+    domain::delegation::Suite,
     link::Tap,
     node::{self, Host, InitOptions, JoinOptions, Options},
     telemetry::Metrics,
@@ -70,6 +71,16 @@ impl Federation {
 
     /// A city alone with a catalogue, whose hosts show their frames to `tap`.
     pub async fn city_of(code: &str, catalogue: &str, tap: Option<Arc<dyn Tap>>) -> Self {
+        Self::city_in(Suite::Ed25519, code, catalogue, tap).await
+    }
+
+    /// As [`Self::city_of`], in a trust domain that signs in `suite`.
+    pub async fn city_in(
+        suite: Suite,
+        code: &str,
+        catalogue: &str,
+        tap: Option<Arc<dyn Tap>>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let host = directory.path().join(code);
         let options = InitOptions {
@@ -78,6 +89,7 @@ impl Federation {
             level: lianxi_node::domain::unit::Level::City,
             title: format!("City {code}"),
             trust_domain: "test.example".into(),
+            suite,
             listen: Some(free_address()),
             advertise: Vec::new(),
         };

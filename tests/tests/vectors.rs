@@ -61,7 +61,9 @@ fn envelope_word(error: &envelope::Error) -> &'static str {
         envelope::Error::DuplicateKey(_) => "duplicate-key",
         envelope::Error::UnknownKey(_) => "unknown-key",
         envelope::Error::BadSignature(_) => "bad-signature",
-        envelope::Error::Suite(_) | envelope::Error::PublicKey(..) => "key",
+        envelope::Error::Suite(_)
+        | envelope::Error::PublicKey(..)
+        | envelope::Error::PrivateKey(_) => "key",
     }
 }
 

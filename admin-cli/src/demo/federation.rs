@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 use lianxi_node::{
     config::HostConfig,
-    domain::unit::Level,
+    domain::{delegation::Suite, unit::Level},
     node::{self, InitOptions},
 };
 use lianxi_proto::admin::v1::{InviteRequest, JoinRequest};
@@ -156,6 +156,7 @@ impl<'a> Federation<'a> {
                 level: root.level,
                 title: root.title.clone(),
                 trust_domain: DOMAIN.to_owned(),
+                suite: Suite::Ed25519,
                 listen: Some(self.home.address(&root.code)?),
                 advertise: Vec::new(),
             };

@@ -1,5 +1,7 @@
 //! A grant to speak for one unit or desk, and the rules that a chain of them obeys.
 
+use std::{fmt, str::FromStr};
+
 use crate::{
     clock::UnixMillis,
     domain::unit::{DeskId, Level, UnitCode},
@@ -16,7 +18,7 @@ pub enum KeyUse {
     Agreement,
 }
 
-/// Algorithm of a key.
+/// Algorithm of a key. It prints as people type it: `ed25519`, `x25519`, `sm2-sm3`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Suite {
     /// RFC 8032.
@@ -25,6 +27,40 @@ pub enum Suite {
     X25519,
     /// GM/T 0003 with SM3.
     Sm2Sm3,
+}
+
+impl Suite {
+    /// Suites that sign.
+    pub const SIGNING: [Self; 2] = [Self::Ed25519, Self::Sm2Sm3];
+
+    /// True for a suite that signs.
+    pub fn signs(self) -> bool {
+        Self::SIGNING.contains(&self)
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Ed25519 => "ed25519",
+            Self::X25519 => "x25519",
+            Self::Sm2Sm3 => "sm2-sm3",
+        })
+    }
+}
+
+/// The text names no suite that signs.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("no suite that signs; use ed25519 or sm2-sm3")]
+pub struct UnknownSuite;
+
+impl FromStr for Suite {
+    type Err = UnknownSuite;
+
+    fn from_str(text: &str) -> Result<Self, UnknownSuite> {
+        let mut suites = Self::SIGNING.into_iter();
+        suites.find(|suite| suite.to_string() == text).ok_or(UnknownSuite)
+    }
 }
 
 /// A public key with its use.
@@ -67,4 +103,23 @@ pub struct Delegation {
     pub title: String,
     /// Higher replaces lower.
     pub serial: u64,
+    /// Suites in which anything is signed in the trust domain: stated by the root's own alone.
+    /// Empty: Ed25519 alone.
+    pub accepted_suites: Vec<Suite>,
+}
+
+impl Delegation {
+    /// True if the trust domain accepts signatures in `suite`. Asked of the root's own delegation.
+    pub fn accepts(&self, suite: Suite) -> bool {
+        match self.accepted_suites.as_slice() {
+            [] => suite == Suite::Ed25519,
+            stated => stated.contains(&suite),
+        }
+    }
+
+    /// Suites of the keys that sign.
+    pub fn signing_suites(&self) -> impl Iterator<Item = Suite> {
+        let signing = self.keys.iter().filter(|key| key.key_use != KeyUse::Agreement);
+        signing.map(|key| key.suite)
+    }
 }

@@ -1,4 +1,5 @@
-//! The text that a parent hands to a child: `lianxi1.` and base64url of a versioned binary form.
+//! The text that a parent hands to a child: `lianxi1.` or `lianxi2.` and base64url of a binary form.
+//! The first is for trust domains whose root key is Ed25519, the second names the suite.
 //!
 //! Promises that a token that was cut, mistyped or made by a later version is told apart from one
 //! that the parent does not know. `Debug` never shows the secret.
@@ -6,6 +7,7 @@
 use std::{fmt, str::FromStr};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use lianxi_proto::envelope::{Suite, VerifyingKey};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -14,8 +16,11 @@ use crate::{
     domain::unit::{Level, UnitCode},
 };
 
-/// Beginning of every token of this version.
+/// Beginning of a token with an Ed25519 root key of 32 bytes.
 const PREFIX: &str = "lianxi1.";
+
+/// Beginning of a token whose root key has its suite (one byte) and length (one byte) before it.
+const SUITE_PREFIX: &str = "lianxi2.";
 
 /// Bytes of SHA-256 at the end.
 const CHECKSUM_BYTES: usize = 4;
@@ -49,8 +54,9 @@ pub struct Token {
     pub parent: UnitCode,
     /// Trust domain of the city.
     pub trust_domain: String,
-    /// Public root key of the city: what every delegation rests on.
-    pub root_public_key: [u8; 32],
+    /// Public root key of the city: what every delegation rests on. The unit makes its keys in the
+    /// same suite.
+    pub root_key: VerifyingKey,
     /// SHA-256 of the parent's CA certificate.
     pub ca_sha256: [u8; 32],
     /// Unit that is to join.
@@ -77,7 +83,7 @@ impl Token {
         }
         put(&mut body, self.parent.as_str());
         put(&mut body, &self.trust_domain);
-        body.extend_from_slice(&self.root_public_key);
+        let prefix = self.put_root_key(&mut body);
         body.extend_from_slice(&self.ca_sha256);
         put(&mut body, self.unit.as_str());
         body.push(self.level as u8);
@@ -91,7 +97,22 @@ impl Token {
         let checksum = Sha256::digest(bytes.as_slice());
         bytes.extend_from_slice(&checksum[..CHECKSUM_BYTES]);
         let encoded = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
-        Zeroizing::new(format!("{PREFIX}{}", encoded.as_str()))
+        Zeroizing::new(format!("{prefix}{}", encoded.as_str()))
+    }
+
+    /// Adds the root key in the form of the returned prefix: the older one where it can say all.
+    fn put_root_key(&self, body: &mut Vec<u8>) -> &'static str {
+        let key = self.root_key.public_key();
+        let prefix = if self.root_key.suite() == Suite::Ed25519 {
+            PREFIX
+        } else {
+            let number = u8::try_from(self.root_key.suite() as i32);
+            body.push(number.expect("invariant: suite numbers fit a byte"));
+            body.push(u8::try_from(key.len()).expect("invariant: public keys are short"));
+            SUITE_PREFIX
+        };
+        body.extend_from_slice(key);
+        prefix
     }
 }
 
@@ -115,20 +136,23 @@ impl FromStr for Token {
         }
         let pasted: Zeroizing<String> =
             Zeroizing::new(text.chars().filter(|one| !one.is_whitespace()).collect());
-        let Some(encoded) = pasted.strip_prefix(PREFIX) else {
-            return Err(wrong_prefix(&pasted));
-        };
-        read(&decode(encoded)?)
+        if let Some(encoded) = pasted.strip_prefix(PREFIX) {
+            return read(&decode(encoded)?, PREFIX);
+        }
+        match pasted.strip_prefix(SUITE_PREFIX) {
+            Some(encoded) => read(&decode(encoded)?, SUITE_PREFIX),
+            None => Err(wrong_prefix(&pasted)),
+        }
     }
 }
 
 fn wrong_prefix(text: &str) -> Error {
-    if text.len() >= 2 && PREFIX.starts_with(text) {
+    if text.len() >= 2 && (PREFIX.starts_with(text) || SUITE_PREFIX.starts_with(text)) {
         return Error::Incomplete;
     }
     let version = text.strip_prefix("lianxi").and_then(|rest| rest.split_once('.'));
     match version.map(|(version, _)| version.parse::<u32>()) {
-        Some(Ok(2..)) => Error::Version,
+        Some(Ok(3..)) => Error::Version,
         _ => Error::NoToken,
     }
 }
@@ -158,7 +182,7 @@ fn decode(encoded: &str) -> Result<Zeroizing<Vec<u8>>, Error> {
     Ok(Zeroizing::new(content[2..].to_vec()))
 }
 
-fn read(body: &[u8]) -> Result<Token, Error> {
+fn read(body: &[u8], prefix: &str) -> Result<Token, Error> {
     let mut reader = Reader(body);
     let [count] = reader.array()?;
     let addresses =
@@ -167,7 +191,7 @@ fn read(body: &[u8]) -> Result<Token, Error> {
         addresses,
         parent: reader.text()?.parse().map_err(|_| Error::Damaged)?,
         trust_domain: reader.text()?.to_owned(),
-        root_public_key: reader.array()?,
+        root_key: reader.root_key(prefix)?,
         ca_sha256: reader.array()?,
         unit: reader.text()?.parse().map_err(|_| Error::Damaged)?,
         level: match reader.array()? {
@@ -194,6 +218,18 @@ impl<'a> Reader<'a> {
         Ok(*array)
     }
 
+    fn root_key(&mut self, prefix: &str) -> Result<VerifyingKey, Error> {
+        if prefix == PREFIX {
+            let key: [u8; 32] = self.array()?;
+            return VerifyingKey::new(Suite::Ed25519, &key).map_err(|_| Error::Damaged);
+        }
+        let [suite, length] = self.array()?;
+        let suite = Suite::try_from(i32::from(suite)).map_err(|_| Error::Version)?;
+        let (key, rest) = self.0.split_at_checked(usize::from(length)).ok_or(Error::Damaged)?;
+        self.0 = rest;
+        VerifyingKey::new(suite, key).map_err(|_| Error::Damaged)
+    }
+
     fn text(&mut self) -> Result<&'a str, Error> {
         let [length] = self.array()?;
         let (text, rest) = self.0.split_at_checked(usize::from(length)).ok_or(Error::Damaged)?;
@@ -217,14 +253,21 @@ impl fmt::Debug for Token {
 
 #[cfg(test)]
 mod tests {
+    use lianxi_proto::envelope::Signer;
+
     use super::*;
+
+    fn sm2_token() -> Token {
+        let root = Signer::from_private_bytes(Suite::Sm2Sm3, &[3; 32]).unwrap();
+        Token { root_key: root.verifying_key(), ..token() }
+    }
 
     fn token() -> Token {
         Token {
             addresses: vec!["10.1.2.3:7443".to_owned(), "bos.example:7443".to_owned()],
             parent: "BOS".parse().unwrap(),
             trust_domain: "boston.example".to_owned(),
-            root_public_key: [3; 32],
+            root_key: Signer::from_seed(&[3; 32]).verifying_key(),
             ca_sha256: [1; 32],
             unit: "BOS-01".parse().unwrap(),
             level: Level::District,
@@ -245,10 +288,24 @@ mod tests {
     }
 
     #[test]
+    fn a_token_names_the_suite_of_the_root_key() {
+        let text = sm2_token().to_text();
+        assert!(text.starts_with(SUITE_PREFIX));
+        assert_eq!(text.parse::<Token>().unwrap(), sm2_token());
+        // Under the other prefix the bytes mean something else.
+        let disguised = format!("{PREFIX}{}", &text[SUITE_PREFIX.len()..]);
+        assert_eq!(disguised.parse::<Token>(), Err(Error::Damaged));
+        let disguised = format!("{SUITE_PREFIX}{}", &token().to_text()[PREFIX.len()..]);
+        assert!(disguised.parse::<Token>().is_err());
+    }
+
+    #[test]
     fn a_token_cut_anywhere_is_incomplete() {
-        let text = token().to_text();
-        for length in 2..text.len() {
-            assert_eq!(text[..length].parse::<Token>(), Err(Error::Incomplete), "cut at {length}");
+        for text in [token().to_text(), sm2_token().to_text()] {
+            for length in 2..text.len() {
+                let read = text[..length].parse::<Token>();
+                assert_eq!(read, Err(Error::Incomplete), "cut at {length}");
+            }
         }
     }
 
@@ -274,7 +331,7 @@ mod tests {
             let expected = if text == "lianxi" { Error::Incomplete } else { Error::NoToken };
             assert_eq!(text.parse::<Token>(), Err(expected), "{text:?}");
         }
-        assert_eq!("lianxi2.AAAA".parse::<Token>(), Err(Error::Version));
+        assert_eq!("lianxi3.AAAA".parse::<Token>(), Err(Error::Version));
         assert_eq!("x".repeat(9000).parse::<Token>(), Err(Error::NoToken));
     }
 

@@ -2,12 +2,14 @@
 //!
 //! Promises that nothing is believed without a chain of signatures to the root key, that no grant
 //! reaches beyond its issuer's subtree, level or expiry, that a unit never changes its parent
-//! silently, and that a statement is judged by the key that was valid when it was made. Payloads are
-//! parsed only after their signature was verified. Stores nothing, asks nobody.
+//! silently, that a statement is judged by the key that was valid when it was made, and that nothing
+//! is signed in a suite that the root does not accept. Payloads are parsed only after their
+//! signature was verified. Stores nothing, asks nobody.
 
 mod error;
 mod judge;
 mod known;
+mod suites;
 mod tree;
 
 #[cfg(test)]
@@ -18,7 +20,7 @@ use std::{
     fmt,
 };
 
-use lianxi_proto::envelope::{self, STATEMENT_TYPE, Suite as ProtoSuite, VerifyingKey};
+use lianxi_proto::envelope::{self, STATEMENT_TYPE, VerifyingKey};
 
 use self::judge::check_not_ahead;
 pub use self::{
@@ -77,20 +79,16 @@ impl fmt::Debug for Trust {
 
 impl Trust {
     /// Believes in a root key alone.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Envelope`] if the bytes are no safe Ed25519 key.
-    pub fn new(trust_domain: String, root_public_key: [u8; 32]) -> Result<Self, Error> {
-        Ok(Self {
+    pub fn new(trust_domain: String, root_key: VerifyingKey) -> Self {
+        Self {
             trust_domain,
-            root_key: VerifyingKey::new(ProtoSuite::Ed25519, &root_public_key)?,
+            root_key,
             root: None,
             subjects: BTreeMap::new(),
             children: BTreeMap::new(),
             keys: BTreeMap::new(),
             digests: BTreeMap::new(),
-        })
+        }
     }
 
     /// Trust domain of the city.
@@ -99,8 +97,8 @@ impl Trust {
     }
 
     /// Public root key.
-    pub fn root_public_key(&self) -> &[u8] {
-        self.root_key.public_key()
+    pub fn root_key(&self) -> &VerifyingKey {
+        &self.root_key
     }
 
     /// Takes in a delegation. The same one again changes nothing.
@@ -161,6 +159,7 @@ impl Trust {
             }
         }
         self.check_keys(&known.delegation)?;
+        self.check_suites(&known.delegation, header.time_unix_ms)?;
         self.check_serial(&known)?;
         Ok(Checked { known, new: true })
     }
@@ -223,6 +222,7 @@ impl Trust {
                 return Err(Error::WrongUse { holder, key_use });
             }
             self.in_force(holder, key_id, time)?;
+            self.check_signed_suite(holder, time)?;
             if holder.subject.0 == *source && signer.is_none() {
                 signer = Some(holder.subject.clone());
             }

@@ -13,6 +13,7 @@ use crate::{
     clock::{Clock, SystemClock, UnixMillis},
     config::HostConfig,
     domain::{
+        delegation::Suite,
         journal::{Act, Actor},
         unit::{DeskId, Level, UnitCode},
     },
@@ -55,6 +56,8 @@ pub struct InitOptions {
     pub title: String,
     /// Trust domain, e.g. `boston.example`.
     pub trust_domain: String,
+    /// Suite of all signatures in the trust domain.
+    pub suite: Suite,
     /// Address for children.
     pub listen: Option<SocketAddr>,
     /// Addresses that tokens carry; empty: `listen`.
@@ -99,6 +102,7 @@ pub async fn init(options: InitOptions) -> Result<(), Error> {
         level: options.level,
         title: options.title,
         trust_domain: options.trust_domain,
+        suite: options.suite,
         host: config.host.name.clone(),
         clock: Arc::new(SystemClock),
     };

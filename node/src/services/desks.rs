@@ -72,7 +72,7 @@ pub async fn add(
     // Keys that a crash left behind are used: they are nobody else's.
     let keys = match DeskKeys::load(keys_directory) {
         Err(keys::Error::Missing(_)) => {
-            let keys = DeskKeys::generate();
+            let keys = DeskKeys::generate(unit.keys().suite());
             keys.save(keys_directory)?;
             keys
         }
@@ -88,6 +88,7 @@ pub async fn add(
         line,
         title,
         serial: 1,
+        accepted_suites: Vec::new(),
         ..own
     };
     let signed = issue::sign(&delegation, unit.delegation_signer(), now);

@@ -299,12 +299,11 @@ impl Enrolments {
             .and_then(|()| getrandom::fill(&mut *secret))
             .expect("invariant: the operating system gives random bytes");
         let trust = self.unit.trust();
-        let root = trust.root_public_key();
         Token {
             addresses,
             parent: self.unit.code().clone(),
             trust_domain: trust.trust_domain().to_owned(),
-            root_public_key: root.try_into().expect("invariant: a root key has 32 bytes"),
+            root_key: trust.root_key().clone(),
             ca_sha256: self.unit.keys().ca_sha256(),
             unit,
             level,
@@ -321,7 +320,8 @@ impl Enrolments {
     /// # Errors
     ///
     /// [`Error::UnknownToken`], [`Error::Expired`], [`Error::Spent`], [`Error::Reserved`],
-    /// [`Error::OtherUnit`], [`Error::AlreadyJoined`], [`Error::Certificate`], [`Error::Store`].
+    /// [`Error::OtherUnit`], [`Error::Trust`], [`Error::AlreadyJoined`], [`Error::Certificate`],
+    /// [`Error::Store`].
     pub async fn reserve(&self, application: &Application) -> Result<Reserved, Error> {
         let _turn = self.turn.lock().await;
         let now = self.unit.clock().now_unix_ms();
@@ -333,6 +333,8 @@ impl Enrolments {
             let (invited, level) = (row.child, row.level);
             return Err(Error::OtherUnit { invited, level, claimed: application.unit.clone() });
         }
+        // Before anything is kept: a delegation for these keys would be believed by nobody.
+        self.unit.trust().check_new_keys(&application.unit, &application.keys, now)?;
         let reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
         let until = match &row.state {
             State::Spent { by, .. } if *by == reservation.thumbprint => now,
@@ -490,6 +492,7 @@ impl Enrolments {
             line: String::new(),
             title: row.title.clone(),
             serial,
+            accepted_suites: Vec::new(),
         })
     }
 

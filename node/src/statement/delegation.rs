@@ -36,6 +36,12 @@ pub fn encode_body(delegation: &Delegation) -> Vec<u8> {
         line: delegation.line.clone(),
         title: delegation.title.clone(),
         serial: delegation.serial,
+        accepted_suites: delegation
+            .accepted_suites
+            .iter()
+            .map(|suite| suite_to_proto(*suite).into())
+            .collect(),
+        ..pb::Delegation::default()
     };
     message.encode_to_vec()
 }
@@ -53,6 +59,7 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         "" => None,
         text => Some(text.parse().map_err(|error| Malformed::new("body.desk", error))?),
     };
+    let accepted_suites = accepted_suites(&message)?;
     let delegation = Delegation {
         trust_domain: message.trust_domain,
         unit: unit_at("body.unit", &message.unit)?,
@@ -68,6 +75,7 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         line: text("body.line", message.line)?,
         title: text("body.title", message.title)?,
         serial: message.serial,
+        accepted_suites,
     };
     if delegation.not_before_unix_ms <= 0
         || delegation.not_before_unix_ms >= delegation.not_after_unix_ms
@@ -78,6 +86,23 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         return Err(Malformed::new("body.keys", "hold none for STATEMENT"));
     }
     Ok(delegation)
+}
+
+/// Suites that sign, no two the same, in the root's own delegation alone.
+fn accepted_suites(message: &pb::Delegation) -> Result<Vec<Suite>, Malformed> {
+    let at = |reason: &str| Malformed::new("body.accepted_suites", reason);
+    if !message.accepted_suites.is_empty() && !message.issuer.is_empty() {
+        return Err(at("are stated by the root's own delegation alone"));
+    }
+    let mut accepted = Vec::new();
+    for suite in &message.accepted_suites {
+        match suite_from_proto(*suite) {
+            Some(suite) if suite.signs() && !accepted.contains(&suite) => accepted.push(suite),
+            Some(_) => return Err(at("hold one twice, or one that does not sign")),
+            None => return Err(at("hold one that is unknown to this program")),
+        }
+    }
+    Ok(accepted)
 }
 
 /// Checks that a trust domain is a lower-case DNS name, as SPIFFE asks.
@@ -200,8 +225,8 @@ pub fn keys_from_proto(field: &str, keys: &[pb::Key]) -> Result<Vec<PublicKey>, 
 
 fn check_key(key: &PublicKey, at: impl Fn(&str) -> String) -> Result<(), Malformed> {
     match (key.key_use, key.suite) {
-        (KeyUse::Statement | KeyUse::Delegation, Suite::Ed25519) => {
-            envelope::VerifyingKey::new(pb::Suite::Ed25519, &key.bytes)
+        (KeyUse::Statement | KeyUse::Delegation, Suite::Ed25519 | Suite::Sm2Sm3) => {
+            envelope::VerifyingKey::new(suite_to_proto(key.suite), &key.bytes)
                 .map(drop)
                 .map_err(|error| Malformed::new(at("public_key"), error))
         }
@@ -209,7 +234,7 @@ fn check_key(key: &PublicKey, at: impl Fn(&str) -> String) -> Result<(), Malform
         (KeyUse::Agreement, Suite::X25519) => {
             Err(Malformed::new(at("public_key"), "an X25519 key has 32 bytes"))
         }
-        (KeyUse::Statement | KeyUse::Delegation, Suite::X25519 | Suite::Sm2Sm3)
+        (KeyUse::Statement | KeyUse::Delegation, Suite::X25519)
         | (KeyUse::Agreement, Suite::Ed25519 | Suite::Sm2Sm3) => {
             Err(Malformed::new(at("suite"), "does not serve this use in this program"))
         }
@@ -271,6 +296,7 @@ mod tests {
             line: String::new(),
             title: "第一区".to_owned(),
             serial: 3,
+            accepted_suites: Vec::new(),
         }
     }
 
@@ -290,13 +316,34 @@ mod tests {
             ..delegation()
         };
         assert_eq!(decode_body(&encode_body(&desk)).unwrap(), desk);
+        let root = Delegation {
+            issuer: None,
+            accepted_suites: vec![Suite::Sm2Sm3, Suite::Ed25519],
+            ..delegation()
+        };
+        assert_eq!(decode_body(&encode_body(&root)).unwrap(), root);
+    }
+
+    #[test]
+    fn accepted_suites_are_the_roots_to_state_and_each_signs() {
+        let stated = |issuer: &'static str, suites: &[i32]| {
+            let suites = suites.to_vec();
+            fault(move |message| {
+                message.issuer = issuer.to_owned();
+                message.accepted_suites = suites;
+            })
+        };
+        for suites in [&[2][..], &[1, 1], &[0], &[77]] {
+            assert_eq!(stated("", suites), "body.accepted_suites", "{suites:?}");
+        }
+        assert_eq!(stated("BOS", &[1]), "body.accepted_suites");
     }
 
     #[test]
     fn an_unknown_suite_or_use_is_refused_by_name() {
         assert_eq!(fault(|message| message.keys[1].suite = 0), "body.keys.1.suite");
         assert_eq!(fault(|message| message.keys[1].suite = 77), "body.keys.1.suite");
-        assert_eq!(fault(|message| message.keys[0].suite = 3), "body.keys.0.suite");
+        assert_eq!(fault(|message| message.keys[0].suite = 3), "body.keys.0.public_key");
         assert_eq!(fault(|message| message.keys[0].suite = 2), "body.keys.0.suite");
         assert_eq!(fault(|message| message.keys[2].suite = 1), "body.keys.2.suite");
         assert_eq!(fault(|message| message.keys[0].r#use = 0), "body.keys.0.use");

@@ -21,7 +21,9 @@ use crate::{
         unit::{Level, UnitCode},
     },
     statement::{
-        delegation::{keys_from_proto, keys_to_proto, level_from_proto, level_to_proto, text},
+        delegation::{
+            keys_from_proto, keys_to_proto, level_from_proto, level_to_proto, suite_to_proto, text,
+        },
         header::{Malformed, unit_at},
     },
 };
@@ -123,7 +125,8 @@ impl Application {
         let refused = || Malformed::new("proof", "is no signature by the STATEMENT key");
         let key = self.keys.iter().find(|key| key.key_use == KeyUse::Statement);
         let key = key.ok_or_else(refused)?;
-        let key = VerifyingKey::new(types::Suite::Ed25519, &key.bytes).map_err(|_| refused())?;
+        let suite = suite_to_proto(key.suite);
+        let key = VerifyingKey::new(suite, &key.bytes).map_err(|_| refused())?;
         let signature = types::Signature { key_id: key.key_id().to_owned(), signature: proof };
         let signed = Envelope {
             payload_type: PROOF_TYPE.to_owned(),

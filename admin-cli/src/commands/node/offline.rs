@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::Context as _;
 use lianxi_node::{
-    domain::unit::{Level, UnitCode},
+    domain::{
+        delegation::Suite,
+        unit::{Level, UnitCode},
+    },
     node::{self, InitOptions, JoinOptions},
     process,
 };
@@ -38,6 +41,9 @@ pub(crate) struct Init {
     /// Trust domain of the tree, e.g. boston.example
     #[arg(long)]
     domain: String,
+    /// Suite in which the whole tree signs: ed25519, or sm2-sm3 (GM/T 0003)
+    #[arg(long, default_value_t = Suite::Ed25519)]
+    suite: Suite,
     /// Address for children, e.g. 0.0.0.0:7400
     #[arg(long, value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -56,6 +62,7 @@ impl Init {
             level: self.level,
             title: self.title,
             trust_domain: self.domain,
+            suite: self.suite,
             listen: Some(self.listen),
             advertise: self.advertise,
         };

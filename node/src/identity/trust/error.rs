@@ -5,7 +5,7 @@ use lianxi_proto::envelope;
 use crate::{
     clock::UnixMillis,
     domain::{
-        delegation::KeyUse,
+        delegation::{KeyUse, Suite},
         unit::{DeskId, Level, UnitCode},
     },
     statement::header::Malformed,
@@ -124,6 +124,16 @@ pub enum Error {
         /// Who has it, and for what.
         holder: String,
     },
+    /// A key or a signature in a suite that the root does not accept: a mixed or downgraded chain.
+    #[error(
+        "{holder} has a key of suite {suite}, which the trust domain does not accept; make its keys anew, in one of the suites of the root's delegation"
+    )]
+    SuiteNotAccepted {
+        /// Whose key.
+        holder: String,
+        /// Its suite.
+        suite: Suite,
+    },
     /// Two different grants with one serial.
     #[error("serial {serial} of {holder} was used for another grant")]
     SerialReused {
@@ -146,7 +156,8 @@ impl Error {
                 | envelope::Error::TooManySignatures(_)
                 | envelope::Error::DuplicateKey(_)
                 | envelope::Error::Suite(_)
-                | envelope::Error::PublicKey(..),
+                | envelope::Error::PublicKey(..)
+                | envelope::Error::PrivateKey(_),
             )
             | Self::Malformed(_)
             | Self::Desk { .. }
@@ -155,6 +166,7 @@ impl Error {
             Self::Envelope(envelope::Error::BadSignature(_)) => "bad-signature",
             Self::NotADelegation(_) => "unknown-type",
             Self::Domain { .. } => "wrong-domain",
+            Self::SuiteNotAccepted { .. } => "suite-not-accepted",
             Self::WrongSource { .. } => "wrong-source",
             Self::UnknownUnit(_) | Self::Level { .. } | Self::Moved { .. } | Self::Loop { .. } => {
                 "outside-subtree"
@@ -178,7 +190,7 @@ impl Error {
             Self::Desk { .. } => "body.desk",
             Self::OutlivesIssuer { .. } => "body.not_after_unix_ms",
             Self::Expired { .. } | Self::Future { .. } => "header.time_unix_ms",
-            Self::KeyTaken { .. } => "body.keys",
+            Self::KeyTaken { .. } | Self::SuiteNotAccepted { .. } => "body.keys",
             Self::SerialReused { .. } => "body.serial",
         }
     }

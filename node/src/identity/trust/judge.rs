@@ -55,6 +55,7 @@ impl Trust {
                 return Err(Error::WrongUse { holder, key_use });
             }
             let by = self.in_force(holder, key_id, time)?;
+            self.check_signed_suite(holder, time)?;
             check_inside(delegation, &by.delegation)?;
         }
         match &delegation.desk {

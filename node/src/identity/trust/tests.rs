@@ -55,6 +55,7 @@ fn grant(unit: &str, level: Level, issuer: Option<&str>) -> Delegation {
         line: String::new(),
         title: String::new(),
         serial: 1,
+        accepted_suites: Vec::new(),
     }
 }
 
@@ -77,7 +78,7 @@ fn issued(delegation: &Delegation) -> Envelope {
 
 /// BOS over BOS-01 (with a desk) over BOS-01-W03, and BOS-02.
 fn city() -> Trust {
-    let mut trust = Trust::new(DOMAIN.to_owned(), root_key().public_key()).unwrap();
+    let mut trust = Trust::new(DOMAIN.to_owned(), root_key().verifying_key());
     for delegation in [
         grant("BOS", Level::City, None),
         grant("BOS-01", Level::District, Some("BOS")),
@@ -111,7 +112,7 @@ fn a_tree_is_believed_from_the_root_key_down() {
     assert!(!trust.is_in_subtree(&code("BOS"), &code("BOS-01")));
     assert!(!trust.is_in_subtree(&code("NOWHERE"), &code("NOWHERE")));
     let chain = trust.chain(&code("BOS-01-W03"));
-    let mut fresh = Trust::new(DOMAIN.to_owned(), root_key().public_key()).unwrap();
+    let mut fresh = Trust::new(DOMAIN.to_owned(), root_key().verifying_key());
     for envelope in &chain {
         fresh.add(envelope, NOW).unwrap();
     }
@@ -416,9 +417,108 @@ fn a_replaced_key_speaks_for_its_own_time_only() {
     assert!(matches!(trust.add(&late, now), Err(Error::Expired { .. })));
 }
 
+fn sm2(holder: &str, key_use: KeyUse) -> Signer {
+    let seed = Sha256::digest(format!("{holder} {key_use:?}"));
+    Signer::from_private_bytes(suite_to_proto(Suite::Sm2Sm3), &seed.into()).unwrap()
+}
+
+/// The grant with keys of SM2 in place of its own.
+fn in_sm2(delegation: Delegation) -> Delegation {
+    let holder = delegation.unit.to_string();
+    let keys = [KeyUse::Statement, KeyUse::Delegation].map(|key_use| PublicKey {
+        suite: Suite::Sm2Sm3,
+        bytes: sm2(&holder, key_use).public_key().to_vec(),
+        key_use,
+    });
+    Delegation { keys: keys.to_vec(), ..delegation }
+}
+
+fn sm2_root() -> Delegation {
+    Delegation { accepted_suites: vec![Suite::Sm2Sm3], ..in_sm2(grant("BOS", Level::City, None)) }
+}
+
+/// A city whose root accepts SM2 alone.
+fn sm2_city() -> Trust {
+    let root = sm2("root", KeyUse::Delegation);
+    let mut trust = Trust::new(DOMAIN.to_owned(), root.verifying_key());
+    trust.add(&issue::sign(&sm2_root(), &root, NOW), NOW).unwrap();
+    trust
+}
+
+fn by_city(delegation: &Delegation) -> Envelope {
+    issue::sign(delegation, &sm2("BOS", KeyUse::Delegation), NOW)
+}
+
+fn suite_refused(result: Result<Added, Error>) -> Suite {
+    let error = result.unwrap_err();
+    assert_eq!((error.reason(), error.field()), ("suite-not-accepted", "body.keys"));
+    match error {
+        Error::SuiteNotAccepted { suite, .. } => suite,
+        other => panic!("{other:?}"),
+    }
+}
+
 #[test]
-fn a_weak_root_key_is_refused() {
-    let mut identity = [0; 32];
-    identity[0] = 1;
-    assert!(Trust::new(DOMAIN.to_owned(), identity).is_err());
+fn a_chain_in_sm2_is_believed_as_one_in_ed25519() {
+    let mut trust = sm2_city();
+    let district = in_sm2(grant("BOS-01", Level::District, Some("BOS")));
+    assert!(trust.add(&by_city(&district), NOW).unwrap().new);
+    let statement = stated("BOS-01", NOW, &sm2("BOS-01", KeyUse::Statement));
+    assert_eq!(trust.open(&statement, NOW).unwrap().signer.0, code("BOS-01"));
+}
+
+#[test]
+fn a_chain_that_changes_its_suite_on_the_way_is_refused() {
+    let mut trust = sm2_city();
+    let downgraded = grant("BOS-01", Level::District, Some("BOS"));
+    assert_eq!(suite_refused(trust.add(&by_city(&downgraded), NOW)), Suite::Ed25519);
+    // One key of two is enough.
+    let mixed = in_sm2(grant("BOS-01", Level::District, Some("BOS")));
+    let mut keys = mixed.keys.clone();
+    keys[0] = key("BOS-01", KeyUse::Statement);
+    let mixed = Delegation { keys, ..mixed };
+    assert_eq!(suite_refused(trust.add(&by_city(&mixed), NOW)), Suite::Ed25519);
+    // A city that says nothing accepts Ed25519 alone.
+    let upgraded = in_sm2(grant("BOS-03", Level::District, Some("BOS")));
+    assert_eq!(suite_refused(city().add(&issued(&upgraded), NOW)), Suite::Sm2Sm3);
+    let mut desk = desk_grant("BOS-01", Level::District, "WATER");
+    desk.keys[0] = in_sm2(grant("X", Level::District, None)).keys[0].clone();
+    assert_eq!(suite_refused(city().add(&issued(&desk), NOW)), Suite::Sm2Sm3);
+}
+
+#[test]
+fn the_root_accepts_its_own_suites_or_none() {
+    let root = sm2("root", KeyUse::Delegation);
+    let fresh = || Trust::new(DOMAIN.to_owned(), root.verifying_key());
+    let add = |own: &Delegation| fresh().add(&issue::sign(own, &root, NOW), NOW);
+    // The keys are accepted, the root key is not; then the other way round.
+    let other =
+        Delegation { accepted_suites: vec![Suite::Ed25519], ..grant("BOS", Level::City, None) };
+    assert_eq!(suite_refused(add(&other)), Suite::Sm2Sm3);
+    let keys = grant("BOS", Level::City, None).keys;
+    assert_eq!(suite_refused(add(&Delegation { keys, ..sm2_root() })), Suite::Ed25519);
+    let silent = Delegation { accepted_suites: Vec::new(), ..sm2_root() };
+    assert_eq!(suite_refused(add(&silent)), Suite::Sm2Sm3);
+}
+
+#[test]
+fn a_suite_that_the_root_gave_up_signs_nothing_more_and_history_stays() {
+    let root = sm2("root", KeyUse::Delegation);
+    let both = vec![Suite::Sm2Sm3, Suite::Ed25519];
+    let mut trust = Trust::new(DOMAIN.to_owned(), root.verifying_key());
+    let first = Delegation { accepted_suites: both, ..sm2_root() };
+    trust.add(&issue::sign(&first, &root, NOW), NOW).unwrap();
+    trust.add(&by_city(&grant("BOS-01", Level::District, Some("BOS"))), NOW).unwrap();
+    let now = NOW + 100 * DAY;
+    let narrowed = Delegation { serial: 2, not_before_unix_ms: now, ..sm2_root() };
+    trust.add(&issue::sign(&narrowed, &root, now), now).unwrap();
+
+    let statement = |time| stated("BOS-01", time, &signer("BOS-01", KeyUse::Statement));
+    assert!(trust.open(&statement(NOW), now).is_ok());
+    let late = trust.open(&statement(now + 10 * DAY), now + 10 * DAY).unwrap_err();
+    assert_eq!(late.reason(), "suite-not-accepted");
+    let grant = grant("BOS-01-W03", Level::Street, Some("BOS-01"));
+    let by_old = |time| issue::sign(&grant, &signer("BOS-01", KeyUse::Delegation), time);
+    let late = now + 10 * DAY;
+    assert_eq!(trust.add(&by_old(late), late).unwrap_err().reason(), "suite-not-accepted");
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
-        delegation::{Delegation, PublicKey},
+        delegation::{Delegation, PublicKey, Suite},
         unit::{Level, UnitCode},
     },
     identity::{
@@ -319,17 +319,20 @@ impl Joining<'_> {
     async fn keys(&self, now: UnixMillis) -> Result<UnitKeys, JoinError> {
         let directory = self.keys_directory.to_owned();
         let (unit, domain) = (self.token.unit.clone(), self.token.trust_domain.clone());
-        unit_keys(directory, unit, domain, now).await
+        let suite = delegation::suite_from_proto(self.token.root_key.suite().into());
+        let suite = suite.ok_or(JoinError::Mismatch("the root key is of an unknown suite"))?;
+        unit_keys(directory, suite, unit, domain, now).await
     }
 }
 
 async fn unit_keys(
     directory: PathBuf,
+    suite: Suite,
     unit: UnitCode,
     trust_domain: String,
     now: UnixMillis,
 ) -> Result<UnitKeys, JoinError> {
-    let work = move || UnitKeys::load_or_generate(&directory, &unit, &trust_domain, now);
+    let work = move || UnitKeys::load_or_generate(&directory, suite, &unit, &trust_domain, now);
     Ok(spawn_blocking(work).await.map_err(|_| JoinError::CutOff)??)
 }
 
@@ -339,7 +342,7 @@ fn identity(token: &Token, tls: &UnitTls, chain: Vec<Envelope>, own: &Delegation
         level: token.level,
         title: own.title.clone(),
         trust_domain: token.trust_domain.clone(),
-        root_public_key: token.root_public_key,
+        root_key: token.root_key.clone(),
         parent: Some(Parent {
             unit: token.parent.clone(),
             addresses: token.addresses.clone(),
@@ -381,7 +384,7 @@ fn check_chain(
     chain: &[Envelope],
     now: UnixMillis,
 ) -> Result<(Trust, Delegation), JoinError> {
-    let mut trust = Trust::new(token.trust_domain.clone(), token.root_public_key)?;
+    let mut trust = Trust::new(token.trust_domain.clone(), token.root_key.clone());
     for envelope in chain {
         trust.add(envelope, now)?;
     }
@@ -490,6 +493,8 @@ pub struct NewRoot {
     pub title: String,
     /// Trust domain, e.g. `boston.example`.
     pub trust_domain: String,
+    /// Suite of all signatures in the trust domain.
+    pub suite: Suite,
     /// Name of its host; empty: not stated.
     pub host: String,
     /// Directory of the unit's keys; the root key lies beside them, until it is moved to a safe.
@@ -510,13 +515,14 @@ impl NewRoot {
         delegation::check_trust_domain("trust_domain", &self.trust_domain)?;
         let now = self.clock.now_unix_ms();
         let directory = self.keys_directory.clone();
-        let root = spawn_blocking(move || RootKey::load_or_generate(&directory));
+        let suite = self.suite;
+        let root = spawn_blocking(move || RootKey::load_or_generate(&directory, suite));
         let RootKey(root) = root.await.map_err(|_| JoinError::CutOff)??;
         let (unit, domain) = (self.unit.clone(), self.trust_domain.clone());
-        let keys = unit_keys(self.keys_directory.clone(), unit, domain, now).await?;
+        let keys = unit_keys(self.keys_directory.clone(), suite, unit, domain, now).await?;
         let own = self.own_delegation(&keys, now)?;
         let envelope = issue::sign(&own, &root, now);
-        let mut trust = Trust::new(self.trust_domain.clone(), root.public_key())?;
+        let mut trust = Trust::new(self.trust_domain.clone(), root.verifying_key());
         trust.add(&envelope, now)?;
         let tls = UnitTls::new(&self.unit, &self.trust_domain, &keys, None, now)?;
         let identity = Identity {
@@ -524,7 +530,7 @@ impl NewRoot {
             level: self.level,
             title: self.title,
             trust_domain: self.trust_domain,
-            root_public_key: root.public_key(),
+            root_key: root.verifying_key(),
             parent: None,
             membership: None,
             chain: vec![envelope],
@@ -551,6 +557,7 @@ impl NewRoot {
             line: String::new(),
             title: delegation::text("title", self.title.clone())?,
             serial: u64::try_from(now).unwrap_or_default(),
+            accepted_suites: vec![self.suite],
         })
     }
 }

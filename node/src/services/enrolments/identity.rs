@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use lianxi_proto::envelope::VerifyingKey;
 use prost::Message as _;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,7 @@ use crate::{
         tls::{ParentPin, UnitTls},
         trust::{self, Known, Trust},
     },
-    services::enrolments::rows::{hex_array, hex_bytes},
+    services::enrolments::rows::{SuiteRow, hex_array, hex_bytes},
     statement::Envelope,
     store::{self, Batch, Store, Table},
 };
@@ -97,7 +98,7 @@ pub struct Identity {
     /// Trust domain of its city.
     pub trust_domain: String,
     /// Public root key of its city.
-    pub root_public_key: [u8; 32],
+    pub root_key: VerifyingKey,
     /// `None` at the root.
     pub parent: Option<Parent>,
     /// How it renews its client certificate; `None` at the root.
@@ -118,8 +119,11 @@ struct Row {
     level: Level,
     title: String,
     trust_domain: String,
-    #[serde(with = "hex_array")]
-    root_public_key: [u8; 32],
+    #[serde(with = "hex_bytes")]
+    root_public_key: Vec<u8>,
+    /// Absent in rows from before there was a choice.
+    #[serde(default = "SuiteRow::ed25519")]
+    root_suite: SuiteRow,
     parent: Option<Parent>,
     membership: Option<Membership>,
     chain: Vec<Hex>,
@@ -139,7 +143,8 @@ impl Identity {
             level: self.level,
             title: self.title.clone(),
             trust_domain: self.trust_domain.clone(),
-            root_public_key: self.root_public_key,
+            root_public_key: self.root_key.public_key().to_vec(),
+            root_suite: SuiteRow::of(&self.root_key),
             parent: self.parent.clone(),
             membership: self.membership.clone(),
             chain: self.chain.iter().map(|envelope| Hex(envelope.encode_to_vec())).collect(),
@@ -161,7 +166,7 @@ impl Identity {
             level: row.level,
             title: row.title,
             trust_domain: row.trust_domain,
-            root_public_key: row.root_public_key,
+            root_key: row.root_suite.verifying_key(&row.root_public_key)?,
             parent: row.parent,
             membership: row.membership,
             chain: chain.collect::<Result<_, _>>().ok()?,
@@ -224,11 +229,11 @@ impl Identity {
 
     fn is_same_place(&self, other: &Self) -> bool {
         let parent = |identity: &Self| identity.parent.as_ref().map(|parent| parent.unit.clone());
-        self.root_public_key == other.root_public_key && parent(self) == parent(other)
+        self.root_key == other.root_key && parent(self) == parent(other)
     }
 
     fn base_trust(&self) -> Result<Trust, IdentityError> {
-        let mut trust = Trust::new(self.trust_domain.clone(), self.root_public_key)?;
+        let mut trust = Trust::new(self.trust_domain.clone(), self.root_key.clone());
         for envelope in &self.chain {
             trust.restore(envelope)?;
         }

@@ -1,6 +1,7 @@
 //! Stored forms of tokens and children: one version byte, then JSON.
 
 use aws_lc_rs::constant_time;
+use lianxi_proto::envelope::VerifyingKey;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -12,7 +13,10 @@ use crate::{
     },
     identity::certificates::{self, sha256},
     services::enrolments::Error,
-    statement::enrolment::Application,
+    statement::{
+        delegation::{suite_from_proto, suite_to_proto},
+        enrolment::Application,
+    },
 };
 
 /// Version of the rows of [`crate::store::Table::Tokens`] and [`crate::store::Table::Children`].
@@ -199,10 +203,43 @@ fn thumbprint(keys: &[KeyRow], ca_sha256: &[u8; 32], tls_key_sha256: &[u8; 32]) 
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum SuiteRow {
+pub(super) enum SuiteRow {
     Ed25519,
     X25519,
     Sm2Sm3,
+}
+
+impl SuiteRow {
+    /// What a row without a suite means.
+    pub(super) fn ed25519() -> Self {
+        Self::Ed25519
+    }
+
+    /// Suite of a key that verifies.
+    pub(super) fn of(key: &VerifyingKey) -> Self {
+        suite_from_proto(key.suite().into()).map_or(Self::Ed25519, Self::new)
+    }
+
+    /// The key of stored bytes; `None` if they are none of this suite.
+    pub(super) fn verifying_key(self, bytes: &[u8]) -> Option<VerifyingKey> {
+        VerifyingKey::new(suite_to_proto(self.suite()), bytes).ok()
+    }
+
+    fn new(suite: Suite) -> Self {
+        match suite {
+            Suite::Ed25519 => Self::Ed25519,
+            Suite::X25519 => Self::X25519,
+            Suite::Sm2Sm3 => Self::Sm2Sm3,
+        }
+    }
+
+    fn suite(self) -> Suite {
+        match self {
+            Self::Ed25519 => Suite::Ed25519,
+            Self::X25519 => Suite::X25519,
+            Self::Sm2Sm3 => Suite::Sm2Sm3,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -223,11 +260,7 @@ struct KeyRow {
 
 impl KeyRow {
     fn new(key: &PublicKey) -> Self {
-        let suite = match key.suite {
-            Suite::Ed25519 => SuiteRow::Ed25519,
-            Suite::X25519 => SuiteRow::X25519,
-            Suite::Sm2Sm3 => SuiteRow::Sm2Sm3,
-        };
+        let suite = SuiteRow::new(key.suite);
         let key_use = match key.key_use {
             KeyUse::Statement => UseRow::Statement,
             KeyUse::Delegation => UseRow::Delegation,
@@ -237,11 +270,7 @@ impl KeyRow {
     }
 
     fn key(&self) -> PublicKey {
-        let suite = match self.suite {
-            SuiteRow::Ed25519 => Suite::Ed25519,
-            SuiteRow::X25519 => Suite::X25519,
-            SuiteRow::Sm2Sm3 => Suite::Sm2Sm3,
-        };
+        let suite = self.suite.suite();
         let key_use = match self.key_use {
             UseRow::Statement => KeyUse::Statement,
             UseRow::Delegation => KeyUse::Delegation,

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     domain::{
-        delegation::KeyUse,
+        delegation::{KeyUse, Suite},
         journal::{Act, Actor},
     },
     identity::tls::{ParentPin, UnitTls},
@@ -213,6 +213,7 @@ impl City {
             level: Level::City,
             title: "Boston".to_owned(),
             trust_domain: domain.to_owned(),
+            suite: Suite::Ed25519,
             host: "city-host".to_owned(),
             keys_directory: directory.path().join("keys/BOS"),
             clock: Arc::new(clock.clone()),
@@ -262,7 +263,8 @@ impl City {
 
     fn keys(&self, name: &str) -> UnitKeys {
         let path = self.directory.path().join(name);
-        UnitKeys::load_or_generate(&path, &code("BOS-01"), "boston.example", NOW).unwrap()
+        UnitKeys::load_or_generate(&path, Suite::Ed25519, &code("BOS-01"), "boston.example", NOW)
+            .unwrap()
     }
 
     async fn status(&self) -> TokenStatus {
@@ -519,7 +521,7 @@ async fn a_root_that_was_cut_off_keeps_its_keys() {
     let first = root.clone().create().await.unwrap();
     let second = root.clone().create().await.unwrap();
     assert_eq!(first.keys.public_keys(), second.keys.public_keys());
-    assert_eq!(first.identity.root_public_key, second.identity.root_public_key);
+    assert_eq!(first.identity.root_key, second.identity.root_key);
     assert_eq!(first.identity.ca_certificate, second.identity.ca_certificate);
     let bad = NewRoot { trust_domain: "Boston Example".to_owned(), ..root };
     assert!(matches!(bad.create().await, Err(JoinError::Malformed(_))));
