@@ -254,10 +254,11 @@ mod tests {
         content.extend_from_slice(&SEED);
         let checksum = Sha256::digest(&content);
         content.extend_from_slice(&checksum);
-        write(directory.path(), "root.keys", &content).unwrap();
-        let RootKey(key) = RootKey::load(directory.path()).unwrap();
+        let old = directory.path().join("old");
+        write(&old, "root.keys", &content).unwrap();
+        let RootKey(key) = RootKey::load(&old).unwrap();
         assert_eq!(key.key_id(), Signer::from_seed(&SEED).key_id());
-        // Two bytes further on, the same file under a version that is not known yet.
+        // The same file under a version that is not known yet.
         content[MAGIC.len()] = 3;
         let end = content.len() - 32;
         let checksum = Sha256::digest(&content[..end]);

@@ -421,6 +421,21 @@ async fn the_secret_is_not_in_the_store() {
 }
 
 #[tokio::test]
+async fn a_child_with_keys_of_a_suite_that_the_root_does_not_accept_is_refused() {
+    let city = City::new("boston.example").await;
+    let token = city.token().await;
+    let unit = code("BOS-01");
+    let keys = UnitKeys::generate_in(Suite::Sm2Sm3, &unit, "boston.example", NOW).unwrap();
+    let error = city.enrolments.reserve(&application(&token, &keys)).await.unwrap_err();
+    let Error::Trust(refused) = &error else { panic!("{error:?}") };
+    assert_eq!(refused.reason(), "suite-not-accepted");
+    assert!(error.to_string().contains("sm2-sm3"), "{error}");
+    // The token is as it was: the same unit can join with keys that are accepted.
+    let keys = city.keys("again");
+    assert!(city.enrolments.reserve(&application(&token, &keys)).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_child_that_claims_another_unit_or_level_is_refused() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
