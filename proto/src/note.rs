@@ -1,5 +1,6 @@
 //! Signed notes and checkpoints of journals: C2SP `signed-note`, `tlog-checkpoint` and
-//! `tlog-cosignature` (v1, with the time), with Ed25519.
+//! `tlog-cosignature` (v1, with the time), with Ed25519; for keys of SM2 the same texts under
+//! signature types of our own, which `signed-note` leaves to everybody (0xff and a name).
 //!
 //! Promises that a checkpoint is believed only under a signature of the key that the caller names,
 //! and a cosignature only together with its time. Must not decide whose key is whose, nor whether
@@ -10,7 +11,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    envelope::{Signer, VerifyingKey},
+    envelope::{Signer, Suite, VerifyingKey},
     merkle::Hash,
 };
 
@@ -23,11 +24,23 @@ pub const MAX_SIGNATURES: usize = 64;
 /// What a signature line begins with.
 const LINE: &str = "\u{2014} ";
 
-/// Signature type of a plain Ed25519 signature (`signed-note`).
-const ED25519: u8 = 0x01;
+/// What a signature line signs: the text, or the text with a witness's time.
+#[derive(Clone, Copy)]
+enum LineKind {
+    Plain,
+    Cosignature,
+}
 
-/// Signature type of a cosignature (`tlog-cosignature`).
-const COSIGNATURE: u8 = 0x04;
+/// Signature type of a line, which enters the hash of its key (`signed-note`).
+fn signature_type(suite: Suite, kind: LineKind) -> &'static [u8] {
+    match (suite, kind) {
+        (Suite::Sm2Sm3, LineKind::Plain) => b"\xfflianxi sm2-sm3 v1",
+        (Suite::Sm2Sm3, LineKind::Cosignature) => b"\xfflianxi sm2-sm3 cosignature/v1",
+        // No other suite signs: a key of one cannot be made.
+        (Suite::Ed25519 | Suite::X25519 | Suite::Unspecified, LineKind::Plain) => b"\x01",
+        (Suite::Ed25519 | Suite::X25519 | Suite::Unspecified, LineKind::Cosignature) => b"\x04",
+    }
+}
 
 /// Bytes of a key's hash in a signature line.
 const KEY_HASH_BYTES: usize = 4;
@@ -92,7 +105,7 @@ impl Checkpoint {
         let text = self.text();
         let line = Line {
             name: self.origin.clone(),
-            key_hash: key_hash(&self.origin, ED25519, &signer.public_key()),
+            key_hash: key_hash(&self.origin, LineKind::Plain, &signer.verifying_key()),
             signature: signer.sign_bytes(text.as_bytes()),
         };
         Note { text, lines: vec![line] }
@@ -156,7 +169,7 @@ impl Note {
         let signature = signer.sign_bytes(cosigned(&self.text, time_unix_s).as_bytes());
         let line = Line {
             name: name.to_owned(),
-            key_hash: key_hash(name, COSIGNATURE, &signer.public_key()),
+            key_hash: key_hash(name, LineKind::Cosignature, &signer.verifying_key()),
             signature: [&time_unix_s.to_be_bytes()[..], &signature].concat(),
         };
         self.add(line);
@@ -198,7 +211,7 @@ impl Note {
     ///
     /// [`Error::NotSigned`], [`Error::BadSignature`].
     pub fn verify(&self, name: &str, key: &VerifyingKey) -> Result<(), Error> {
-        let line = self.line(name, key_hash(name, ED25519, key.public_key()))?;
+        let line = self.line(name, key_hash(name, LineKind::Plain, key))?;
         if key.holds(self.text.as_bytes(), &line.signature) {
             Ok(())
         } else {
@@ -213,7 +226,7 @@ impl Note {
     ///
     /// [`Error::NotSigned`], [`Error::BadSignature`].
     pub fn verify_cosignature(&self, name: &str, key: &VerifyingKey) -> Result<u64, Error> {
-        let line = self.line(name, key_hash(name, COSIGNATURE, key.public_key()))?;
+        let line = self.line(name, key_hash(name, LineKind::Cosignature, key))?;
         let bad = || Error::BadSignature(name.to_owned());
         let (time, signature) = line.signature.split_first_chunk::<TIME_BYTES>().ok_or_else(bad)?;
         let time_unix_s = u64::from_be_bytes(*time);
@@ -270,9 +283,10 @@ pub fn origin(trust_domain: &str, unit: &str) -> String {
 }
 
 /// Hash of a key in a signature line: first 4 bytes of SHA-256(name || 0x0A || type || key).
-fn key_hash(name: &str, signature_type: u8, public_key: &[u8]) -> [u8; KEY_HASH_BYTES] {
-    let hash = Sha256::new_with_prefix(name).chain_update([b'\n', signature_type]);
-    let hash: Hash = hash.chain_update(public_key).finalize().into();
+fn key_hash(name: &str, kind: LineKind, key: &VerifyingKey) -> [u8; KEY_HASH_BYTES] {
+    let hash = Sha256::new_with_prefix(name).chain_update(b"\n");
+    let hash = hash.chain_update(signature_type(key.suite(), kind));
+    let hash: Hash = hash.chain_update(key.public_key()).finalize().into();
     *hash.first_chunk().expect("invariant: a hash has 32 bytes")
 }
 
@@ -356,6 +370,22 @@ mod tests {
         longer.text = longer.text.replace("\n5\n", "\n6\n");
         let forged = longer.verify_cosignature("city.example/unit/BOS", &key);
         assert!(matches!(forged, Err(Error::BadSignature(_))), "{forged:?}");
+    }
+
+    #[test]
+    fn keys_of_sm2_sign_and_witness_under_types_of_their_own() {
+        let [owner, witness] = [[1; 32], [2; 32]]
+            .map(|bytes| Signer::from_private_bytes(Suite::Sm2Sm3, &bytes).unwrap());
+        let mut note = checkpoint().sign(&owner);
+        note.cosign("W", &witness, 7);
+        let read = Note::parse(&note.to_string()).unwrap();
+        assert_eq!(read.verify(&checkpoint().origin, &owner.verifying_key()), Ok(()));
+        assert_eq!(read.verify_cosignature("W", &witness.verifying_key()), Ok(7));
+        let plain = read.verify("W", &witness.verifying_key());
+        assert!(matches!(plain, Err(Error::NotSigned(_))), "{plain:?}");
+        // The same bytes as a key of the other suite are another key.
+        let other = signer(1).verifying_key();
+        assert!(matches!(read.verify(&checkpoint().origin, &other), Err(Error::NotSigned(_))));
     }
 
     #[test]

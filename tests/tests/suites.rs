@@ -9,11 +9,11 @@ use std::{
     process::{Command, Output},
 };
 
-use lianxi_node::domain::delegation::Suite as DomainSuite;
+use lianxi_node::{domain::delegation::Suite as DomainSuite, identity::keys::UnitKeys};
 use lianxi_proto::{
     envelope::{self, STATEMENT_TYPE, Signer, Suite, VerifyingKey},
-    local::v1::{IssueNoticeRequest, NoticeState, ShowNoticeRequest},
-    types::v1::{Envelope, Level, Notice, Scope},
+    local::v1::{IssueNoticeRequest, ShowNoticeRequest},
+    types::v1::{Envelope, Level, Notice, ReceiptStage, Scope},
 };
 use lianxi_tests::{
     federation::{CATALOGUE, Federation, count},
@@ -274,7 +274,7 @@ fn openssl_accepts_what_is_signed_here() {
     // Signatures whose halves begin with zero bits or not, so that DER is short and long.
     for number in 0..20u8 {
         let message = vec![number; usize::from(number) * 50];
-        let signature = signer.sign(&message);
+        let signature = signer.sign_bytes(&message);
         assert!(openssl.verifies(&message, &signature), "message {number}");
         let mut changed = message.clone();
         changed.push(0);
@@ -388,22 +388,33 @@ async fn a_federation_in_sm2_joins_reports_and_takes_notices() {
 
     let request = IssueNoticeRequest {
         unit: "C".into(),
-        to: vec!["C-1".into()],
+        destination: "C-1".into(),
         notice: Some(Notice {
             number: "〔2026〕17号".into(),
             title: "inspect street lights".into(),
             text: "before the first frost".into(),
-            level: Level::District.into(),
-            duty_item: "lights".into(),
+            level: Level::Street.into(),
+            duty_item: "street-light-inspection".into(),
             due_unix_ms: 4_000_000_000_000,
             ..Notice::default()
         }),
+        exercise: false,
     };
     let issued = federation.client("C").notices().issue(request).await.unwrap().into_inner();
-    until("the notice to be open at the district", async || {
-        let request = ShowNoticeRequest { unit: "C-1".into(), id: issued.id.clone() };
-        let shown = federation.client("C-1").notices().show(request).await.ok()?.into_inner();
-        (shown.notice?.state() == NoticeState::Open).then_some(())
+    // The receipt is signed by the street, in SM2 as well.
+    until("the street's receipt at the city", async || {
+        let notice_id = issued.notice_id.clone();
+        let request = ShowNoticeRequest { unit: "C".into(), notice_id };
+        let state = federation.client("C").notices().show(request).await.ok()?.into_inner();
+        let mut recipients = state.recipients.iter();
+        let done = recipients.all(|unit| unit.stage() == ReceiptStage::Validated);
+        (done && issued.issued_to == 1).then_some(())
     })
     .await;
+
+    for unit in ["C", "C-1", "C-1-1"] {
+        let directory = federation.directory(unit);
+        let keys = UnitKeys::load(&directory.join("keys").join(unit)).unwrap();
+        assert_eq!(keys.suite(), DomainSuite::Sm2Sm3, "{unit}");
+    }
 }
