@@ -34,8 +34,8 @@ enum LineKind {
 /// Signature type of a line, which enters the hash of its key (`signed-note`).
 fn signature_type(suite: Suite, kind: LineKind) -> &'static [u8] {
     match (suite, kind) {
-        (Suite::Sm2Sm3, LineKind::Plain) => b"\xfflianxi sm2-sm3 v1",
-        (Suite::Sm2Sm3, LineKind::Cosignature) => b"\xfflianxi sm2-sm3 cosignature/v1",
+        (Suite::Sm2Sm3, LineKind::Plain) => b"\xfflianxi/sm2-sm3/v1",
+        (Suite::Sm2Sm3, LineKind::Cosignature) => b"\xfflianxi/sm2-sm3/cosignature/v1",
         // No other suite signs: a key of one cannot be made.
         (Suite::Ed25519 | Suite::X25519 | Suite::Unspecified, LineKind::Plain) => b"\x01",
         (Suite::Ed25519 | Suite::X25519 | Suite::Unspecified, LineKind::Cosignature) => b"\x04",

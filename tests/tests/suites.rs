@@ -114,7 +114,7 @@ fn refused(signer: &Signer) -> Vec<Value> {
         case("r is the order", &set(0..32, ORDER)),
         case("s is the order", &set(32..64, ORDER)),
         case("s is over the order", &set(32..64, &"ff".repeat(32))),
-        case("cut signature", &|signature| drop(signature.pop())),
+        case("cut signature", &|signature| signature.truncate(63)),
         case("longer signature", &|signature| signature.push(0)),
         case("DER instead of r || s", &|signature| *signature = der_signature(signature)),
         case("halves exchanged", &|signature| signature.rotate_left(32)),

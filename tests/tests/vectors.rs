@@ -103,7 +103,7 @@ fn write_vectors() {
 fn keys_follow_from_their_seeds() {
     for key in list(&read("envelopes.json"), "keys") {
         let signer = Signer::from_seed(&bytes(key, "seed").try_into().unwrap());
-        assert_eq!(hex(&signer.public_key()), text(key, "public_key"));
+        assert_eq!(hex(signer.public_key()), text(key, "public_key"));
         assert_eq!(signer.key_id(), text(key, "key_id"));
     }
 }

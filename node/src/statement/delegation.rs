@@ -41,7 +41,6 @@ pub fn encode_body(delegation: &Delegation) -> Vec<u8> {
             .iter()
             .map(|suite| suite_to_proto(*suite).into())
             .collect(),
-        ..pb::Delegation::default()
     };
     message.encode_to_vec()
 }

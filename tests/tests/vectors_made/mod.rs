@@ -62,7 +62,7 @@ fn envelopes() -> Value {
             "warning": "TEST KEY of RFC 8032, known to everybody: never use it",
             "suite": 1,
             "seed": seed,
-            "public_key": hex(&signer.public_key()),
+            "public_key": hex(signer.public_key()),
             "key_id": signer.key_id(),
         })
     });

@@ -452,10 +452,8 @@ fn by_city(delegation: &Delegation) -> Envelope {
 fn suite_refused(result: Result<Added, Error>) -> Suite {
     let error = result.unwrap_err();
     assert_eq!((error.reason(), error.field()), ("suite-not-accepted", "body.keys"));
-    match error {
-        Error::SuiteNotAccepted { suite, .. } => suite,
-        other => panic!("{other:?}"),
-    }
+    let Error::SuiteNotAccepted { suite, .. } = error else { panic!("{error:?}") };
+    suite
 }
 
 #[test]
