@@ -124,6 +124,45 @@ impl Act {
     }
 }
 
+/// How a journal does not go on from what was seen of it.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Breach {
+    /// It is shorter than it was.
+    Rollback,
+    /// It has another history than before, or than others saw.
+    SplitView,
+}
+
+impl Breach {
+    /// The word used everywhere.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rollback => "rollback",
+            Self::SplitView => "split-view",
+        }
+    }
+
+    /// The breach of a word.
+    pub fn of(word: &str) -> Option<Self> {
+        [Self::Rollback, Self::SplitView].into_iter().find(|breach| breach.as_str() == word)
+    }
+}
+
+/// What a witness says of a journal that does not go on from what it saw.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Alarm {
+    /// Unit whose journal it is.
+    pub unit: UnitCode,
+    /// What is wrong.
+    pub breach: Breach,
+    /// Checkpoint that was held: a signed note.
+    pub held: String,
+    /// Checkpoint that was offered: a signed note.
+    pub offered: String,
+    /// The offered proof from the one to the other.
+    pub consistency: Vec<[u8; 32]>,
+}
+
 /// What a leaf records.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Leaf {

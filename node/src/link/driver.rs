@@ -28,7 +28,7 @@ use crate::{
     domain::unit::UnitCode,
     services::exchange::{
         self, Arrival, Departure, Exchange, Lane, LinkEvent, NoAnswer, Parcel, Question, Refusal,
-        Standing,
+        Standing, Witnessing,
     },
     statement::Envelope,
     store::{self, Commit},
@@ -113,6 +113,7 @@ enum Done {
     Fetched(Lane, Result<Vec<Departure>, exchange::Error>),
     Roster(Result<Vec<Envelope>, exchange::Error>),
     Introduced(Result<(), exchange::Error>),
+    Witnessed(Result<Vec<Witnessing>, exchange::Error>),
     Handed(Lane, u64, Result<Commit, exchange::Error>),
     Committed(Lane, u64, Result<(), store::Error>),
     Told(Lane, Result<(), exchange::Error>),
@@ -207,6 +208,7 @@ impl Driver {
         let mut inbound = pin!(inbound);
         let mut outbox = Changes::of(self.exchange.outbox_changes(&self.peer));
         let mut roster = Changes::of(self.exchange.roster_changes());
+        let mut checkpoints = Changes::of(self.exchange.checkpoint_changes());
         let mut stop = self.around.stop.clone();
         if self.role == Role::Child {
             let (exchange, peer) = (Arc::clone(&self.exchange), self.peer.clone());
@@ -229,6 +231,7 @@ impl Driver {
                 Some(done) = self.jobs.next() => self.done(done),
                 () = outbox.wait() => self.session.outbox_changed(),
                 () = roster.wait() => self.session.roster_changed(),
+                () = checkpoints.wait() => self.session.checkpoint_changed(),
                 permit = outbound.reserve(), if self.session.has_frame() => match permit {
                     Ok(permit) => {
                         if let Some(frame) = self.session.frame() {
@@ -301,6 +304,8 @@ impl Driver {
                 Effect::Introduce(delegations) => self.spawn(async move {
                     Done::Introduced(exchange.introduce(&peer, delegations).await)
                 }),
+                Effect::Witness(occasion) => self
+                    .spawn(async move { Done::Witnessed(exchange.witness(&peer, occasion).await) }),
                 Effect::Receive(arrival) => self.receive(arrival),
                 Effect::Acknowledged(cursor) => self.spawn(async move {
                     Done::Told(cursor.lane, exchange.acknowledged(&peer, cursor).await)
@@ -389,6 +394,7 @@ impl Driver {
             }
             Done::Roster(Ok(delegations)) => self.session.roster(delegations),
             Done::Introduced(Ok(())) => self.session.introduced(),
+            Done::Witnessed(Ok(answers)) => self.session.witnessed(answers),
             Done::Handed(lane, lane_seq, Ok(commit)) => {
                 self.spawn(commit.map(move |result| Done::Committed(lane, lane_seq, result)));
                 self.session.handed(lane);
@@ -408,6 +414,7 @@ impl Driver {
             | Done::Fetched(_, Err(error))
             | Done::Roster(Err(error))
             | Done::Introduced(Err(error))
+            | Done::Witnessed(Err(error))
             | Done::Handed(_, _, Err(error))
             | Done::Told(_, Err(error)) => self.fail(&error),
         }

@@ -12,6 +12,7 @@ mod outbound;
 mod pulls;
 #[cfg(test)]
 mod tests;
+mod witnesses;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -31,11 +32,14 @@ use self::{
     inbound::InLane,
     outbound::{Next, OutLane},
     pulls::{Came, Pulls},
+    witnesses::Witnesses,
 };
 use super::wire::{self, Malformed, VERSION};
 use crate::{
     domain::unit::UnitCode,
-    services::exchange::{Cursor, Departure, Lane, NoAnswer, Parcel, Question, Refusal, Standing},
+    services::exchange::{
+        Cursor, Departure, Lane, NoAnswer, Parcel, Question, Refusal, Standing, Witnessing,
+    },
     statement::Envelope,
 };
 
@@ -98,6 +102,7 @@ pub struct Session {
     introducing: bool,
     roster: Roster,
     pulls: Pulls,
+    witnesses: Witnesses,
     progressed: bool,
 }
 
@@ -125,6 +130,7 @@ impl Session {
             introducing: false,
             roster: Roster::default(),
             pulls: Pulls::default(),
+            witnesses: Witnesses::default(),
             progressed: false,
         }
     }
@@ -162,6 +168,7 @@ impl Session {
         self.state = State::Open;
         self.heard_at = self.now.elapsed;
         self.effects.push_back(Effect::Up { clock_skew_ms: greeted.clock_skew_ms });
+        self.witnesses.opened();
         self.pump();
     }
 
@@ -254,6 +261,20 @@ impl Session {
         }
     }
 
+    /// The unit made a checkpoint of its journal.
+    pub fn checkpoint_changed(&mut self) {
+        if self.state == State::Open {
+            self.witnesses.changed();
+            self.pump();
+        }
+    }
+
+    /// What [`Effect::Witness`] brought.
+    pub fn witnessed(&mut self, answers: Vec<Witnessing>) {
+        self.witnesses.answered(answers);
+        self.pump();
+    }
+
     /// What [`Effect::Fetch`] brought.
     pub fn fetched(&mut self, lane: Lane, departures: Vec<Departure>) {
         let taken = self.outbound[index(lane)].fetched(departures);
@@ -338,6 +359,7 @@ impl Session {
         self.state == State::Open
             && (self.inbound.iter().any(InLane::must_acknowledge)
                 || !self.roster.frames.is_empty()
+                || self.witnesses.is_waiting()
                 || (!self.roster.is_behind()
                     && (self.pulls.is_waiting() || self.outbound.iter().any(OutLane::is_waiting))))
     }
@@ -359,6 +381,9 @@ impl Session {
             return Some(wire::acknowledgement(cursor));
         }
         if let Some(frame) = self.roster.frames.pop_front() {
+            return Some(frame);
+        }
+        if let Some(frame) = self.witnesses.frame() {
             return Some(frame);
         }
         if self.roster.is_behind() {
@@ -457,6 +482,11 @@ impl Session {
                 Ok(())
             }
             (_, Kind::Heartbeat(_)) => Ok(()),
+            (_, Kind::CheckpointOffer(offer)) => self.witnesses.said(wire::offer(offer)?),
+            (_, Kind::CheckpointVerdict(verdict)) => self.witnesses.said(wire::verdict(verdict)?),
+            (_, Kind::CheckpointHeld(held)) => {
+                self.witnesses.said(Witnessing::Held { size: held.size })
+            }
             (Role::Child, Kind::PullRequest(request)) => self.question(request),
             (Role::Child, Kind::PullCancel(cancel)) => {
                 let pull_id = cancel.pull_id;
@@ -513,6 +543,9 @@ impl Session {
             self.roster.due = false;
             self.roster.fetching = true;
             self.effects.push_back(Effect::FetchRoster);
+        }
+        if let Some(occasion) = self.witnesses.next() {
+            self.effects.push_back(Effect::Witness(occasion));
         }
         if !self.introducing
             && let Some(delegations) = self.introductions.pop_front()

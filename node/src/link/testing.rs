@@ -18,8 +18,8 @@ use crate::{
     domain::unit::UnitCode,
     link::{driver::Surroundings, session::Heartbeat},
     services::exchange::{
-        Arrival, Cursor, Departure, Error, Exchange, Lane, LinkEvent, Parcel, Question, Refusal,
-        Standing,
+        Arrival, Cursor, Departure, Error, Exchange, Lane, LinkEvent, Occasion, Parcel, Question,
+        Refusal, Standing, Witnessing,
     },
     statement::Envelope,
     store::{self, Commit},
@@ -310,6 +310,14 @@ impl Exchange for MemoryExchange {
 
     fn roster_changes(&self) -> watch::Receiver<u64> {
         self.rosters.subscribe()
+    }
+
+    fn checkpoint_changes(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
+
+    async fn witness(&self, _: &UnitCode, _: Occasion) -> Result<Vec<Witnessing>, Error> {
+        Ok(Vec::new())
     }
 
     async fn answer(&self, question: Question) -> Vec<Parcel> {

@@ -10,7 +10,7 @@ use lianxi_proto::link::v1::{self as pb, Frame, frame::Kind};
 use prost::Message;
 
 use crate::services::exchange::{
-    Arrival, Cursor, Departure, Lane, NoAnswer, Parcel, Question, Standing,
+    Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Witnessing,
 };
 
 /// Largest serialised frame.
@@ -24,6 +24,9 @@ pub const VERSION: u32 = 1;
 
 /// Most cursors that a hello may list.
 const MAX_CURSORS: usize = 16;
+
+/// Most delegations beside an offered checkpoint.
+pub const MAX_COSIGNERS: usize = 16;
 
 /// What is wrong with a frame that came in.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -239,6 +242,57 @@ pub(crate) fn pull_outcome(end: &pb::PullEnd) -> Result<(), NoAnswer> {
         "no-link" => Err(NoAnswer::NoLink),
         "deadline" => Err(NoAnswer::Deadline),
         _ => Err(NoAnswer::Refused),
+    }
+}
+
+pub(crate) fn witnessing(said: Witnessing) -> Frame {
+    let hashes = |hashes: Vec<[u8; 32]>| hashes.into_iter().map(Vec::from).collect();
+    frame(match said {
+        Witnessing::Held { size } => Kind::CheckpointHeld(pb::CheckpointHeld { size }),
+        Witnessing::Offer(offer) => Kind::CheckpointOffer(pb::CheckpointOffer {
+            checkpoint: offer.checkpoint,
+            old_size: offer.old_size,
+            consistency: hashes(offer.consistency),
+            witnessed: offer.witnessed,
+            witnessed_consistency: hashes(offer.witnessed_consistency),
+            cosigners: offer.cosigners,
+        }),
+        Witnessing::Cosigned { checkpoint } => Kind::CheckpointVerdict(pb::CheckpointVerdict {
+            cosigned: checkpoint,
+            refused: String::new(),
+        }),
+        Witnessing::Refused { reason } => Kind::CheckpointVerdict(pb::CheckpointVerdict {
+            cosigned: String::new(),
+            refused: reason,
+        }),
+    })
+}
+
+pub(crate) fn offer(offer: pb::CheckpointOffer) -> Result<Witnessing, Malformed> {
+    if offer.cosigners.len() > MAX_COSIGNERS {
+        return Err(field("CheckpointOffer", "cosigners", "has more than 16"));
+    }
+    let hashes = |name, hashes: Vec<Vec<u8>>| {
+        let hashes = hashes.into_iter().map(<[u8; 32]>::try_from).collect::<Result<_, _>>();
+        hashes.map_err(|_| field("CheckpointOffer", name, "holds hashes of 32 bytes"))
+    };
+    Ok(Witnessing::Offer(Box::new(Offer {
+        checkpoint: offer.checkpoint,
+        old_size: offer.old_size,
+        consistency: hashes("consistency", offer.consistency)?,
+        witnessed: offer.witnessed,
+        witnessed_consistency: hashes("witnessed_consistency", offer.witnessed_consistency)?,
+        cosigners: offer.cosigners,
+    })))
+}
+
+pub(crate) fn verdict(verdict: pb::CheckpointVerdict) -> Result<Witnessing, Malformed> {
+    match (verdict.cosigned.is_empty(), verdict.refused.is_empty()) {
+        (false, true) => Ok(Witnessing::Cosigned { checkpoint: verdict.cosigned }),
+        (true, false) => {
+            Ok(Witnessing::Refused { reason: verdict.refused.chars().take(64).collect() })
+        }
+        _ => Err(field("CheckpointVerdict", "cosigned", "or refused must be there, and not both")),
     }
 }
 

@@ -186,6 +186,56 @@ pub trait Downlinks: Send + Sync + 'static {
     fn linked(&self) -> Vec<UnitCode>;
 }
 
+/// What the two sides of a link say about their journals.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Witnessing {
+    /// How much of the receiver's journal the sender holds.
+    Held {
+        /// Size of the checkpoint that it cosigned last; 0: none.
+        size: u64,
+    },
+    /// The sender's newest checkpoint.
+    Offer(Box<Offer>),
+    /// The receiver's checkpoint, cosigned by the sender.
+    Cosigned {
+        /// Signed note.
+        checkpoint: String,
+    },
+    /// The receiver's checkpoint was not cosigned.
+    Refused {
+        /// Fixed word of `CheckpointVerdict.refused`.
+        reason: String,
+    },
+}
+
+/// A checkpoint to be cosigned.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Offer {
+    /// Signed note.
+    pub checkpoint: String,
+    /// Size from which `consistency` proves.
+    pub old_size: u64,
+    /// From `old_size` to the checkpoint.
+    pub consistency: Vec<[u8; 32]>,
+    /// An earlier or the same checkpoint with cosignatures of the sender's other children, or empty.
+    pub witnessed: String,
+    /// From `witnessed` to the checkpoint.
+    pub witnessed_consistency: Vec<[u8; 32]>,
+    /// Delegations of those who cosigned `witnessed`.
+    pub cosigners: Vec<Envelope>,
+}
+
+/// Why something may have to be said about journals.
+#[derive(Clone, Debug)]
+pub enum Occasion {
+    /// The link is up.
+    Opened,
+    /// The unit made a checkpoint.
+    Checkpoint,
+    /// The peer said something.
+    Said(Witnessing),
+}
+
 /// How a link ended or did not begin, and what it learned.
 #[derive(Clone, Debug)]
 pub enum LinkEvent {
@@ -248,6 +298,12 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// Changes whenever a delegation of the subtree is new.
     fn roster_changes(&self) -> watch::Receiver<u64>;
+
+    /// Changes whenever the unit made a checkpoint of its journal.
+    fn checkpoint_changes(&self) -> watch::Receiver<u64>;
+
+    /// What is to be said to `peer` about journals. What it cosigned, or refused, is durable.
+    async fn witness(&self, peer: &UnitCode, occasion: Occasion) -> Result<Vec<Witnessing>, Error>;
 
     /// Answers a live pull, the unit's own summary last.
     async fn answer(&self, question: Question) -> Vec<Parcel>;

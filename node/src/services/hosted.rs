@@ -16,19 +16,21 @@ use super::{
     catalogues::Catalogues,
     escalations::Escalations,
     exchange::{
-        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Parcel, Question,
-        Refusal, Standing,
+        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Occasion, Parcel,
+        Question, Refusal, Standing, Witnessing,
     },
     intake::{Arrived, Plan, Refused, Undecided},
+    journal::Journal,
     notices::Notices,
     quarantine,
     records::Records,
     summaries::Summaries,
     unit::{LearnError, Unit},
+    witness::Witness,
 };
 use crate::{
     domain::{
-        journal::{self, Leaf},
+        journal::{Leaf, Statement as Named},
         period::Period,
         unit::UnitCode,
     },
@@ -68,6 +70,10 @@ pub struct Hosted {
     pub notices: Notices,
     /// Escalations.
     pub escalations: Escalations,
+    /// The unit's own journal.
+    pub journal: Arc<Journal>,
+    /// What the unit sees of its neighbours' journals, and they of its own.
+    pub witness: Arc<Witness>,
     downlinks: Arc<dyn Downlinks>,
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
     cursors: Mutex<HashMap<(UnitCode, Lane), Cursor>>,
@@ -99,7 +105,10 @@ impl Hosted {
             Arc::clone(&downlinks),
         );
         unit.go_on_fanning_out();
+        let journal = Arc::new(Journal::new(Arc::clone(&unit)));
         Ok(Arc::new(Self {
+            witness: Arc::new(Witness::new(Arc::clone(&unit), Arc::clone(&journal))),
+            journal,
             notices: Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)),
             escalations: Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)),
             summaries: Arc::new(summaries),
@@ -188,13 +197,14 @@ impl Hosted {
             kinds::ESCALATION => self.escalations.take(&arrived)?,
             kinds::ESCALATION_EVENT => self.escalations.take_event(&arrived).await?,
             kinds::CATALOGUE => self.catalogues.take(&arrived)?,
+            kinds::ALARM => self.witness.take_alarm(&arrived)?,
             _ => {
                 let detail = "this type does not travel as a delivery";
                 return Err(Refused::new("unknown-type", "header.type", detail).into());
             }
         };
         self.unit.metrics.statement_received(&kind);
-        let named = journal::Statement {
+        let named = Named {
             id: *id.as_bytes(),
             kind,
             source: arrived.source().clone(),
@@ -302,7 +312,7 @@ impl Hosted {
 /// Whether the statement is new here.
 #[derive(Clone, Debug)]
 enum Known {
-    New(StatementId, journal::Statement),
+    New(StatementId, Named),
     Held,
 }
 
@@ -340,7 +350,7 @@ fn then(commit: Commit, settled: Box<dyn FnOnce() + Send>) -> Commit {
 
 fn lane_of(kind: &str) -> Option<Lane> {
     match kind {
-        kinds::ESCALATION | kinds::ESCALATION_EVENT => Some(Lane::Escalation),
+        kinds::ESCALATION | kinds::ESCALATION_EVENT | kinds::ALARM => Some(Lane::Escalation),
         kinds::NOTICE | kinds::RECEIPT => Some(Lane::Notice),
         kinds::SUMMARY | kinds::REJECTION => Some(Lane::Summary),
         kinds::CATALOGUE => Some(Lane::Catalogue),
@@ -505,6 +515,14 @@ impl Exchange for Hosted {
 
     fn roster_changes(&self) -> watch::Receiver<u64> {
         self.unit.roster_changes()
+    }
+
+    fn checkpoint_changes(&self) -> watch::Receiver<u64> {
+        self.journal.made()
+    }
+
+    async fn witness(&self, peer: &UnitCode, occasion: Occasion) -> Result<Vec<Witnessing>, Error> {
+        Ok(self.witness.on(peer, occasion).await?)
     }
 
     async fn answer(&self, question: Question) -> Vec<Parcel> {

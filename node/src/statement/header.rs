@@ -30,6 +30,8 @@ pub mod kinds {
     pub const ESCALATION_EVENT: &str = "lianxi.escalation-event.v1";
     /// Why a statement was quarantined.
     pub const REJECTION: &str = "lianxi.rejection.v1";
+    /// A journal that does not go on from what was seen of it.
+    pub const ALARM: &str = "lianxi.alarm.v1";
 }
 
 /// Why bytes are no statement, body or request: the field at fault and what is wrong with it.

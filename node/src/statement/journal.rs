@@ -14,7 +14,7 @@ use prost::Message;
 use super::header::Malformed;
 use crate::{
     clock::UnixMillis,
-    domain::journal::{Act, Leaf, Outcome, Refusal, Statement},
+    domain::journal::{Act, Alarm, Breach, Leaf, Outcome, Refusal, Statement},
 };
 
 /// Longest type of a refused statement that is kept.
@@ -164,6 +164,39 @@ pub fn read(bytes: &[u8]) -> Result<Line, Malformed> {
 
 fn id_text(id: &[u8]) -> String {
     uuid::Uuid::from_slice(id).map(|id| id.to_string()).unwrap_or_default()
+}
+
+/// Serialises the body of `lianxi.alarm.v1`.
+pub fn encode_alarm(alarm: &Alarm) -> Vec<u8> {
+    pb::Alarm {
+        unit: alarm.unit.as_str().to_owned(),
+        reason: alarm.breach.as_str().to_owned(),
+        held: alarm.held.clone(),
+        offered: alarm.offered.clone(),
+        consistency: alarm.consistency.iter().map(|hash| hash.to_vec()).collect(),
+    }
+    .encode_to_vec()
+}
+
+/// Parses the body of `lianxi.alarm.v1`. The checkpoints are not verified.
+///
+/// # Errors
+///
+/// [`Malformed`] with the field.
+pub fn decode_alarm(bytes: &[u8]) -> Result<Alarm, Malformed> {
+    let body = pb::Alarm::decode(bytes).map_err(|error| Malformed::new("body", error))?;
+    let unit = body.unit.parse().map_err(|error| Malformed::new("body.unit", error))?;
+    let breach = Breach::of(&body.reason);
+    let breach =
+        breach.ok_or_else(|| Malformed::new("body.reason", "is rollback or split-view"))?;
+    for (name, note) in [("body.held", &body.held), ("body.offered", &body.offered)] {
+        let note = Note::parse(note).map_err(|error| Malformed::new(name, error))?;
+        Checkpoint::of(&note).map_err(|error| Malformed::new(name, error))?;
+    }
+    let hashes = body.consistency.into_iter().map(Hash::try_from).collect::<Result<_, _>>();
+    let consistency =
+        hashes.map_err(|_| Malformed::new("body.consistency", "holds hashes of 32 bytes"))?;
+    Ok(Alarm { unit, breach, held: body.held, offered: body.offered, consistency })
 }
 
 /// Proof that a leaf stands in a unit's journal.

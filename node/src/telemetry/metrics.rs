@@ -28,6 +28,8 @@ pub const STATEMENT_SENT: &str = "lianxi.statement.sent";
 pub const STATEMENT_RECEIVED: &str = "lianxi.statement.received";
 /// Statements refused, by reason.
 pub const STATEMENT_QUARANTINED: &str = "lianxi.statement.quarantined";
+/// Journals that do not go on from what was seen of them, by breach.
+pub const JOURNAL_ALARMS: &str = "lianxi.journal.alarms";
 /// Statements that wait in the outboxes.
 pub const OUTBOX_DEPTH: &str = "lianxi.outbox.depth";
 /// Links that are up, by side.
@@ -108,6 +110,7 @@ struct Instruments {
     sent: Counter<u64>,
     received: Counter<u64>,
     quarantined: Counter<u64>,
+    alarms: Counter<u64>,
     outbox: UpDownCounter<i64>,
     links: UpDownCounter<i64>,
     clock_skew: Gauge<i64>,
@@ -134,6 +137,7 @@ impl Metrics {
                 sent: counter(STATEMENT_SENT, "{statement}", "Statements given to a peer"),
                 received: counter(STATEMENT_RECEIVED, "{statement}", "Statements taken in"),
                 quarantined: counter(STATEMENT_QUARANTINED, "{statement}", "Statements refused"),
+                alarms: counter(JOURNAL_ALARMS, "{alarm}", "Journals that do not go on"),
                 outbox: meter
                     .i64_up_down_counter(OUTBOX_DEPTH)
                     .with_unit("{statement}")
@@ -193,6 +197,11 @@ impl Metrics {
     /// A statement was refused, for a fixed word of `Rejection.reason`.
     pub fn statement_quarantined(&self, reason: &'static str) {
         self.instruments.quarantined.add(1, &[KeyValue::new("reason", reason)]);
+    }
+
+    /// An alarm about a journal was raised or taken in.
+    pub fn journal_alarm(&self, breach: &'static str) {
+        self.instruments.alarms.add(1, &[KeyValue::new("breach", breach)]);
     }
 
     /// The outboxes of the host grew or shrank. At the start: by what they hold.
@@ -310,10 +319,11 @@ mod tests {
 
     const DOCUMENTED: &str = include_str!("../../../docs/telemetry.md");
 
-    const NAMES: [&str; 12] = [
+    const NAMES: [&str; 13] = [
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
+    JOURNAL_ALARMS,
         OUTBOX_DEPTH,
         LINK_UP,
         LINK_CLOCK_SKEW,
@@ -342,6 +352,7 @@ mod tests {
         metrics.statements_sent("notice", 2);
         metrics.statement_received("lianxi.summary.v1");
         metrics.statement_quarantined("bad-signature");
+        metrics.journal_alarm("rollback");
         metrics.outbox_changed(3);
         metrics.outbox_changed(-1);
         metrics.link_up(Side::Parent, -250);
@@ -362,6 +373,7 @@ mod tests {
             "lianxi_statement_sent_total{lane=\"notice\"} 2",
             "lianxi_statement_received_total{kind=\"lianxi.summary.v1\"} 1",
             "lianxi_statement_quarantined_total{reason=\"bad-signature\"} 1",
+            "lianxi_journal_alarms_total{breach=\"rollback\"} 1",
             "lianxi_outbox_depth 2",
             "lianxi_link_up{side=\"parent\"} 1",
             "lianxi_link_up{side=\"child\"} 0",

@@ -1,10 +1,15 @@
 //! The tree of units as the delegations draw it: who is above, below, and by which chain.
 
+use lianxi_proto::envelope::VerifyingKey;
 use sha2::{Digest as _, Sha256};
 
-use super::{Known, Subject, Trust};
+use super::{Holder, Known, Subject, Trust};
 use crate::{
-    domain::unit::{DeskId, UnitCode},
+    clock::UnixMillis,
+    domain::{
+        delegation::KeyUse,
+        unit::{DeskId, UnitCode},
+    },
     statement::Envelope,
 };
 
@@ -17,6 +22,19 @@ impl Trust {
     /// The unit above; `None` at the root and for unknown units.
     pub fn parent(&self, unit: &UnitCode) -> Option<&UnitCode> {
         self.delegation(unit, None)?.delegation.issuer.as_ref()
+    }
+
+    /// STATEMENT keys of a unit itself, which sign its journal too: those in force at `time`, or all
+    /// that it ever had.
+    pub fn statement_keys(&self, unit: &UnitCode, time: Option<UnixMillis>) -> Vec<VerifyingKey> {
+        let holds = |key_id: &String, holder: &Holder| {
+            holder.subject.0 == *unit
+                && holder.subject.1.is_none()
+                && holder.key_use == KeyUse::Statement
+                && time.is_none_or(|time| self.in_force(holder, key_id, time).is_ok())
+        };
+        let held = self.keys.iter().filter(|(key_id, holder)| holds(key_id, holder));
+        held.filter_map(|(_, holder)| holder.key.clone()).collect()
     }
 
     /// The unit that the root key names.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::{
     clock::UnixMillis,
     link::wire::Malformed,
-    services::exchange::{Arrival, Cursor, Lane, NoAnswer, Parcel, Question, Refusal, Standing},
+    services::exchange::{
+        Arrival, Cursor, Lane, NoAnswer, Occasion, Parcel, Question, Refusal, Standing,
+    },
     statement::Envelope,
 };
 
@@ -118,6 +120,8 @@ pub enum Effect {
     FetchRoster,
     /// Take delegations in, then [`Session::introduced`](super::Session::introduced).
     Introduce(Vec<Envelope>),
+    /// See what is to be said about journals, then [`Session::witnessed`](super::Session::witnessed).
+    Witness(Occasion),
     /// Take a delivery in; once its commit is submitted [`Session::handed`](super::Session::handed), once it is durable
     /// [`Session::committed`](super::Session::committed).
     Receive(Arrival),

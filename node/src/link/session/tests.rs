@@ -576,6 +576,7 @@ impl Side {
             Effect::Close(_) => return false,
             Effect::Up { .. } => {}
             Effect::FetchRoster => self.session.roster(Vec::new()),
+            Effect::Witness(_) => self.session.witnessed(Vec::new()),
             Effect::Introduce(_)
             | Effect::Answer { .. }
             | Effect::StopAnswer { .. }

@@ -1,0 +1,418 @@
+//! Neighbours watch each other's journals: what a unit cosigns, keeps, and raises an alarm about.
+//!
+//! Promises that a checkpoint is cosigned only if it goes on from what was cosigned before, and
+//! that it is kept durably before the cosignature leaves; and that one that does not go on becomes
+//! a signed alarm, once per breach. Which of two histories is the true one is for people to find out.
+
+mod alarms;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lianxi_proto::{
+    envelope::VerifyingKey,
+    merkle,
+    note::{self, Checkpoint, Note},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+pub use self::alarms::AlarmRow;
+use super::{
+    exchange::{Occasion, Offer, Witnessing},
+    journal::{Journal, Signed},
+    unit::{LearnError, Unit},
+};
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        journal::{Act, Actor, Breach},
+        unit::UnitCode,
+    },
+    statement::Envelope,
+    store::{self, Batch, Table, format},
+};
+
+const FORMAT: u8 = 1;
+
+/// Rows of [`Table::Witnessed`]: what is held of a neighbour, by unit.
+const HELD: &[u8] = b"held/";
+
+/// Most siblings whose cosignatures are shown with one offer.
+const MAX_COSIGNERS: usize = 16;
+
+/// Alarms that wait for those who are to be told.
+const ALARMS_WAITING: usize = 64;
+
+/// What this unit holds of a neighbour's journal.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Held {
+    /// Checkpoint with the neighbour's signature and this unit's cosignature.
+    pub checkpoint: String,
+    /// When it was cosigned.
+    pub time_unix_ms: UnixMillis,
+    /// Names of other witnesses of the neighbour whose cosignatures were seen and fit.
+    #[serde(default)]
+    pub others: Vec<String>,
+    /// Breaches that an alarm was raised about since.
+    #[serde(default)]
+    pub breaches: Vec<String>,
+}
+
+/// What was said on the link to one neighbour.
+#[derive(Clone, Copy, Debug, Default)]
+struct Conversation {
+    /// Size of the own checkpoint that the neighbour holds; `None`: it has not said.
+    holds: Option<u64>,
+    /// Size of the own checkpoint that was offered last, and whether with others' cosignatures.
+    offered: (u64, bool),
+}
+
+/// What follows from comparing an offer with what is held.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Comparison {
+    /// The same checkpoint.
+    Same,
+    /// It goes on from what is held.
+    Follows,
+    /// It proves from another size than what is held.
+    Elsewhere,
+    /// It does not go on from what is held.
+    Breach(Breach),
+}
+
+fn compare(held: &Checkpoint, offered: &Checkpoint, offer: &Offer) -> Comparison {
+    if offered.size < held.size {
+        return Comparison::Breach(Breach::Rollback);
+    }
+    if offered.size == held.size {
+        let same = offered.root == held.root;
+        return if same { Comparison::Same } else { Comparison::Breach(Breach::SplitView) };
+    }
+    if offer.old_size != held.size {
+        return Comparison::Elsewhere;
+    }
+    if follows(held, offered, &offer.consistency) {
+        Comparison::Follows
+    } else {
+        Comparison::Breach(Breach::SplitView)
+    }
+}
+
+fn follows(old: &Checkpoint, new: &Checkpoint, proof: &[merkle::Hash]) -> bool {
+    merkle::verify_consistency(old.size, new.size, proof, &old.root, &new.root)
+}
+
+/// Reads a checkpoint of the journal `origin` that one of `keys` signed.
+fn read(text: &str, origin: &str, keys: &[VerifyingKey]) -> Option<Signed> {
+    let signed = Note::parse(text).and_then(Signed::of).ok()?;
+    let is_signed = keys.iter().any(|key| signed.note.verify(origin, key).is_ok());
+    (signed.checkpoint.origin == origin && is_signed).then_some(signed)
+}
+
+/// A unit as witness of its neighbours, and as witnessed by them.
+#[derive(Debug)]
+pub struct Witness {
+    unit: Arc<Unit>,
+    journal: Arc<Journal>,
+    conversations: Mutex<HashMap<UnitCode, Conversation>>,
+    alarms: broadcast::Sender<AlarmRow>,
+}
+
+impl Witness {
+    /// The witness of `unit`.
+    pub fn new(unit: Arc<Unit>, journal: Arc<Journal>) -> Self {
+        let alarms = broadcast::Sender::new(ALARMS_WAITING);
+        Self { unit, journal, conversations: Mutex::default(), alarms }
+    }
+
+    /// What is held of the journal of `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn held(&self, peer: &UnitCode) -> Result<Option<Held>, store::Error> {
+        let row = self.unit.store.get(&self.unit.code, Table::Witnessed, &held_key(peer)).await?;
+        row.map(|row| format::read(FORMAT, &row)).transpose()
+    }
+
+    /// What is to be said to `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn on(
+        &self,
+        peer: &UnitCode,
+        occasion: Occasion,
+    ) -> Result<Vec<Witnessing>, store::Error> {
+        let said = match occasion {
+            Occasion::Opened => {
+                self.conversations().insert(peer.clone(), Conversation::default());
+                self.journal.checkpoint().await?;
+                let held = self.held(peer).await?.and_then(|held| parsed(&held));
+                let size = held.map_or(0, |held| held.checkpoint.size);
+                Some(Witnessing::Held { size })
+            }
+            Occasion::Checkpoint => self.offer(peer).await?,
+            Occasion::Said(Witnessing::Held { size }) => {
+                self.conversations().entry(peer.clone()).or_default().holds = Some(size);
+                self.offer(peer).await?
+            }
+            Occasion::Said(Witnessing::Offer(offer)) => Some(self.judge(peer, &offer).await?),
+            Occasion::Said(Witnessing::Cosigned { checkpoint }) => {
+                self.cosigned(peer, &checkpoint).await?;
+                None
+            }
+            Occasion::Said(Witnessing::Refused { reason }) => {
+                tracing::error!(
+                    unit = %self.unit.code, %peer, reason,
+                    "the journal of this unit was not cosigned: its history is not the one that \
+                     the peer saw, compare with `lianxi journal verify`"
+                );
+                let (actor, subject) = (Actor::unit(peer), self.unit.code.as_str());
+                let act = Act::refused(actor, "journal.cosign", subject, refusal_word(&reason));
+                self.unit.record(act).await?;
+                None
+            }
+        };
+        Ok(said.into_iter().collect())
+    }
+
+    fn conversations(&self) -> MutexGuard<'_, HashMap<UnitCode, Conversation>> {
+        self.conversations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest checkpoint, if `peer` does not hold it, or others cosigned it meanwhile.
+    async fn offer(&self, peer: &UnitCode) -> Result<Option<Witnessing>, store::Error> {
+        let conversation = self.conversations().get(peer).copied().unwrap_or_default();
+        let (Some(holds), Some(newest)) = (conversation.holds, self.journal.newest().await?) else {
+            return Ok(None);
+        };
+        let size = newest.checkpoint.size;
+        // Cosignatures of the other children are for a child; what a parent's witnesses say goes up
+        // as alarms.
+        let is_parent = self.unit.parent.as_ref() == Some(peer);
+        let others = if is_parent { None } else { self.journal.witnessed_by_others(peer) };
+        let is_shown = others.as_ref().is_some_and(|others| others.checkpoint.size == size);
+        if conversation.offered == (size, true) || conversation.offered == (size, is_shown) {
+            return Ok(None);
+        }
+        let (store, unit) = (self.unit.store.as_ref(), &self.unit.code);
+        let old_size = holds.min(size);
+        let consistency = store::journal::consistency(store, unit, old_size, size).await?;
+        let mut offer = Offer {
+            checkpoint: newest.note.only(&newest.checkpoint.origin).to_string(),
+            old_size,
+            consistency,
+            ..Offer::default()
+        };
+        if let Some(others) = others {
+            let shown = others.checkpoint.size;
+            offer.witnessed_consistency =
+                store::journal::consistency(store, unit, shown, size).await?;
+            offer.cosigners = self.cosigners(&others, peer);
+            offer.witnessed = others.note.to_string();
+        }
+        let mut conversations = self.conversations();
+        conversations.entry(peer.clone()).or_default().offered = (size, is_shown);
+        Ok(Some(Witnessing::Offer(Box::new(offer))))
+    }
+
+    /// Delegations of the children that cosigned; another selection at another size.
+    fn cosigners(&self, cosigned: &Signed, peer: &UnitCode) -> Vec<Envelope> {
+        let trust = self.unit.trust();
+        let children = trust.children(&self.unit.code);
+        let is_cosigner = |child: &&&UnitCode| {
+            let name = note::origin(&self.unit.trust_domain, child.as_str());
+            **child != peer && cosigned.witnesses().any(|witness| witness == name)
+        };
+        let found: Vec<_> = children.iter().filter(is_cosigner).collect();
+        let turn = usize::try_from(cosigned.checkpoint.size).unwrap_or(0) % found.len().max(1);
+        let (before, from) = found.split_at(turn);
+        let chosen = from.iter().chain(before).take(MAX_COSIGNERS);
+        let known = chosen.filter_map(|child| trust.delegation(child, None));
+        known.map(|known| known.envelope.clone()).collect()
+    }
+
+    async fn judge(&self, peer: &UnitCode, offer: &Offer) -> Result<Witnessing, store::Error> {
+        let origin = note::origin(&self.unit.trust_domain, peer.as_str());
+        let now = self.unit.clock.now_unix_ms();
+        let keys = self.unit.trust().statement_keys(peer, Some(now));
+        let Some(offered) = read(&offer.checkpoint, &origin, &keys) else {
+            return self.refuse_forged(peer).await;
+        };
+        let row = self.unit.store.get(&self.unit.code, Table::Witnessed, &held_key(peer)).await?;
+        let held: Option<Held> = row.as_deref().map(|row| format::read(FORMAT, row)).transpose()?;
+        let known = held.as_ref().and_then(parsed);
+        let comparison = known.as_ref().map_or(Comparison::Follows, |known| {
+            compare(&known.checkpoint, &offered.checkpoint, offer)
+        });
+        match (comparison, held, known) {
+            (Comparison::Elsewhere, _, Some(known)) => {
+                Ok(Witnessing::Held { size: known.checkpoint.size })
+            }
+            (Comparison::Breach(breach), Some(held), Some(known)) => {
+                self.breach(peer, breach, (&known, &held), &offered, &offer.consistency).await
+            }
+            (_, held, known) => {
+                let keys = self.unit.trust().statement_keys(peer, None);
+                match self.others(peer, offer, &offered, &keys).await? {
+                    Ok(others) => self.cosign(peer, offered, held.zip(known), others, row).await,
+                    Err(shown) => {
+                        let held = held.unwrap_or_else(|| Held::of(&shown.note, now));
+                        let (breach, proof) = (Breach::SplitView, &offer.witnessed_consistency);
+                        self.breach(peer, breach, (&shown, &held), &offered, proof).await
+                    }
+                }
+            }
+        }
+    }
+
+    async fn refuse_forged(&self, peer: &UnitCode) -> Result<Witnessing, store::Error> {
+        const REASON: &str = "bad-checkpoint";
+        tracing::warn!(unit = %self.unit.code, %peer, "checkpoint refused: it is not the peer's");
+        let act = Act::refused(Actor::unit(peer), "journal.offer", peer.as_str(), REASON);
+        self.unit.record(act).await?;
+        Ok(Witnessing::Refused { reason: REASON.to_owned() })
+    }
+
+    /// Names of the other witnesses whose cosignatures came along and fit the offer; `Err`: what
+    /// they were shown does not.
+    async fn others(
+        &self,
+        peer: &UnitCode,
+        offer: &Offer,
+        offered: &Signed,
+        keys: &[VerifyingKey],
+    ) -> Result<Result<Vec<String>, Signed>, store::Error> {
+        let origin = &offered.checkpoint.origin;
+        let Some(shown) = read(&offer.witnessed, origin, keys) else { return Ok(Ok(Vec::new())) };
+        let cosigners = self.learn_cosigners(peer, &offer.cosigners).await?;
+        let trust = self.unit.trust();
+        let names = cosigners.into_iter().filter_map(|unit| {
+            let name = note::origin(&self.unit.trust_domain, unit.as_str());
+            let keys = trust.statement_keys(&unit, None);
+            let cosigned = keys.iter().any(|key| shown.note.verify_cosignature(&name, key).is_ok());
+            cosigned.then_some(name)
+        });
+        let names: Vec<_> = names.collect();
+        drop(trust);
+        // Only what another unit really saw counts, against the peer as for it.
+        let fits = follows(&shown.checkpoint, &offered.checkpoint, &offer.witnessed_consistency);
+        Ok(if names.is_empty() || fits { Ok(names) } else { Err(shown) })
+    }
+
+    /// Takes the delegations of the peer's other children into trust, and names them.
+    async fn learn_cosigners(
+        &self,
+        peer: &UnitCode,
+        delegations: &[Envelope],
+    ) -> Result<Vec<UnitCode>, store::Error> {
+        let now = self.unit.clock.now_unix_ms();
+        let mut cosigners = Vec::new();
+        for envelope in delegations.iter().take(MAX_COSIGNERS) {
+            let checked = self.unit.trust().check(envelope, Some(now)).ok();
+            let Some(checked) = checked else { continue };
+            let delegation = &checked.known().delegation;
+            let is_sibling = delegation.issuer.as_ref() == Some(peer)
+                && delegation.desk.is_none()
+                && delegation.unit != self.unit.code;
+            if !is_sibling {
+                continue;
+            }
+            let unit = delegation.unit.clone();
+            match self.unit.learn(std::slice::from_ref(envelope)).await {
+                Ok(_) => cosigners.push(unit),
+                Err(LearnError::Store(error)) => return Err(error),
+                Err(LearnError::Refused(_)) => {}
+            }
+        }
+        Ok(cosigners)
+    }
+
+    async fn cosign(
+        &self,
+        peer: &UnitCode,
+        offered: Signed,
+        held: Option<(Held, Signed)>,
+        others: Vec<String>,
+        row: Option<Vec<u8>>,
+    ) -> Result<Witnessing, store::Error> {
+        let now = self.unit.clock.now_unix_ms();
+        let next = match held {
+            Some((held, known)) if known.checkpoint == offered.checkpoint => {
+                let is_known = others.iter().all(|name| held.others.contains(name));
+                if is_known && held.breaches.is_empty() {
+                    return Ok(Witnessing::Cosigned { checkpoint: held.checkpoint });
+                }
+                Held { others, breaches: Vec::new(), ..held }
+            }
+            Some(_) | None => {
+                let mut note = offered.note;
+                let seconds = u64::try_from(now / 1_000).unwrap_or_default();
+                note.cosign(self.journal.origin(), &self.unit.keys().statement, seconds);
+                Held { others, ..Held::of(&note, now) }
+            }
+        };
+        let mut batch = Batch::new(&self.unit.code);
+        let key = held_key(peer);
+        match row {
+            Some(row) => batch.require(Table::Witnessed, key.clone(), row),
+            None => batch.require_absent(Table::Witnessed, key.clone()),
+        }
+        batch.put(Table::Witnessed, key, format::write(FORMAT, &next));
+        self.unit.store.submit(batch).await?;
+        Ok(Witnessing::Cosigned { checkpoint: next.checkpoint })
+    }
+
+    /// Takes in the cosignature of a neighbour.
+    async fn cosigned(&self, peer: &UnitCode, text: &str) -> Result<(), store::Error> {
+        let name = note::origin(&self.unit.trust_domain, peer.as_str());
+        let now = self.unit.clock.now_unix_ms();
+        let keys = self.unit.trust().statement_keys(peer, Some(now));
+        let cosigned = Note::parse(text).and_then(Signed::of).ok().filter(|signed| {
+            keys.iter().any(|key| signed.note.verify_cosignature(&name, key).is_ok())
+        });
+        let cosignature = cosigned.map(|signed| Signed { note: signed.note.only(&name), ..signed });
+        let is_own = match &cosignature {
+            Some(cosignature) => self.journal.add_cosignatures(cosignature).await?,
+            None => false,
+        };
+        let Some(cosignature) = cosignature.filter(|_| is_own) else {
+            tracing::warn!(unit = %self.unit.code, %peer, "cosignature refused: it does not hold");
+            let act = Act::refused(Actor::unit(peer), "journal.cosign", &*name, "bad-cosignature");
+            return self.unit.record(act).await;
+        };
+        let size = cosignature.checkpoint.size;
+        self.conversations().entry(peer.clone()).or_default().holds = Some(size);
+        Ok(())
+    }
+}
+
+impl Held {
+    fn of(note: &Note, time_unix_ms: UnixMillis) -> Self {
+        let checkpoint = note.to_string();
+        Self { checkpoint, time_unix_ms, others: Vec::new(), breaches: Vec::new() }
+    }
+}
+
+/// The word of a refusal as it stands in a leaf.
+fn refusal_word(reason: &str) -> &'static str {
+    match Breach::of(reason) {
+        Some(breach) => breach.as_str(),
+        None => "bad-checkpoint",
+    }
+}
+
+fn parsed(held: &Held) -> Option<Signed> {
+    Note::parse(&held.checkpoint).and_then(Signed::of).ok()
+}
+
+fn held_key(peer: &UnitCode) -> Vec<u8> {
+    [HELD, peer.as_str().as_bytes()].concat()
+}
