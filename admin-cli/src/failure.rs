@@ -36,6 +36,15 @@ pub(crate) enum Failure {
     /// Units of a file that did not join.
     #[error("{0} units did not join")]
     NotJoined(usize),
+    /// Units whose certificates were not renewed.
+    #[error("{0} units were not renewed")]
+    NotRenewed(usize),
+    /// Something will bite, and there is time.
+    #[error("{0} warnings")]
+    Warnings(usize),
+    /// Something bites.
+    #[error("{0} alarms")]
+    Alarms(usize),
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -63,6 +72,10 @@ pub(crate) mod exit {
     pub(crate) const REJECTED_ROWS: u8 = 9;
     /// Some units of a file did not join.
     pub(crate) const NOT_JOINED: u8 = 10;
+    /// The doctor found something that has time.
+    pub(crate) const WARNINGS: u8 = 11;
+    /// The doctor found something that has none.
+    pub(crate) const ALARMS: u8 = 12;
     /// Ctrl-C or SIGTERM before the end.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -76,6 +89,9 @@ impl Failure {
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::RejectedRows(_) => exit::REJECTED_ROWS,
             Self::NotJoined(_) => exit::NOT_JOINED,
+            Self::NotRenewed(_) => exit::UNAVAILABLE,
+            Self::Warnings(_) => exit::WARNINGS,
+            Self::Alarms(_) => exit::ALARMS,
             Self::Interrupted => exit::INTERRUPTED,
         }
     }
@@ -87,6 +103,8 @@ impl Failure {
             Self::PathTooLong(_) => Some(Text::RemedyPathTooLong.get(lang).to_owned()),
             Self::RejectedRows(_) => Some(Text::RemedyRejectedRows.get(lang).to_owned()),
             Self::NotJoined(_) => Some(Text::RemedyNotJoined.get(lang).to_owned()),
+            Self::NotRenewed(_) => Some(Text::RemedyNotRenewed.get(lang).to_owned()),
+            Self::Warnings(_) | Self::Alarms(_) => Some(Text::RemedyDoctor.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

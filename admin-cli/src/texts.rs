@@ -132,6 +132,41 @@ texts! {
     JoinedOfFile: "{} of {} units joined, {} not, in {}", "{}／{} 个单位已加入，{} 个未加入，用时 {}";
     JoinWouldWork: "the token is good: {} would join under {}; nothing was kept",
         "令牌有效：{} 可加入 {}；未作任何更改";
+    CertificateEnded: "certificate so far", "原证书到期";
+    DelegationEnds: "delegation ends", "授权到期";
+    Recovered: "recovered child", "恢复的下级";
+    LastTime: "last time", "最近一次";
+    InThirtyDays: "in 30 days", "30 天内";
+    RefusedCount: "refused", "被拒";
+    ApprovedUntil: "let in until", "准许至";
+    NoRecoveries: "no child let its certificate end", "没有下级的证书失效";
+    RecoveryApproved: "{} is let in once until {}", "{} 在 {} 前可恢复一次";
+    RecoveryWouldWork: "{} could be let in until {}; nothing was approved", "{} 可准许恢复至 {}；未作任何更改";
+    Severity: "severity", "程度";
+    SeverityGood: "good", "正常";
+    SeverityWarning: "warning", "警告";
+    SeverityAlarm: "alarm", "严重";
+    Check: "check", "检查项";
+    Place: "where", "位置";
+    Found: "found", "结果";
+    CheckNode: "node", "节点";
+    CheckKeys: "key files", "密钥文件";
+    DoctorStart: "start it with lianxi node run, or the service; see its log if it does not stay up",
+        "用 lianxi node run 或系统服务启动；若随即退出，请查看日志";
+    DoctorDisk: "free disk space, or move the directory to a larger disk", "请清理磁盘，或将目录移到更大的磁盘";
+    DoctorRenew: "run lianxi node renew; if the parent refuses, it has to approve with lianxi node recover",
+        "执行 lianxi node renew；若上级拒绝，须由上级用 lianxi node recover 准许";
+    DoctorDelegation: "run lianxi node renew; if it ends no later then, the parent's own delegation has to be renewed first",
+        "执行 lianxi node renew；若到期时间不变，须先更新上级自身的授权";
+    DoctorUnsent: "see the link; nothing is lost, but time limits run", "请查看链路；数据不会丢失，但时限照常计算";
+    DoctorCatalogue: "publish one at the root, or wait for the parent's", "请由根单位发布，或等待上级下发";
+    DoctorRecover: "find out why the child lets its certificate end; let it in with lianxi node recover --approve",
+        "请查明下级证书失效的原因；用 lianxi node recover --approve 准许恢复";
+    DoctorLink: "check address, port and firewall of the parent; it is dialled again by itself",
+        "请检查上级地址、端口与防火墙；节点会自动重连";
+    DoctorClock: "set up NTP on this machine, or on the parent's", "请在本机或上级主机上配置 NTP";
+    DoctorKeys: "give it to the user that runs the node, and to nobody else: chown, and chmod go=",
+        "请改为仅运行节点的用户可读：chown 与 chmod go=";
     SkewWarning: "this machine's clock is {} off the parent's; set it right",
         "本机时钟与上级相差 {}，请校准";
     DeskAdded: "desk {} of {} added", "已在 {1} 设立承办单位 {}";
@@ -252,6 +287,8 @@ texts! {
         "请修正上列各行后重新导入；已导入的行不会重复";
     RemedyNotJoined: "the reasons stand above; give the same command again: what has joined stays",
         "原因见上；再次执行同一命令即可，已加入的单位不受影响";
+    RemedyNotRenewed: "the reasons stand above; the node tries again by itself", "原因见上；节点会自动重试";
+    RemedyDoctor: "take the remedies above", "请按上列办法处理";
     RemedyUnavailable: "see the link's state with `lianxi node status`, and try again",
         "用 `lianxi node status` 查看链路状态后重试";
     RemedyExhausted: "free disk space or raise the quota; what was acknowledged is kept",

@@ -64,6 +64,8 @@ pub struct HostConfig {
     pub host: HostTable,
     /// `[link]`
     pub link: LinkTable,
+    /// `[recovery]`
+    pub recovery: RecoveryTable,
     /// `[admin]`
     pub admin: AdminTable,
     /// `[store]`
@@ -113,6 +115,24 @@ impl Default for LinkTable {
             heartbeat: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+/// `[recovery]`: children whose certificates have ended.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecoveryTable {
+    /// Longest time after the end of its certificate that a child comes back by itself. Default:
+    /// 90 days.
+    #[serde(with = "humantime_serde")]
+    pub within: Duration,
+    /// How often it does within 30 days. Default: 3.
+    pub times: u32,
+}
+
+impl Default for RecoveryTable {
+    fn default() -> Self {
+        Self { within: Duration::from_secs(90 * 24 * 60 * 60), times: 3 }
     }
 }
 
@@ -334,9 +354,10 @@ const FILE_HEADING: &str = "\
 ";
 
 /// What each table is for, as written above it.
-const PURPOSES: [(&str, &str); 7] = [
+const PURPOSES: [(&str, &str); 8] = [
     ("host", "The host: one process that serves one or many units."),
     ("link", "Links with the hosts of children: where they dial, what tokens tell them."),
+    ("recovery", "How late and how often children may renew certificates that have ended."),
     ("admin", "The local socket on which `lianxi` gives its commands."),
     ("store", "The embedded store, shared by all units of the host. Sizes in MiB."),
     ("units", "What every unit of the host gets."),
@@ -513,6 +534,7 @@ mod tests {
                 heartbeat: Duration::from_secs(5),
                 idle_timeout: Duration::from_secs(20),
             },
+            recovery: RecoveryTable { within: Duration::from_secs(3_600), times: 1 },
             admin: AdminTable { socket: Some("/run/lianxi/admin.sock".into()) },
             store: StoreTable { cache_mib: NonZeroU32::MIN, reserve_mib: 0 },
             units: UnitsTable { quota_mib },

@@ -127,7 +127,7 @@ async fn certificates_are_renewed_at_half_life_and_used_without_a_restart() {
     federation.add_host("C-1", "C", Level::District).await;
     federation.wait_for_link("C-1", true).await;
     assert!(federation.host("C").renew_certificates().await.is_empty());
-    federation.clock.shift_to(16 * DAY_MS);
+    federation.clock.shift_to(18 * DAY_MS);
     let renewed = federation.host("C").renew_certificates().await;
     assert_eq!(renewed, ["C".parse().unwrap()]);
     let renewed = federation.host("C-1").renew_certificates().await;

@@ -1,9 +1,11 @@
 //! `lianxi node`: set up, join, run and watch the node of a host.
 
+mod doctor;
 mod invite;
 mod join;
 mod list;
 mod offline;
+mod renewal;
 mod view;
 
 use anyhow::Context as _;
@@ -29,6 +31,12 @@ pub(crate) enum Verb {
     Run(Run),
     /// Show the host and its units
     Status(Status),
+    /// Look for what will bite: clocks, certificates, keys, disk, links
+    Doctor(doctor::Doctor),
+    /// Renew the certificates of the host's units now
+    Renew(renewal::Renew),
+    /// Let a child in whose certificate ended too long ago or too often
+    Recover(renewal::Recover),
     /// Show the units that a unit knows
     Units(Units),
 }
@@ -54,6 +62,9 @@ impl Verb {
             Self::Join(join) => block_on(join.run(context)),
             Self::Run(run) => run.run(context),
             Self::Status(status) => block_on(status.run(context)),
+            Self::Doctor(doctor) => block_on(doctor.run(context)),
+            Self::Renew(renew) => block_on(renew.run(context)),
+            Self::Recover(recover) => block_on(recover.run(context)),
             Self::Units(units) => block_on(units.run(context)),
         }
     }

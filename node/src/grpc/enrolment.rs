@@ -85,6 +85,7 @@ impl Enrolment for EnrolmentHandler {
             ca_certificate: reserved.ca_certificate.to_vec(),
             clock_unix_ms: reserved.clock_unix_ms,
             reserved_until_unix_ms: reserved.reserved_until_unix_ms,
+            chain: reserved.chain,
         }))
     }
 
@@ -168,6 +169,7 @@ impl Door for GrpcDoor {
             ca_certificate: present("ca_certificate", answer.ca_certificate)?.into(),
             clock_unix_ms: answer.clock_unix_ms,
             reserved_until_unix_ms: answer.reserved_until_unix_ms,
+            chain: answer.chain,
         })
     }
 
@@ -234,7 +236,7 @@ mod tests {
         identity::{keys::UnitKeys, tls::ServerTls, token::Token},
         services::{
             enrolments::{
-                Identity, JoinError, Joined, Joining, Renewing,
+                Identity, JoinError, Joined, Joining, Renewed, Renewing,
                 tests::{City, MemoryStore, act, code},
             },
             error::{ErrorKind, ServiceError as _},
@@ -468,7 +470,7 @@ mod tests {
         let joined = served.join(&token, &served.door()).await.unwrap();
         let before = joined.identity;
         let start = served.city.clock.now_unix_ms();
-        assert!(!before.is_due(start + 13 * DAY) && before.is_due(start + 14 * DAY));
+        assert!(!before.is_due(start + 13 * DAY) && before.is_due(start + 17 * DAY));
         // Both were off for two months: the parent renews its own first.
         let late = start + 60 * DAY;
         served.city.clock.set(late);
@@ -483,8 +485,11 @@ mod tests {
             clock: Arc::clone(&clock),
         };
         let renewed = renewing(&parent.identity, &parent.keys).run().await.unwrap();
-        served.city.tls.set(&renewed.tls(&parent.keys)).unwrap();
-        let after = renewing(&before, &joined.keys).run().await.unwrap();
+        served.city.tls.set(&renewed.identity.tls(&parent.keys)).unwrap();
+        let Renewed { identity: after, chain, failed } =
+            renewing(&before, &joined.keys).run().await.unwrap();
+        assert!(failed.is_none(), "{failed:?}");
+        assert_eq!(chain, before.chain, "half of a year is not over");
         assert!(!after.is_due(late));
         assert_ne!(after.client_certificate, before.client_certificate);
         let store = MemoryStore::default();
@@ -494,7 +499,8 @@ mod tests {
         assert_eq!(kept, after);
         // With other keys the membership is worth nothing.
         let thief = UnitKeys::generate(&code("BOS-01"), "boston.example", late).unwrap();
-        let error = renewing(&before, &thief).run().await.unwrap_err();
+        let refused = renewing(&before, &thief).run().await.unwrap();
+        let error = refused.failed.unwrap();
         assert!(error.to_string().contains("the token was used"), "{error}");
     }
 

@@ -10,12 +10,13 @@ use crate::{
     domain::delegation::Delegation,
     services::{
         desks,
+        enrolments::ChildRecovery,
         host::{InviteOrder, Operations, Units},
         hosted::Hosted,
         quarantine,
     },
     statement::delegation::{level_from_proto, level_to_proto},
-    store::{self, Store},
+    store::Store,
 };
 
 /// Serves the host.
@@ -38,7 +39,7 @@ impl NodeHandler {
         Self { units, operations, store }
     }
 
-    async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, store::Error> {
+    async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, Status> {
         let unit = &hosted.unit;
         let parent_link = unit.parent.as_ref().map(|parent| hosted.link(parent));
         let state = match &parent_link {
@@ -47,9 +48,11 @@ impl NodeHandler {
             Some(_) => pb::LinkState::Down,
         };
         let link = parent_link.unwrap_or_default();
-        let (outbox, oldest) = unit.outbox_state().await?;
+        let (outbox, oldest) = unit.outbox_state().await.map_err(to_status)?;
         let now = unit.clock.now_unix_ms();
-        let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await?.len();
+        let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await;
+        let quarantined = quarantined.map_err(to_status)?.len();
+        let recoveries = self.operations.recoveries(&unit.code).await.map_err(to_status)?;
         let (records, _) = hosted.records.count().await.unwrap_or_default();
         let (title, delegation_ends_unix_ms, children) = {
             let trust = unit.trust();
@@ -79,7 +82,21 @@ impl NodeHandler {
                 .certificate_ends(&unit.code)
                 .unwrap_or_default(),
             delegation_ends_unix_ms,
+            recoveries: recoveries.into_iter().map(recovery).collect(),
         })
+    }
+}
+
+fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
+    pb::ChildRecovery {
+        child: recovery.child.to_string(),
+        certificate_ends_unix_ms: recovery.certificate_ends_unix_ms,
+        recent: recovery.recent,
+        allowed: recovery.allowed,
+        recovered_unix_ms: recovery.recovered_unix_ms,
+        refused: recovery.refused,
+        refused_unix_ms: recovery.refused_unix_ms,
+        approved_until_unix_ms: recovery.approved_until_unix_ms,
     }
 }
 
@@ -144,7 +161,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
         let usage = self.store.usage().map_err(to_status)?;
         let mut units = Vec::new();
         for hosted in self.units.all() {
-            units.push(self.unit_status(&hosted).await.map_err(to_status)?);
+            units.push(self.unit_status(&hosted).await?);
         }
         Ok(Response::new(pb::StatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -155,6 +172,31 @@ impl pb::node_service_server::NodeService for NodeHandler {
             units,
             link_address: facts.link_address.unwrap_or_default(),
         }))
+    }
+
+    async fn renew(
+        &self,
+        request: Request<pb::RenewRequest>,
+    ) -> Result<Response<pb::RenewResponse>, Status> {
+        let request = request.into_inner();
+        let code = unit(&request.unit)?;
+        let renewed = self.operations.renew(&code, request.dry_run).await.map_err(to_status)?;
+        Ok(Response::new(pb::RenewResponse {
+            certificate_ended_unix_ms: renewed.certificate_ended_unix_ms,
+            certificate_ends_unix_ms: renewed.certificate_ends_unix_ms,
+            delegation_ends_unix_ms: renewed.delegation_ends_unix_ms,
+        }))
+    }
+
+    async fn recover(
+        &self,
+        request: Request<pb::RecoverRequest>,
+    ) -> Result<Response<pb::RecoverResponse>, Status> {
+        let request = request.into_inner();
+        let (parent, child) = (unit(&request.unit)?, unit(&request.child)?);
+        let approved = self.operations.recover(&parent, &child, request.dry_run).await;
+        let approved_until_unix_ms = approved.map_err(to_status)?;
+        Ok(Response::new(pb::RecoverResponse { approved_until_unix_ms }))
     }
 
     async fn units(

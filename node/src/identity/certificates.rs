@@ -65,12 +65,22 @@ pub struct Certified {
     pub not_before_unix_ms: UnixMillis,
     /// Last instant of validity.
     pub not_after_unix_ms: UnixMillis,
+    /// From the certificate's own bytes: spreads renewals.
+    jitter: u16,
 }
 
 impl Certified {
-    /// True once more than half of the validity is over: time to make a new one.
+    /// When to make a new one: at half of the validity, and up to a tenth of it later, so that units
+    /// that joined together do not come together for ever after.
+    pub fn due_unix_ms(&self) -> UnixMillis {
+        let validity_ms = self.not_after_unix_ms.saturating_sub(self.not_before_unix_ms);
+        let spread_ms = (validity_ms / 10 / i64::from(u16::MAX)) * i64::from(self.jitter);
+        self.not_before_unix_ms.saturating_add(validity_ms / 2).saturating_add(spread_ms)
+    }
+
+    /// True once it is time to make a new one.
     pub fn is_due(&self, now: UnixMillis) -> bool {
-        now >= self.not_before_unix_ms + (self.not_after_unix_ms - self.not_before_unix_ms) / 2
+        now >= self.due_unix_ms()
     }
 }
 
@@ -167,6 +177,7 @@ pub fn request_key_sha256(request: &[u8]) -> Result<[u8; 32], Error> {
 ///
 /// [`Error::Unreadable`], [`Error::NoUnit`].
 pub fn read(certificate: &[u8]) -> Result<Certified, Error> {
+    let [first, second, ..] = sha256(certificate);
     let (rest, certificate) =
         X509Certificate::from_der(certificate).map_err(|_| Error::Unreadable)?;
     if !rest.is_empty() {
@@ -186,6 +197,7 @@ pub fn read(certificate: &[u8]) -> Result<Certified, Error> {
         key_sha256: sha256(certificate.public_key().raw),
         not_before_unix_ms: validity.not_before.timestamp().saturating_mul(1000),
         not_after_unix_ms: validity.not_after.timestamp().saturating_mul(1000),
+        jitter: u16::from_be_bytes([first, second]),
     })
 }
 
@@ -315,7 +327,22 @@ mod tests {
         assert_eq!(certified.not_before_unix_ms, NOW - 3 * DAY_MS);
         assert_eq!(certified.not_after_unix_ms, NOW + 30 * DAY_MS);
         assert!(!certified.is_due(NOW + 13 * DAY_MS));
-        assert!(certified.is_due(NOW + 14 * DAY_MS));
+        assert!(certified.is_due(NOW + 17 * DAY_MS));
+    }
+
+    #[test]
+    fn renewals_are_spread_over_a_tenth_of_the_validity() {
+        let (ca_certificate, ca_key) = ca();
+        let request = request(&pair()).unwrap();
+        let issuer = (&ca_certificate, &ca_key);
+        let due = |_| {
+            let der = issue_client(&unit("B"), "boston.example", &request, issuer, NOW).unwrap();
+            read(&der).unwrap().due_unix_ms() - (NOW - 3 * DAY_MS)
+        };
+        let due: Vec<i64> = (0..20).map(due).collect();
+        let (first, last) = (due.iter().min().unwrap(), due.iter().max().unwrap());
+        assert!(*first >= 33 * DAY_MS / 2 && *last <= 33 * DAY_MS * 6 / 10, "{due:?}");
+        assert!(last - first > DAY_MS / 2, "all at once: {due:?}");
     }
 
     #[test]

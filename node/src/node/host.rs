@@ -30,9 +30,12 @@ use crate::{
     },
     services::{
         connection::Connection,
-        enrolments::Enrolments,
-        error::ErrorKind,
-        host::{HostFacts, Invitation, InviteOrder, JoinedUnit, OperationError, Operations, Units},
+        enrolments::{ChildRecovery, Enrolments, RecoveryBudget},
+        error::{ErrorKind, ServiceError as _},
+        host::{
+            HostFacts, Invitation, InviteOrder, JoinedUnit, OperationError, Operations,
+            RenewedUnit, Units,
+        },
         hosted::Hosted,
         imports::Imports,
         records::Records,
@@ -78,6 +81,8 @@ pub struct Host {
     link_address: Option<SocketAddr>,
     started_unix_ms: UnixMillis,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// One renewal at a time: each reads an identity and writes it back.
+    pub(super) renewing: tokio::sync::Mutex<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -166,6 +171,7 @@ impl Host {
                 shown: Mutex::default(),
                 link_address,
                 tasks: Mutex::default(),
+                renewing: tokio::sync::Mutex::default(),
                 stop: watch::Sender::new(false),
             }
         }))
@@ -202,7 +208,12 @@ impl Host {
             self.metrics.clone(),
         )
         .await?;
-        let enrolments = Enrolments::open(Arc::<Unit>::clone(&unit), Arc::clone(&self.tls)).await;
+        let budget = RecoveryBudget {
+            within: self.config.recovery.within,
+            times: self.config.recovery.times,
+        };
+        let granting = Arc::<Unit>::clone(&unit);
+        let enrolments = Enrolments::open(granting, Arc::clone(&self.tls), budget).await;
         let enrolments = enrolments.map_err(|error| failed(crate::grpc::status::chain(&error)))?;
         self.enrolments
             .write()
@@ -387,6 +398,26 @@ impl Operations for Host {
             });
         }
         setup::invite(self, order).await
+    }
+
+    async fn renew(&self, unit: &UnitCode, dry_run: bool) -> Result<RenewedUnit, OperationError> {
+        if dry_run { self.renewal_of(unit).await } else { self.renew_unit(unit).await }
+    }
+
+    async fn recover(
+        &self,
+        unit: &UnitCode,
+        child: &UnitCode,
+        dry_run: bool,
+    ) -> Result<UnixMillis, OperationError> {
+        let enrolments = setup::enrolments_of(self, unit)?;
+        let approved = enrolments.approve_recovery(child, dry_run).await;
+        approved.map_err(|error| setup::failed(error.kind(), &error))
+    }
+
+    async fn recoveries(&self, unit: &UnitCode) -> Result<Vec<ChildRecovery>, OperationError> {
+        let recoveries = setup::enrolments_of(self, unit)?.recoveries().await;
+        recoveries.map_err(|error| setup::failed(error.kind(), &error))
     }
 
     fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> PathBuf {

@@ -29,7 +29,7 @@ use crate::{
             self, Enrolling, Enrolments, Identity, Invite, JoinError, Joined, Joining, NewRoot,
         },
         error::{ErrorKind, ServiceError},
-        host::{Invitation, InviteOrder, JoinedUnit, OperationError, Units},
+        host::{Invitation, InviteOrder, JoinedUnit, NotHosted, OperationError, Units},
         imports::{Imports, Targets},
         unit::Parts,
     },
@@ -239,7 +239,7 @@ pub(super) fn keys_directory(config: &HostConfig, unit: &UnitCode) -> PathBuf {
     config.data_dir().join("keys").join(unit.as_str())
 }
 
-fn failed(kind: ErrorKind, error: &dyn std::error::Error) -> OperationError {
+pub(super) fn failed(kind: ErrorKind, error: &dyn std::error::Error) -> OperationError {
     OperationError { kind, text: chain(error) }
 }
 
@@ -387,12 +387,18 @@ pub(super) async fn join(
     Ok(unit)
 }
 
+/// Enrolments of a hosted unit.
+pub(super) fn enrolments_of(
+    host: &Host,
+    unit: &UnitCode,
+) -> Result<Arc<Enrolments>, OperationError> {
+    let enrolments = host.enrolments(unit);
+    enrolments.ok_or_else(|| failed(ErrorKind::NotFound, &NotHosted(unit.clone())))
+}
+
 /// Makes a token for a child of a hosted unit.
 pub(super) async fn invite(host: &Host, order: InviteOrder) -> Result<Invitation, OperationError> {
-    let enrolments = host.enrolments(&order.unit).ok_or_else(|| OperationError {
-        kind: ErrorKind::NotFound,
-        text: crate::services::host::NotHosted(order.unit.clone()).to_string(),
-    })?;
+    let enrolments = enrolments_of(host, &order.unit)?;
     let invite = Invite {
         child: order.child,
         level: order.level,

@@ -6,7 +6,9 @@
 //! reported. Secrets are kept as hashes. Must not judge delegations: `identity::trust` does.
 
 mod child;
+mod error;
 mod identity;
+mod recovery;
 mod rows;
 
 use std::{
@@ -21,9 +23,12 @@ use zeroize::Zeroizing;
 use self::rows::{Reservation, State, TokenRow};
 pub use self::{
     child::{
-        Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, Renewing, reach,
+        Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, Renewed, Renewing,
+        reach,
     },
+    error::Error,
     identity::{Identity, IdentityError, Membership, Parent, put_delegation},
+    recovery::{ChildRecovery, RecoveryBudget},
     rows::{Child, TokenState, TokenStatus},
 };
 use crate::{
@@ -40,7 +45,6 @@ use crate::{
         token::Token,
         trust::{self, Checked, Trust},
     },
-    services::error::{ErrorKind, ServiceError},
     statement::{Envelope, delegation::text, enrolment::Application, header::Malformed},
     store::{self, Batch, Store, Table},
 };
@@ -53,88 +57,6 @@ pub const TOKEN_LIFETIME_MS: i64 = 72 * 60 * 60 * 1000;
 
 /// How long a delegation is good for, unless its issuer's ends earlier.
 pub const DELEGATION_LIFETIME_MS: i64 = 365 * 24 * 60 * 60 * 1000;
-
-/// Why a child was not invited or not let in.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No such token, or not its secret: which of the two is not told.
-    #[error("no such token at {0}; ask for a new one, and check that it is from this parent")]
-    UnknownToken(UnitCode),
-    /// Its time is over.
-    #[error("the token has expired; ask {0} for a new one")]
-    Expired(UnitCode),
-    /// It was used, by another key.
-    #[error(
-        "the token was used; if {0} did not use it itself, tell its parent, and ask for a new one"
-    )]
-    Spent(UnitCode),
-    /// Another key has it for now.
-    #[error(
-        "the token is reserved for another key until {until_unix_ms} ms; if {unit} is not joining from elsewhere, tell its parent"
-    )]
-    Reserved {
-        /// Unit of the token.
-        unit: UnitCode,
-        /// When the reservation ends, the parent's clock.
-        until_unix_ms: UnixMillis,
-    },
-    /// Confirmed without a reservation that still holds.
-    #[error("the token is not reserved, or no longer; run the join again")]
-    NotReserved,
-    /// The child calls itself otherwise than the token does.
-    #[error("the token is for {invited}, a {level}, not for {claimed}; use the token of that unit")]
-    OtherUnit {
-        /// Unit of the token.
-        invited: UnitCode,
-        /// Its level.
-        level: Level,
-        /// What the child says.
-        claimed: UnitCode,
-    },
-    /// The certificate is of another unit than the token.
-    #[error("the certificate is of {0}, for whom this token is not")]
-    OtherPeer(UnitCode),
-    /// The child has joined.
-    #[error("{0} has joined already")]
-    AlreadyJoined(UnitCode),
-    /// The unit is somewhere else in the tree.
-    #[error("{child} is known under {parent} and cannot join here")]
-    Elsewhere {
-        /// The unit.
-        child: UnitCode,
-        /// Where it is.
-        parent: String,
-    },
-    /// A child must be of a lower level.
-    #[error("a {own} cannot have a {level} below it; choose a lower level")]
-    Level {
-        /// Level of this unit.
-        own: Level,
-        /// Level asked for.
-        level: Level,
-    },
-    /// A field is not what it should be.
-    #[error("the request is malformed at {0}")]
-    Malformed(#[from] Malformed),
-    /// No address to put into a token.
-    #[error("this host has no address that children can dial; set one in its configuration")]
-    NoAddress,
-    /// This unit's own delegation is over.
-    #[error("the delegation of {0} has ended; renew it first")]
-    IssuerExpired(UnitCode),
-    /// The delegation would not hold.
-    #[error("the delegation would not hold: {0}")]
-    Trust(#[from] trust::Error),
-    /// The certificate request does not hold, or signing failed.
-    #[error("no certificate: {0}")]
-    Certificate(#[from] certificates::Error),
-    /// A stored row is not readable.
-    #[error("a stored {0} cannot be read; it was written by a later version or is damaged")]
-    Row(&'static str),
-    /// The store failed; nothing was done.
-    #[error("cannot store the step")]
-    Store(#[from] store::Error),
-}
 
 /// Whom to invite.
 #[derive(Clone, Debug)]
@@ -171,6 +93,8 @@ pub struct Reserved {
     pub clock_unix_ms: UnixMillis,
     /// When the reservation ends.
     pub reserved_until_unix_ms: UnixMillis,
+    /// For a child that has joined: the newest delegations from the root's own down to its own.
+    pub chain: Vec<Envelope>,
 }
 
 /// The unit as its enrolments see it.
@@ -204,6 +128,7 @@ pub trait Enrolling: Send + Sync + 'static {
 pub struct Enrolments {
     unit: Arc<dyn Grantor>,
     tls: Arc<ServerTls>,
+    budget: RecoveryBudget,
     /// One step at a time: each reads a row and writes it back.
     turn: Mutex<()>,
 }
@@ -220,8 +145,12 @@ impl Enrolments {
     /// # Errors
     ///
     /// [`Error::Store`], [`Error::Row`].
-    pub async fn open(unit: Arc<dyn Grantor>, tls: Arc<ServerTls>) -> Result<Self, Error> {
-        let enrolments = Self { unit, tls, turn: Mutex::new(()) };
+    pub async fn open(
+        unit: Arc<dyn Grantor>,
+        tls: Arc<ServerTls>,
+        budget: RecoveryBudget,
+    ) -> Result<Self, Error> {
+        let enrolments = Self { unit, tls, budget, turn: Mutex::new(()) };
         for child in enrolments.children().await? {
             enrolments.tls.bind(enrolments.unit(), &child.unit, child.tls_key_sha256);
         }
@@ -337,7 +266,10 @@ impl Enrolments {
         self.unit.trust().check_new_keys(&application.unit, &application.keys, now)?;
         let reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
         let until = match &row.state {
-            State::Spent { by, .. } if *by == reservation.thumbprint => now,
+            State::Spent { by, .. } if *by == reservation.thumbprint => {
+                self.admit_renewal(&row, now).await?;
+                now
+            }
             State::Spent { .. } => {
                 self.report(&application.token_id, row.clone(), stored, now).await?;
                 return Err(Error::Spent(row.child));
@@ -361,11 +293,13 @@ impl Enrolments {
             }
         };
         let certificate = self.certify(&row.child, &application.certificate_request, now)?;
+        let joined = matches!(row.state, State::Spent { .. });
         Ok(Reserved {
             certificate,
             ca_certificate: self.unit.keys().ca_certificate.clone(),
             clock_unix_ms: now,
             reserved_until_unix_ms: until,
+            chain: if joined { self.unit.trust().chain(&row.child) } else { Vec::new() },
         })
     }
 
@@ -471,13 +405,12 @@ impl Enrolments {
         let trust = self.unit.trust();
         let own = trust.delegation(unit, None);
         let own = own.ok_or_else(|| trust::Error::UnknownUnit(unit.clone()))?;
-        let not_after_unix_ms =
-            own.delegation.not_after_unix_ms.min(now.saturating_add(DELEGATION_LIFETIME_MS));
+        let not_after_unix_ms = longest_grant(&own.delegation, now);
         if not_after_unix_ms <= now {
             return Err(Error::IssuerExpired(unit.clone()));
         }
         let last = trust.delegation(&row.child, None).map_or(0, |known| known.delegation.serial);
-        let serial = u64::try_from(now).unwrap_or_default().max(last.saturating_add(1));
+        let serial = next_serial(last, now);
         Ok(Delegation {
             trust_domain: trust.trust_domain().to_owned(),
             unit: row.child.clone(),
@@ -607,28 +540,14 @@ impl Enrolments {
     }
 }
 
-impl ServiceError for Error {
-    fn kind(&self) -> ErrorKind {
-        match self {
-            Self::UnknownToken(_) => ErrorKind::Unauthenticated,
-            Self::Expired(_)
-            | Self::Spent(_)
-            | Self::Reserved { .. }
-            | Self::NotReserved
-            | Self::Elsewhere { .. }
-            | Self::NoAddress
-            | Self::IssuerExpired(_)
-            | Self::Trust(_) => ErrorKind::FailedPrecondition,
-            Self::AlreadyJoined(_) => ErrorKind::AlreadyExists,
-            Self::OtherUnit { .. }
-            | Self::Level { .. }
-            | Self::Malformed(_)
-            | Self::Certificate(_) => ErrorKind::InvalidArgument,
-            Self::OtherPeer(_) => ErrorKind::PermissionDenied,
-            Self::Row(_) => ErrorKind::Internal,
-            Self::Store(error) => error.kind(),
-        }
-    }
+/// How far a grant of `issuer` can reach: a year, or as far as its own.
+fn longest_grant(issuer: &Delegation, now: UnixMillis) -> UnixMillis {
+    issuer.not_after_unix_ms.min(now.saturating_add(DELEGATION_LIFETIME_MS))
+}
+
+/// Serials rise, and follow the clock where they can.
+fn next_serial(last: u64, now: UnixMillis) -> u64 {
+    u64::try_from(now).unwrap_or_default().max(last.saturating_add(1))
 }
 
 #[cfg(test)]

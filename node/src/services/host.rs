@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
+    enrolments::ChildRecovery,
     error::{ErrorKind, ServiceError},
     hosted::Hosted,
     imports::Targets,
@@ -138,6 +139,19 @@ pub struct InviteOrder {
     pub dry_run: bool,
 }
 
+/// What a unit has after its certificates were renewed, or would have.
+#[derive(Clone, Debug)]
+pub struct RenewedUnit {
+    /// Code.
+    pub unit: UnitCode,
+    /// End of the certificate that it showed its parent so far, or else its children.
+    pub certificate_ended_unix_ms: UnixMillis,
+    /// End of the new one; the same if nothing was changed.
+    pub certificate_ends_unix_ms: UnixMillis,
+    /// End of its delegation.
+    pub delegation_ends_unix_ms: UnixMillis,
+}
+
 /// What is told of the host.
 #[derive(Clone, Debug)]
 pub struct HostFacts {
@@ -157,6 +171,20 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Makes a token for a child of a hosted unit.
     async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError>;
+
+    /// Renews the certificates of a hosted unit now, whether or not it is time.
+    async fn renew(&self, unit: &UnitCode, dry_run: bool) -> Result<RenewedUnit, OperationError>;
+
+    /// Lets a child of a hosted unit in once that is past its recovery budget. Returns until when.
+    async fn recover(
+        &self,
+        unit: &UnitCode,
+        child: &UnitCode,
+        dry_run: bool,
+    ) -> Result<UnixMillis, OperationError>;
+
+    /// Children of a hosted unit that recovered, were refused, or are let in by a person.
+    async fn recoveries(&self, unit: &UnitCode) -> Result<Vec<ChildRecovery>, OperationError>;
 
     /// Directory of the keys of a desk.
     fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> std::path::PathBuf;

@@ -82,6 +82,8 @@ pub enum Table {
     JournalTiles = 21,
     /// Own checkpoints by size.
     Checkpoints = 22,
+    /// What is kept of children's certificates: their ends and recoveries, by child.
+    Recoveries = 31,
 }
 
 /// Why the store did not do what was asked.

@@ -3,6 +3,7 @@
 use lianxi_proto::admin::v1::{KnownUnit, LinkState, StatusResponse, UnitStatus};
 use serde_json::{Value, json};
 
+use super::renewal;
 use crate::{output::Output, table::Table, texts::Text, values, words};
 
 /// The state of a host in JSON.
@@ -37,6 +38,7 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "records": unit.records,
         "certificate_ends_unix_ms": unit.certificate_ends_unix_ms,
         "delegation_ends_unix_ms": unit.delegation_ends_unix_ms,
+        "recoveries": unit.recoveries.iter().map(renewal::recovery_json).collect::<Vec<_>>(),
     })
 }
 
@@ -52,6 +54,10 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
     ];
     output.facts(facts)?;
     output.table(&status_table(output, &status.units), Text::NoUnits)?;
+    let lapsed: Vec<_> = status.units.iter().flat_map(|unit| unit.recoveries.clone()).collect();
+    if !lapsed.is_empty() {
+        output.table(&renewal::recoveries_table(output, &lapsed), Text::NoRecoveries)?;
+    }
     for unit in status.units.iter().filter(|unit| unit.parent_link() == LinkState::Down) {
         let reason: &dyn std::fmt::Display = &unit.parent_link_reason;
         output.line(output.fill(Text::LinkDownBecause, &[&unit.unit, reason]))?;

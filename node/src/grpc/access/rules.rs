@@ -116,12 +116,17 @@ pub fn find(path: &str) -> Option<&'static Rule> {
 pub const RULES: &[Rule] = &[
     // NodeService
     Rule::of_unit("/lianxi.admin.v1.NodeService/Invite", "node.invite", SYSTEM)
-        .confirmed_by(Confirmation::Administrator),
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(6),
     Rule::of_host("/lianxi.admin.v1.NodeService/Join", "node.join", SYSTEM)
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(2),
     Rule::of_any("/lianxi.admin.v1.NodeService/Status", "node.status", EVERYONE)
         .for_the_host_itself(),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Renew", "node.renew", SYSTEM).or_dry_run(2),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Recover", "node.recover", SYSTEM)
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(3),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Units", "node.units", EVERYONE),
     Rule::of_unit("/lianxi.admin.v1.NodeService/AddDesk", "desk.add", SYSTEM)
         .confirmed_by(Confirmation::Administrator),

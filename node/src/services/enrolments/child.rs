@@ -1,4 +1,7 @@
-//! The child's side of joining, and the making of a root.
+//! The child's side of joining and of renewing, and the making of a root.
+
+mod renewing;
+mod root;
 
 use std::{
     fmt,
@@ -6,22 +9,24 @@ use std::{
     sync::Arc,
 };
 
+pub use self::{
+    renewing::{Renewed, Renewing},
+    root::NewRoot,
+};
+
 use async_trait::async_trait;
 use lianxi_proto::envelope::Signer;
-use rustls::pki_types::CertificateDer;
 use tokio::task::spawn_blocking;
-use zeroize::Zeroizing;
 
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
         delegation::{Delegation, PublicKey, Suite},
-        unit::{Level, UnitCode},
+        unit::UnitCode,
     },
     identity::{
         certificates::{self, sha256},
-        issue,
-        keys::{self, RootKey, UnitKeys},
+        keys::{self, UnitKeys},
         tls::{self, ConnectError, ParentPin, Purpose, UnitTls},
         token::Token,
         trust::{self, Trust},
@@ -33,11 +38,8 @@ use crate::{
         },
         error::{ErrorKind, ServiceError},
     },
-    statement::{Envelope, delegation, enrolment::Application, header::Malformed},
+    statement::{Envelope, enrolment::Application, header::Malformed},
 };
-
-/// How long the root's own delegation is good for.
-const ROOT_LIFETIME_MS: i64 = 10 * 365 * 24 * 60 * 60 * 1000;
 
 /// The two calls to a parent that a joining child makes. Implemented by `grpc`.
 #[async_trait]
@@ -409,155 +411,4 @@ fn check_chain(
 
 fn same_keys(one: &[PublicKey], other: &[PublicKey]) -> bool {
     one.len() == other.len() && one.iter().all(|key| other.contains(key))
-}
-
-/// New certificates for a unit that has joined, for the keys that it joined with. Works however long
-/// the old ones have been over: the parent knows the keys.
-pub struct Renewing<'a> {
-    /// Who the unit is.
-    pub identity: &'a Identity,
-    /// Its keys.
-    pub keys: &'a UnitKeys,
-    /// Name of this host; empty: not stated.
-    pub host: &'a str,
-    /// How the parent is called.
-    pub door: &'a dyn Door,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-}
-
-impl Renewing<'_> {
-    /// Makes a new server certificate and gets a new client certificate, if there is a parent. What
-    /// comes back is to be kept with [`Identity::persist`] and set in [`tls::ServerTls`].
-    ///
-    /// # Errors
-    ///
-    /// [`JoinError`]; the old certificates stay.
-    pub async fn run(self) -> Result<Identity, JoinError> {
-        let now = self.clock.now_unix_ms();
-        let client = match (&self.identity.parent, &self.identity.membership, self.identity.pin()) {
-            (Some(parent), Some(membership), Some(pin)) => {
-                Some(self.client_certificate(parent, membership, &pin, now).await?)
-            }
-            _ => None,
-        };
-        let Identity { unit, trust_domain, .. } = self.identity;
-        let tls = UnitTls::new(unit, trust_domain, self.keys, client, now)?;
-        Ok(Identity {
-            server_certificate: tls.server_certificate,
-            client_certificate: tls.client_certificate,
-            ..self.identity.clone()
-        })
-    }
-
-    async fn client_certificate(
-        &self,
-        parent: &Parent,
-        membership: &Membership,
-        pin: &ParentPin,
-        now: UnixMillis,
-    ) -> Result<CertificateDer<'static>, JoinError> {
-        let application = Application {
-            token_id: membership.token_id,
-            secret: Zeroizing::new(membership.secret),
-            unit: self.identity.unit.clone(),
-            level: self.identity.level,
-            keys: self.keys.public_keys(),
-            ca_sha256: self.keys.ca_sha256(),
-            certificate_request: certificates::request(&self.keys.tls)?,
-            host: self.host.to_owned(),
-            clock_unix_ms: now,
-        };
-        let mut last = JoinError::NoAddress;
-        for address in &parent.addresses {
-            match self.door.reserve(address, pin, &application, &self.keys.statement).await {
-                Ok(reserved) => {
-                    check_certificate(pin, &application, &reserved)?;
-                    return Ok(reserved.certificate);
-                }
-                Err(source) => last = JoinError::Door { step: "renew", source },
-            }
-        }
-        Err(last)
-    }
-}
-
-/// A root that is to be made.
-#[derive(Clone)]
-pub struct NewRoot {
-    /// The unit at the top.
-    pub unit: UnitCode,
-    /// Its level: a tree may start anywhere.
-    pub level: Level,
-    /// Its title.
-    pub title: String,
-    /// Trust domain, e.g. `boston.example`.
-    pub trust_domain: String,
-    /// Suite of all signatures in the trust domain.
-    pub suite: Suite,
-    /// Name of its host; empty: not stated.
-    pub host: String,
-    /// Directory of the unit's keys; the root key lies beside them, until it is moved to a safe.
-    pub keys_directory: PathBuf,
-    /// Tells the time.
-    pub clock: Arc<dyn Clock>,
-}
-
-impl NewRoot {
-    /// Makes the root key, the unit's keys and CA, its own delegation and its server certificate.
-    /// Cut off, it can be run again and goes on with the keys that it made.
-    ///
-    /// # Errors
-    ///
-    /// [`JoinError::Malformed`], [`JoinError::Keys`], [`JoinError::Certificate`],
-    /// [`JoinError::Trust`].
-    pub async fn create(self) -> Result<Joined, JoinError> {
-        delegation::check_trust_domain("trust_domain", &self.trust_domain)?;
-        let now = self.clock.now_unix_ms();
-        let directory = self.keys_directory.clone();
-        let suite = self.suite;
-        let root = spawn_blocking(move || RootKey::load_or_generate(&directory, suite));
-        let RootKey(root) = root.await.map_err(|_| JoinError::CutOff)??;
-        let (unit, domain) = (self.unit.clone(), self.trust_domain.clone());
-        let keys = unit_keys(self.keys_directory.clone(), suite, unit, domain, now).await?;
-        let own = self.own_delegation(&keys, now)?;
-        let envelope = issue::sign(&own, &root, now);
-        let mut trust = Trust::new(self.trust_domain.clone(), root.verifying_key());
-        trust.add(&envelope, now)?;
-        let tls = UnitTls::new(&self.unit, &self.trust_domain, &keys, None, now)?;
-        let identity = Identity {
-            unit: self.unit,
-            level: self.level,
-            title: self.title,
-            trust_domain: self.trust_domain,
-            root_key: root.verifying_key(),
-            parent: None,
-            membership: None,
-            chain: vec![envelope],
-            ca_certificate: tls.ca_certificate.clone(),
-            server_certificate: tls.server_certificate.clone(),
-            client_certificate: None,
-        };
-        let delegation_ends_unix_ms = own.not_after_unix_ms;
-        Ok(Joined { identity, keys, tls, trust, clock_skew_ms: 0, delegation_ends_unix_ms })
-    }
-
-    fn own_delegation(&self, keys: &UnitKeys, now: UnixMillis) -> Result<Delegation, Malformed> {
-        Ok(Delegation {
-            trust_domain: self.trust_domain.clone(),
-            unit: self.unit.clone(),
-            level: self.level,
-            issuer: None,
-            not_before_unix_ms: now,
-            not_after_unix_ms: now.saturating_add(ROOT_LIFETIME_MS),
-            keys: keys.public_keys(),
-            ca_sha256: Some(keys.ca_sha256()),
-            host: delegation::text("host", self.host.clone())?,
-            desk: None,
-            line: String::new(),
-            title: delegation::text("title", self.title.clone())?,
-            serial: u64::try_from(now).unwrap_or_default(),
-            accepted_suites: vec![self.suite],
-        })
-    }
 }

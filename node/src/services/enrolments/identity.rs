@@ -282,14 +282,22 @@ impl Identity {
         Ok(trust)
     }
 
-    /// True once the server or client certificate is past half of its life: time for
-    /// [`super::Renewing`].
+    /// True once it is time to renew the server or client certificate with [`super::Renewing`].
     pub fn is_due(&self, now: UnixMillis) -> bool {
         let shown = [Some(&self.server_certificate), self.client_certificate.as_ref()];
         let due = |der: &CertificateDer<'_>| {
             certificates::read(der).map_or(true, |certified| certified.is_due(now))
         };
         shown.into_iter().flatten().any(due)
+    }
+
+    /// True once one of the certificates has ended.
+    pub fn has_expired(&self, now: UnixMillis) -> bool {
+        let shown = [Some(&self.server_certificate), self.client_certificate.as_ref()];
+        let over = |der: &CertificateDer<'_>| {
+            certificates::read(der).map_or(true, |certified| now > certified.not_after_unix_ms)
+        };
+        shown.into_iter().flatten().any(over)
     }
 
     /// How to recognise the parent; `None` at the root.

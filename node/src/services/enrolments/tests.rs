@@ -7,6 +7,7 @@ use std::{
         Mutex as StdMutex, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -20,6 +21,7 @@ use crate::{
         journal::{Act, Actor},
     },
     identity::tls::{ParentPin, UnitTls},
+    services::error::{ErrorKind, ServiceError as _},
     store::{Commit, Entry, Usage},
 };
 
@@ -27,7 +29,7 @@ use crate::{
 pub(crate) const NOW: UnixMillis = 1_760_000_000_000;
 
 const MINUTE: i64 = 60 * 1000;
-const DAY: i64 = 24 * 60 * MINUTE;
+pub(super) const DAY: i64 = 24 * 60 * MINUTE;
 
 /// A clock that a test sets.
 #[derive(Clone, Default)]
@@ -234,7 +236,8 @@ impl City {
             TestUnit { identity, keys, store: Arc::clone(&store), trust, clock: clock.clone() };
         let unit = Arc::new(unit);
         let granting: Arc<dyn Grantor> = Arc::<TestUnit>::clone(&unit);
-        let enrolments = Enrolments::open(granting, Arc::clone(&tls)).await.unwrap();
+        let budget = RecoveryBudget { within: Duration::from_secs(90 * 24 * 60 * 60), times: 3 };
+        let enrolments = Enrolments::open(granting, Arc::clone(&tls), budget).await.unwrap();
         Self { directory, clock, store, tls, unit, enrolments: Arc::new(enrolments) }
     }
 
@@ -257,11 +260,11 @@ impl City {
         token.to_text().parse().unwrap()
     }
 
-    async fn token(&self) -> Token {
+    pub(super) async fn token(&self) -> Token {
         self.invite("BOS-01", Level::District, &["nowhere:1"]).await
     }
 
-    fn keys(&self, name: &str) -> UnitKeys {
+    pub(super) fn keys(&self, name: &str) -> UnitKeys {
         let path = self.directory.path().join(name);
         UnitKeys::load_or_generate(&path, Suite::Ed25519, &code("BOS-01"), "boston.example", NOW)
             .unwrap()
@@ -272,7 +275,7 @@ impl City {
     }
 }
 
-fn application(token: &Token, keys: &UnitKeys) -> Application {
+pub(super) fn application(token: &Token, keys: &UnitKeys) -> Application {
     let application = Application {
         token_id: token.id,
         secret: token.secret.clone(),
@@ -287,7 +290,7 @@ fn application(token: &Token, keys: &UnitKeys) -> Application {
     Application::read(application.prove(&keys.statement)).unwrap()
 }
 
-fn peer_of(certificate: &[u8]) -> Peer {
+pub(super) fn peer_of(certificate: &[u8]) -> Peer {
     let certified = certificates::read(certificate).unwrap();
     Peer { unit: certified.unit, key_sha256: certified.key_sha256 }
 }
@@ -591,6 +594,7 @@ impl Door for LyingDoor<'_> {
             ca_certificate,
             clock_unix_ms: NOW,
             reserved_until_unix_ms: NOW,
+            chain: Vec::new(),
         };
         (self.lie)(&mut reserved, &mut chain);
         Ok(chain)

@@ -1,0 +1,408 @@
+//! `lianxi node doctor`: what will bite, long before it does.
+//!
+//! Promises that each finding names its place and a remedy, that the exit code says how bad the
+//! worst is, and that a node that does not run is a finding and no failure. Changes nothing.
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use lianxi_node::{
+    clock::{Clock, SystemClock, UnixMillis},
+    config::HostConfig,
+};
+use lianxi_proto::admin::v1::{LinkState, StatusResponse, UnitStatus};
+use serde_json::{Value, json};
+
+use super::{
+    super::{Context, status},
+    offline::CONFIG,
+};
+use crate::{failure::Failure, output::Output, table::Table, texts::Text, values};
+
+const MINUTE_MS: i64 = 60 * 1_000;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// Certificates live 30 days and are renewed by the 17th: with 10 left, that does not work.
+const CERTIFICATE_WARNING_MS: i64 = 10 * DAY_MS;
+const CERTIFICATE_ALARM_MS: i64 = 3 * DAY_MS;
+
+/// Delegations live a year and are renewed after half of it.
+const DELEGATION_WARNING_MS: i64 = 90 * DAY_MS;
+const DELEGATION_ALARM_MS: i64 = 14 * DAY_MS;
+
+/// Three days of skew are tolerated, not more.
+const SKEW_WARNING_MS: i64 = 5 * MINUTE_MS;
+const SKEW_ALARM_MS: i64 = DAY_MS;
+
+/// What waits longer than this will miss its time limits.
+const UNSENT_WARNING_MS: i64 = HOUR_MS;
+const UNSENT_ALARM_MS: i64 = DAY_MS;
+
+/// Imports leave 256 MiB free, and nothing at all is taken below 64.
+const DISK_WARNING_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+const DISK_ALARM_BYTES: u64 = 256 * 1024 * 1024;
+
+/// Arguments of `lianxi node doctor`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {}
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Severity {
+    Good,
+    Warning,
+    Alarm,
+}
+
+/// What was looked at, and how it is.
+#[derive(Clone, Debug)]
+struct Finding {
+    check: &'static str,
+    text: Text,
+    /// A unit, a file, or the host.
+    place: String,
+    severity: Severity,
+    found: String,
+    remedy: Option<Text>,
+}
+
+impl Doctor {
+    /// Runs the command.
+    pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let mut findings = files(context.dir())?;
+        match context.client().await {
+            Ok(client) => {
+                let status = status(&client).await?;
+                findings.extend(of_host(&status));
+                let now = SystemClock.now_unix_ms();
+                findings.extend(status.units.iter().flat_map(|unit| of_unit(unit, now)));
+            }
+            Err(failure) => findings.push(Finding {
+                check: "node",
+                text: Text::CheckNode,
+                place: context.dir().display().to_string(),
+                severity: Severity::Alarm,
+                found: failure.to_string(),
+                remedy: Some(Text::DoctorStart),
+            }),
+        }
+        // The worst first; stable, so that a unit's findings stay together.
+        findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        show(context.output(), &findings)?;
+        let count = |severity| findings.iter().filter(|one| one.severity == severity).count();
+        match (count(Severity::Warning), count(Severity::Alarm)) {
+            (0, 0) => Ok(()),
+            (warnings, 0) => Err(Failure::Warnings(warnings).into()),
+            (_, alarms) => Err(Failure::Alarms(alarms).into()),
+        }
+    }
+}
+
+/// The severity of a value that should be large.
+fn at_least<T: PartialOrd>(value: T, warning: T, alarm: T) -> Severity {
+    if value < alarm {
+        Severity::Alarm
+    } else if value < warning {
+        Severity::Warning
+    } else {
+        Severity::Good
+    }
+}
+
+/// The severity of a value that should be small.
+fn at_most(value: i64, warning: i64, alarm: i64) -> Severity {
+    at_least(-value, -warning, -alarm)
+}
+
+fn of_host(status: &StatusResponse) -> Vec<Finding> {
+    let free = status.free_disk_bytes;
+    let disk = finding(
+        "disk",
+        Text::FreeDisk,
+        &status.host,
+        at_least(free, DISK_WARNING_BYTES, DISK_ALARM_BYTES),
+        values::size(free),
+        Text::DoctorDisk,
+    );
+    vec![disk]
+}
+
+fn finding(
+    check: &'static str,
+    text: Text,
+    place: &str,
+    severity: Severity,
+    found: String,
+    remedy: Text,
+) -> Finding {
+    let remedy = Some(remedy).filter(|_| severity != Severity::Good);
+    Finding { check, text, place: place.to_owned(), severity, found, remedy }
+}
+
+fn of_unit(unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> {
+    let left = |ends: UnixMillis| ends.saturating_sub(now);
+    let of = |check, text, severity, found, remedy| {
+        finding(check, text, &unit.unit, severity, found, remedy)
+    };
+    let mut findings = Vec::new();
+    let certificate = left(unit.certificate_ends_unix_ms);
+    findings.push(of(
+        "certificate",
+        Text::CertificateEnds,
+        at_least(certificate, CERTIFICATE_WARNING_MS, CERTIFICATE_ALARM_MS),
+        values::time(unit.certificate_ends_unix_ms),
+        Text::DoctorRenew,
+    ));
+    let delegation = left(unit.delegation_ends_unix_ms);
+    findings.push(of(
+        "delegation",
+        Text::DelegationEnds,
+        at_least(delegation, DELEGATION_WARNING_MS, DELEGATION_ALARM_MS),
+        values::time(unit.delegation_ends_unix_ms),
+        Text::DoctorDelegation,
+    ));
+    findings.push(of(
+        "unsent",
+        Text::OldestWaiting,
+        at_most(unit.oldest_unsent_ms, UNSENT_WARNING_MS, UNSENT_ALARM_MS),
+        values::length(unit.oldest_unsent_ms),
+        Text::DoctorUnsent,
+    ));
+    let bare = if unit.catalogue.is_empty() { Severity::Warning } else { Severity::Good };
+    let catalogue = unit.catalogue.clone();
+    findings.push(of("catalogue", Text::Catalogue, bare, catalogue, Text::DoctorCatalogue));
+    let lapsed = unit.recoveries.iter().map(|child| match child {
+        child if child.refused > 0 => Severity::Alarm,
+        child if child.recent >= child.allowed => Severity::Warning,
+        _ => Severity::Good,
+    });
+    if let Some(worst) = lapsed.max() {
+        let children: Vec<&str> =
+            unit.recoveries.iter().map(|recovery| recovery.child.as_str()).collect();
+        let found = children.join(", ");
+        findings.push(of("recovery", Text::Recovered, worst, found, Text::DoctorRecover));
+    }
+    if unit.parent_link() != LinkState::Unspecified {
+        findings.extend(of_link(unit));
+    }
+    findings
+}
+
+fn of_link(unit: &UnitStatus) -> [Finding; 2] {
+    let (severity, found) = match unit.parent_link() {
+        LinkState::Down => (Severity::Alarm, unit.parent_link_reason.clone()),
+        LinkState::Up | LinkState::Unspecified => (Severity::Good, unit.parent.clone()),
+    };
+    let skew = unit.clock_skew_ms;
+    [
+        finding("link", Text::Link, &unit.unit, severity, found, Text::DoctorLink),
+        finding(
+            "clock",
+            Text::Skew,
+            &unit.unit,
+            at_most(skew.abs(), SKEW_WARNING_MS, SKEW_ALARM_MS),
+            values::length(skew),
+            Text::DoctorClock,
+        ),
+    ]
+}
+
+/// Files that only the node's user may read.
+fn files(dir: &Path) -> anyhow::Result<Vec<Finding>> {
+    let config = dir.join(CONFIG);
+    if !config.exists() {
+        return Err(Failure::NotFound(format!("{} is no host", dir.display())).into());
+    }
+    let keys = HostConfig::load(&config)?.data_dir().join("keys");
+    let owner = fs::metadata(&config)?.uid();
+    let mut open = Vec::new();
+    let mut count = 0;
+    private(&keys, owner, &mut open, &mut count)?;
+    if open.is_empty() {
+        let found = count.to_string();
+        let place = keys.display().to_string();
+        return Ok(vec![finding(
+            "keys",
+            Text::CheckKeys,
+            &place,
+            Severity::Good,
+            found,
+            Text::DoctorKeys,
+        )]);
+    }
+    let found = |(path, mode): (PathBuf, u32)| {
+        let place = path.display().to_string();
+        let found = format!("{mode:04o}");
+        finding("keys", Text::CheckKeys, &place, Severity::Alarm, found, Text::DoctorKeys)
+    };
+    Ok(open.into_iter().map(found).collect())
+}
+
+/// Adds what others may read below `path`, or what belongs to others.
+fn private(
+    path: &Path,
+    owner: u32,
+    open: &mut Vec<(PathBuf, u32)>,
+    count: &mut usize,
+) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 || metadata.uid() != owner {
+        open.push((path.to_owned(), mode));
+    }
+    if metadata.is_dir() {
+        let mut entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
+        entries.sort_by_key(fs::DirEntry::path);
+        for entry in entries {
+            private(&entry.path(), owner, open, count)?;
+        }
+    } else {
+        *count += 1;
+    }
+    Ok(())
+}
+
+fn show(output: &Output, findings: &[Finding]) -> anyhow::Result<()> {
+    if output.is_json() {
+        let findings: Vec<Value> = findings
+            .iter()
+            .map(|finding| {
+                json!({
+                    "check": finding.check,
+                    "place": finding.place,
+                    "severity": severity(finding.severity).0,
+                    "found": finding.found,
+                    "remedy": finding.remedy.map(|remedy| output.text(remedy)),
+                })
+            })
+            .collect();
+        return Ok(output.document(&json!({ "findings": findings }))?);
+    }
+    let mut table = Table::new()
+        .text(output.text(Text::Severity))
+        .text(output.text(Text::Check))
+        .text(output.text(Text::Place))
+        .text(output.text(Text::Found))
+        .text(output.text(Text::Remedy));
+    for finding in findings {
+        let remedy = finding.remedy.map_or("", |remedy| output.text(remedy));
+        let severity = output.text(severity(finding.severity).1);
+        let check = output.text(finding.text);
+        table.row([severity, check, &finding.place, &finding.found, remedy]);
+    }
+    Ok(output.table(&table, Text::NoUnits)?)
+}
+
+fn severity(severity: Severity) -> (&'static str, Text) {
+    match severity {
+        Severity::Good => ("good", Text::SeverityGood),
+        Severity::Warning => ("warning", Text::SeverityWarning),
+        Severity::Alarm => ("alarm", Text::SeverityAlarm),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use lianxi_proto::admin::v1::ChildRecovery;
+
+    use super::*;
+
+    const NOW: UnixMillis = 1_760_000_000_000;
+
+    fn well() -> UnitStatus {
+        UnitStatus {
+            unit: "A-1".to_owned(),
+            parent: "A".to_owned(),
+            parent_link: LinkState::Up.into(),
+            catalogue: "kit@1".to_owned(),
+            certificate_ends_unix_ms: NOW + 20 * DAY_MS,
+            delegation_ends_unix_ms: NOW + 300 * DAY_MS,
+            ..UnitStatus::default()
+        }
+    }
+
+    /// What is not well, by check.
+    fn ills(change: impl FnOnce(&mut UnitStatus)) -> BTreeMap<&'static str, Severity> {
+        let mut unit = well();
+        change(&mut unit);
+        let ill = of_unit(&unit, NOW).into_iter().filter(|one| one.severity != Severity::Good);
+        ill.map(|one| {
+            assert!(one.remedy.is_some(), "{} has no remedy", one.check);
+            (one.check, one.severity)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_unit_that_is_well_has_no_remedy_to_take() {
+        assert!(ills(|_| {}).is_empty());
+        assert!(of_unit(&well(), NOW).len() >= 6, "it was looked at");
+    }
+
+    #[test]
+    fn each_ill_is_told_long_before_it_bites() {
+        let one = |check, severity| BTreeMap::from([(check, severity)]);
+        let certificate = |days| ills(|unit| unit.certificate_ends_unix_ms = NOW + days * DAY_MS);
+        assert_eq!(certificate(9), one("certificate", Severity::Warning));
+        assert_eq!(certificate(2), one("certificate", Severity::Alarm));
+        let delegation = |days| ills(|unit| unit.delegation_ends_unix_ms = NOW + days * DAY_MS);
+        assert_eq!(delegation(80), one("delegation", Severity::Warning));
+        assert_eq!(delegation(10), one("delegation", Severity::Alarm));
+        let skew = |ms| ills(|unit| unit.clock_skew_ms = ms);
+        assert_eq!(skew(-10 * MINUTE_MS), one("clock", Severity::Warning));
+        assert_eq!(skew(2 * DAY_MS), one("clock", Severity::Alarm));
+        let unsent = |ms| ills(|unit| unit.oldest_unsent_ms = ms);
+        assert_eq!(unsent(2 * HOUR_MS), one("unsent", Severity::Warning));
+        assert_eq!(unsent(2 * DAY_MS), one("unsent", Severity::Alarm));
+        assert_eq!(ills(|unit| unit.catalogue.clear()), one("catalogue", Severity::Warning));
+        let down = ills(|unit| unit.parent_link = LinkState::Down.into());
+        assert_eq!(down, one("link", Severity::Alarm));
+        let recovered = |recent, refused| {
+            let child = ChildRecovery { recent, refused, allowed: 3, ..ChildRecovery::default() };
+            ills(|unit| unit.recoveries = vec![child])
+        };
+        assert!(recovered(1, 0).is_empty());
+        assert_eq!(recovered(3, 0), one("recovery", Severity::Warning));
+        assert_eq!(recovered(0, 1), one("recovery", Severity::Alarm));
+    }
+
+    #[test]
+    fn a_root_is_not_asked_for_its_parent() {
+        let root = UnitStatus { parent_link: LinkState::Unspecified.into(), ..well() };
+        assert!(of_unit(&root, NOW).iter().all(|one| one.check != "link" && one.check != "clock"));
+    }
+
+    #[test]
+    fn a_disk_that_fills_is_told_before_imports_stop() {
+        let free = |free_disk_bytes| {
+            let status = StatusResponse { free_disk_bytes, ..StatusResponse::default() };
+            of_host(&status)[0].severity
+        };
+        assert_eq!(free(4 * 1024 * 1024 * 1024), Severity::Good);
+        assert_eq!(free(1024 * 1024 * 1024), Severity::Warning);
+        assert_eq!(free(1024), Severity::Alarm);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(CONFIG), "").unwrap();
+        let keys = dir.path().join("keys");
+        fs::create_dir(&keys).unwrap();
+        fs::set_permissions(&keys, fs::Permissions::from_mode(0o700)).unwrap();
+        let key = keys.join("statement.key");
+        fs::write(&key, "secret").unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(files(dir.path()).unwrap()[0].severity, Severity::Good);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o640)).unwrap();
+        let found = files(dir.path()).unwrap();
+        assert_eq!((found.len(), found[0].severity), (1, Severity::Alarm));
+        assert_eq!(found[0].found, "0640");
+    }
+}

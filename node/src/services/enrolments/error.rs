@@ -1,0 +1,182 @@
+//! Why a unit was not invited, let in or given new certificates.
+
+use crate::{
+    clock::UnixMillis,
+    domain::unit::{Level, UnitCode},
+    identity::{certificates, trust},
+    services::error::{ErrorKind, ServiceError},
+    statement::header::Malformed,
+    store,
+};
+
+/// Why a child was not invited or not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such token, or not its secret: which of the two is not told.
+    #[error("no such token at {0}; ask for a new one, and check that it is from this parent")]
+    UnknownToken(UnitCode),
+    /// Its time is over.
+    #[error("the token has expired; ask {0} for a new one")]
+    Expired(UnitCode),
+    /// It was used, by another key.
+    #[error(
+        "the token was used; if {0} did not use it itself, tell its parent, and ask for a new one"
+    )]
+    Spent(UnitCode),
+    /// Another key has it for now.
+    #[error(
+        "the token is reserved for another key until {until_unix_ms} ms; if {unit} is not joining from elsewhere, tell its parent"
+    )]
+    Reserved {
+        /// Unit of the token.
+        unit: UnitCode,
+        /// When the reservation ends, the parent's clock.
+        until_unix_ms: UnixMillis,
+    },
+    /// Confirmed without a reservation that still holds.
+    #[error("the token is not reserved, or no longer; run the join again")]
+    NotReserved,
+    /// The child calls itself otherwise than the token does.
+    #[error("the token is for {invited}, a {level}, not for {claimed}; use the token of that unit")]
+    OtherUnit {
+        /// Unit of the token.
+        invited: UnitCode,
+        /// Its level.
+        level: Level,
+        /// What the child says.
+        claimed: UnitCode,
+    },
+    /// The certificate is of another unit than the token.
+    #[error("the certificate is of {0}, for whom this token is not")]
+    OtherPeer(UnitCode),
+    /// The child has joined.
+    #[error("{0} has joined already")]
+    AlreadyJoined(UnitCode),
+    /// The unit is somewhere else in the tree.
+    #[error("{child} is known under {parent} and cannot join here")]
+    Elsewhere {
+        /// The unit.
+        child: UnitCode,
+        /// Where it is.
+        parent: String,
+    },
+    /// A child must be of a lower level.
+    #[error("a {own} cannot have a {level} below it; choose a lower level")]
+    Level {
+        /// Level of this unit.
+        own: Level,
+        /// Level asked for.
+        level: Level,
+    },
+    /// A field is not what it should be.
+    #[error("the request is malformed at {0}")]
+    Malformed(#[from] Malformed),
+    /// No address to put into a token.
+    #[error("this host has no address that children can dial; set one in its configuration")]
+    NoAddress,
+    /// This unit's own delegation is over.
+    #[error("the delegation of {0} has ended; renew it first")]
+    IssuerExpired(UnitCode),
+    /// The delegation would not hold.
+    #[error("the delegation would not hold: {0}")]
+    Trust(#[from] trust::Error),
+    /// The certificate request does not hold, or signing failed.
+    #[error("no certificate: {0}")]
+    Certificate(#[from] certificates::Error),
+    /// The child was away for longer than the budget allows.
+    #[error(
+        "the last certificate of {child} ended {ago_days} days ago, over the {within_days} that {parent} allows; ask {parent} to let it in with `lianxi node recover --approve {child}`"
+    )]
+    RecoveryLate {
+        /// The child.
+        child: UnitCode,
+        /// This unit.
+        parent: UnitCode,
+        /// Days since its last certificate ended.
+        ago_days: i64,
+        /// Days of the budget.
+        within_days: i64,
+    },
+    /// The child has let its certificates lapse more often than the budget allows.
+    #[error(
+        "{child} has recovered {times} times within {window_days} days; find out why its certificates lapse, then ask {parent} to let it in with `lianxi node recover --approve {child}`"
+    )]
+    RecoveryBudget {
+        /// The child.
+        child: UnitCode,
+        /// This unit.
+        parent: UnitCode,
+        /// Recoveries within the window.
+        times: u32,
+        /// Days of the window.
+        window_days: i64,
+    },
+    /// The unit is no child here any more, or never was.
+    #[error("{child} is no child of {parent}; invite it again")]
+    NoChild {
+        /// The unit.
+        child: UnitCode,
+        /// This unit.
+        parent: UnitCode,
+    },
+    /// A stored row is not readable.
+    #[error("a stored {0} cannot be read; it was written by a later version or is damaged")]
+    Row(&'static str),
+    /// The store failed; nothing was done.
+    #[error("cannot store the step")]
+    Store(#[from] store::Error),
+}
+
+impl Error {
+    /// Fixed word for the journal.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownToken(_) => "unknown-token",
+            Self::Expired(_) => "token-expired",
+            Self::Spent(_) => "token-spent",
+            Self::Reserved { .. } => "token-reserved",
+            Self::NotReserved => "not-reserved",
+            Self::OtherUnit { .. } => "other-unit",
+            Self::OtherPeer(_) => "other-peer",
+            Self::AlreadyJoined(_) => "already-joined",
+            Self::Elsewhere { .. } => "elsewhere",
+            Self::Level { .. } => "level",
+            Self::Malformed(_) => "malformed",
+            Self::NoAddress => "no-address",
+            Self::IssuerExpired(_) => "issuer-expired",
+            Self::Trust(error) => error.reason(),
+            Self::Certificate(_) => "certificate",
+            Self::RecoveryLate { .. } => "recovery-late",
+            Self::RecoveryBudget { .. } => "recovery-budget",
+            Self::NoChild { .. } => "no-child",
+            Self::Row(_) | Self::Store(_) => "store",
+        }
+    }
+}
+
+impl ServiceError for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownToken(_) => ErrorKind::Unauthenticated,
+            Self::Expired(_)
+            | Self::Spent(_)
+            | Self::Reserved { .. }
+            | Self::NotReserved
+            | Self::Elsewhere { .. }
+            | Self::NoAddress
+            | Self::IssuerExpired(_)
+            | Self::RecoveryLate { .. }
+            | Self::RecoveryBudget { .. }
+            | Self::Trust(_) => ErrorKind::FailedPrecondition,
+            Self::NoChild { .. } => ErrorKind::NotFound,
+            Self::AlreadyJoined(_) => ErrorKind::AlreadyExists,
+            Self::OtherUnit { .. }
+            | Self::Level { .. }
+            | Self::Malformed(_)
+            | Self::Certificate(_) => ErrorKind::InvalidArgument,
+            Self::OtherPeer(_) => ErrorKind::PermissionDenied,
+            Self::Row(_) => ErrorKind::Internal,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
