@@ -3,6 +3,7 @@
 //! Everything is the product's own: stores on disk, TLS on loopback, tokens, gRPC on the local
 //! socket. Only time and a tap for frames come from outside.
 
+pub mod acts;
 pub mod binary;
 pub mod boston;
 pub mod client;

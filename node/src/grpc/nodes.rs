@@ -5,9 +5,12 @@ use std::sync::Arc;
 use lianxi_proto::admin::v1 as pb;
 use tonic::{Request, Response, Status};
 
-use super::status::{to_status, unit};
+use super::{
+    access::caller,
+    status::{to_status, unit},
+};
 use crate::{
-    domain::delegation::Delegation,
+    domain::{delegation::Delegation, journal::Actor},
     services::{
         desks,
         enrolments::ChildRecovery,
@@ -100,6 +103,11 @@ fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
     }
 }
 
+/// Who asks, as the journal names them.
+fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
+    Ok(Actor::uid(caller(request)?.uid))
+}
+
 fn known_unit(delegation: &Delegation) -> pb::KnownUnit {
     pb::KnownUnit {
         unit: delegation.unit.to_string(),
@@ -118,6 +126,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
         &self,
         request: Request<pb::InviteRequest>,
     ) -> Result<Response<pb::InviteResponse>, Status> {
+        let by = actor(&request)?;
         let request = request.into_inner();
         let level = level_from_proto(request.child_level)
             .ok_or_else(|| Status::invalid_argument("child_level is none of the four levels"))?;
@@ -128,6 +137,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
             title: request.child_title,
             valid_for_ms: Some(request.valid_for_ms).filter(|valid| *valid != 0),
             dry_run: request.dry_run,
+            by,
         };
         let invitation = self.operations.invite(order).await.map_err(to_status)?;
         Ok(Response::new(pb::InviteResponse {
@@ -140,9 +150,10 @@ impl pb::node_service_server::NodeService for NodeHandler {
         &self,
         request: Request<pb::JoinRequest>,
     ) -> Result<Response<pb::JoinResponse>, Status> {
+        let by = actor(&request)?;
         let request = request.into_inner();
-        let joined =
-            self.operations.join(&request.token, request.dry_run).await.map_err(to_status)?;
+        let joined = self.operations.join(&request.token, by, request.dry_run).await;
+        let joined = joined.map_err(to_status)?;
         Ok(Response::new(pb::JoinResponse {
             unit: joined.unit.to_string(),
             title: joined.title,
@@ -192,9 +203,10 @@ impl pb::node_service_server::NodeService for NodeHandler {
         &self,
         request: Request<pb::RecoverRequest>,
     ) -> Result<Response<pb::RecoverResponse>, Status> {
+        let by = actor(&request)?;
         let request = request.into_inner();
         let (parent, child) = (unit(&request.unit)?, unit(&request.child)?);
-        let approved = self.operations.recover(&parent, &child, request.dry_run).await;
+        let approved = self.operations.recover(&parent, &child, by, request.dry_run).await;
         let approved_until_unix_ms = approved.map_err(to_status)?;
         Ok(Response::new(pb::RecoverResponse { approved_until_unix_ms }))
     }

@@ -20,7 +20,7 @@ use super::{Error, admin, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
-    domain::unit::UnitCode,
+    domain::{journal::Actor, unit::UnitCode},
     identity::tls::{Accepted, Purpose, ServerTls, UnitTls},
     link::{
         Tap,
@@ -386,8 +386,13 @@ impl Dial for DialParent {
 
 #[async_trait]
 impl Operations for Host {
-    async fn join(&self, token: &str, dry_run: bool) -> Result<JoinedUnit, OperationError> {
-        setup::join(self, token, dry_run).await
+    async fn join(
+        &self,
+        token: &str,
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<JoinedUnit, OperationError> {
+        setup::join(self, token, by, dry_run).await
     }
 
     async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError> {
@@ -408,10 +413,11 @@ impl Operations for Host {
         &self,
         unit: &UnitCode,
         child: &UnitCode,
+        by: Actor,
         dry_run: bool,
     ) -> Result<UnixMillis, OperationError> {
         let enrolments = setup::enrolments_of(self, unit)?;
-        let approved = enrolments.approve_recovery(child, dry_run).await;
+        let approved = enrolments.approve_recovery(child, by, dry_run).await;
         approved.map_err(|error| setup::failed(error.kind(), &error))
     }
 

@@ -361,6 +361,7 @@ async fn open(
 pub(super) async fn join(
     host: &Host,
     token: &str,
+    by: Actor,
     dry_run: bool,
 ) -> Result<JoinedUnit, OperationError> {
     let token = parse_token(token)?;
@@ -375,8 +376,18 @@ pub(super) async fn join(
         let text = format!("unit {} has joined already and is served by this host", token.unit);
         return Err(OperationError { kind: ErrorKind::AlreadyExists, text });
     }
-    let joined = run.run().await.map_err(refused)?;
-    keep(&joined, host.store.as_ref(), host.clock.as_ref(), (Actor::node(), "node.join")).await?;
+    let joined = match run.run().await {
+        Ok(joined) => joined,
+        Err(error) => {
+            let act = Act::refused(by, "node.join", token.unit.as_str(), error.reason());
+            if let Some(head) = host.units().head() {
+                let recorded = head.unit.record(act).await;
+                recorded.map_err(|error| failed(ErrorKind::Internal, &error))?;
+            }
+            return Err(refused(error));
+        }
+    };
+    keep(&joined, host.store.as_ref(), host.clock.as_ref(), (by, "node.join")).await?;
     let unit = joined_unit(&joined, &token);
     let identity = open(&host.config, host.store.as_ref(), joined.identity).await;
     let opened = match identity {
@@ -405,6 +416,7 @@ pub(super) async fn invite(host: &Host, order: InviteOrder) -> Result<Invitation
         title: order.title,
         valid_for_ms: order.valid_for_ms,
         addresses: host.advertised(),
+        by: order.by,
     };
     let refused = |error: enrolments::Error| failed(error.kind(), &error);
     if order.dry_run {

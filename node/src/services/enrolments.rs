@@ -35,6 +35,7 @@ use crate::{
     clock::{Clock, UnixMillis},
     domain::{
         delegation::Delegation,
+        journal::{Act, Actor, Leaf},
         unit::{Level, UnitCode},
     },
     identity::{
@@ -71,6 +72,8 @@ pub struct Invite {
     pub valid_for_ms: Option<i64>,
     /// Addresses of this host, `host:port`, that the child is to dial.
     pub addresses: Vec<String>,
+    /// Who invites.
+    pub by: Actor,
 }
 
 /// A token that was made.
@@ -171,8 +174,13 @@ impl Enrolments {
     pub async fn invite(&self, invite: Invite) -> Result<Invitation, Error> {
         let _turn = self.turn.lock().await;
         let now = self.unit.clock().now_unix_ms();
-        let ends = self.check_invite(&invite, now).await?;
-        let Invite { child, level, title, addresses, .. } = invite;
+        let ends = match self.check_invite(&invite, now).await {
+            Ok(ends) => ends,
+            Err(error) => {
+                return Err(self.refuse((invite.by, "node.invite"), &invite.child, error).await);
+            }
+        };
+        let Invite { child, level, title, addresses, by, .. } = invite;
         let token = self.token(child, level, title, addresses, ends);
         let row = TokenRow {
             child: token.unit.clone(),
@@ -188,8 +196,23 @@ impl Enrolments {
         let mut batch = Batch::new(self.unit.code());
         batch.require_absent(Table::Tokens, token.id);
         batch.put(Table::Tokens, token.id, row.encode());
+        let act = Act::done(by, "node.invite", token.unit.as_str());
+        batch.journal(now, &Leaf::Act(act));
         self.unit.store().submit(batch).await?;
         Ok(Invitation { expires_unix_ms: token.expires_unix_ms, token })
+    }
+
+    /// Journals an attempt that was refused, and hands its error on.
+    async fn refuse(&self, act: (Actor, &'static str), subject: &UnitCode, error: Error) -> Error {
+        let mut batch = Batch::new(self.unit.code());
+        let (actor, name) = act;
+        let act = Act::refused(actor, name, subject.as_str(), error.reason());
+        batch.journal(self.unit.clock().now_unix_ms(), &Leaf::Act(act));
+        if let Err(failure) = self.unit.store().submit(batch).await {
+            // The attempt is refused all the same; the log has it.
+            tracing::error!(unit = %self.unit(), error = %failure, "a refusal was not journalled");
+        }
+        error
     }
 
     /// What [`Self::invite`] would say; makes no token. Returns when the token would end.
@@ -253,14 +276,31 @@ impl Enrolments {
     /// [`Error::Store`].
     pub async fn reserve(&self, application: &Application) -> Result<Reserved, Error> {
         let _turn = self.turn.lock().await;
+        match self.try_reserve(application).await {
+            Ok(reserved) => Ok(reserved),
+            Err(error) => {
+                let name = if error.is_of_recovery() { "node.recover" } else { "node.join" };
+                let act = (Actor::unit(&application.unit), name);
+                Err(self.refuse(act, &application.unit, error).await)
+            }
+        }
+    }
+
+    async fn try_reserve(&self, application: &Application) -> Result<Reserved, Error> {
         let now = self.unit.clock().now_unix_ms();
         let (row, stored) = self.row(&application.token_id).await?;
         if !row.has_secret(&application.secret) {
             return Err(self.unknown());
         }
         if (&row.child, row.level) != (&application.unit, application.level) {
+            let claim = self.claim(&row, application);
             let (invited, level) = (row.child, row.level);
-            return Err(Error::OtherUnit { invited, level, claimed: application.unit.clone() });
+            return Err(Error::OtherUnit {
+                invited,
+                level,
+                claimed: application.unit.clone(),
+                claim,
+            });
         }
         // Before anything is kept: a delegation for these keys would be believed by nobody.
         self.unit.trust().check_new_keys(&application.unit, &application.keys, now)?;
@@ -303,6 +343,25 @@ impl Enrolments {
         })
     }
 
+    /// Whose place an application asks for that is not the token's.
+    fn claim(&self, row: &TokenRow, application: &Application) -> &'static str {
+        if application.unit == row.child {
+            return if application.level.is_above(row.level) {
+                "higher-level"
+            } else {
+                "other-level"
+            };
+        }
+        let trust = self.unit.trust();
+        if trust.is_in_subtree(self.unit.code(), &application.unit) {
+            "parents-code"
+        } else if trust.parent(&application.unit) == Some(self.unit.code()) {
+            "siblings-code"
+        } else {
+            "other-unit"
+        }
+    }
+
     fn certify(
         &self,
         child: &UnitCode,
@@ -325,6 +384,15 @@ impl Enrolments {
     /// [`Error::Trust`], [`Error::Store`].
     pub async fn confirm(&self, peer: &Peer, token_id: &[u8; 16]) -> Result<Vec<Envelope>, Error> {
         let _turn = self.turn.lock().await;
+        match self.try_confirm(peer, token_id).await {
+            Ok(chain) => Ok(chain),
+            Err(error) => {
+                Err(self.refuse((Actor::unit(&peer.unit), "node.join"), &peer.unit, error).await)
+            }
+        }
+    }
+
+    async fn try_confirm(&self, peer: &Peer, token_id: &[u8; 16]) -> Result<Vec<Envelope>, Error> {
         let now = self.unit.clock().now_unix_ms();
         let (row, stored) = self.row(token_id).await?;
         if row.child != peer.unit {
@@ -386,6 +454,8 @@ impl Enrolments {
         batch.require_absent(Table::Children, child.unit.as_str());
         batch.put(Table::Children, child.unit.as_str(), child.encode());
         put_delegation(&mut batch, checked.known(), now);
+        let act = Act::done(Actor::unit(&child.unit), "node.join", child.unit.as_str());
+        batch.journal(now, &Leaf::Act(act));
         self.unit.store().submit(batch).await?;
         self.unit.believe(checked);
         self.tls.bind(unit, &child.unit, child.tls_key_sha256);

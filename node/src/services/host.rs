@@ -18,6 +18,7 @@ use crate::{
     clock::UnixMillis,
     domain::{
         catalogue::Catalogue,
+        journal::Actor,
         unit::{Level, UnitCode},
     },
 };
@@ -137,6 +138,8 @@ pub struct InviteOrder {
     pub valid_for_ms: Option<i64>,
     /// Check, and make no token.
     pub dry_run: bool,
+    /// Who invites.
+    pub by: Actor,
 }
 
 /// What a unit has after its certificates were renewed, or would have.
@@ -167,7 +170,12 @@ pub struct HostFacts {
 #[async_trait]
 pub trait Operations: Send + Sync + 'static {
     /// Joins a unit under the parent that the token names, and serves it.
-    async fn join(&self, token: &str, dry_run: bool) -> Result<JoinedUnit, OperationError>;
+    async fn join(
+        &self,
+        token: &str,
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<JoinedUnit, OperationError>;
 
     /// Makes a token for a child of a hosted unit.
     async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError>;
@@ -180,6 +188,7 @@ pub trait Operations: Send + Sync + 'static {
         &self,
         unit: &UnitCode,
         child: &UnitCode,
+        by: Actor,
         dry_run: bool,
     ) -> Result<UnixMillis, OperationError>;
 

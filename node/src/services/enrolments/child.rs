@@ -38,7 +38,7 @@ use crate::{
         },
         error::{ErrorKind, ServiceError},
     },
-    statement::{Envelope, enrolment::Application, header::Malformed},
+    statement::{Envelope, delegation, enrolment::Application, header::Malformed},
 };
 
 /// The two calls to a parent that a joining child makes. Implemented by `grpc`.
@@ -151,6 +151,41 @@ pub enum JoinError {
     /// The process is ending.
     #[error("the work on the key files was cut off; run the command again")]
     CutOff,
+}
+
+impl JoinError {
+    /// Fixed word for the journal.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NotReached { source, .. } => connect_reason(source),
+            Self::Door { source, .. } => match source {
+                DoorError::Connect(error) => connect_reason(error),
+                DoorError::Refused { .. } => "refused-by-parent",
+                DoorError::Broken(_) => "broken",
+                DoorError::Answer(_) => "malformed",
+            },
+            Self::NoAddress => "no-address",
+            Self::Expired { .. } => "token-expired",
+            Self::Keys(_) => "keys",
+            Self::Mismatch(_) => "mismatch",
+            Self::Trust(error) => error.reason(),
+            Self::Certificate(_) => "certificate",
+            Self::Malformed(_) => "malformed",
+            Self::CutOff => "cut-off",
+        }
+    }
+}
+
+fn connect_reason(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::WrongCa { .. } => "wrong-ca",
+        ConnectError::WrongUnit { .. } => "wrong-unit",
+        ConnectError::NotServed { .. } => "not-served",
+        ConnectError::Validity { .. } | ConnectError::Own(_) => "certificate",
+        ConnectError::NotReached { .. }
+        | ConnectError::Timeout { .. }
+        | ConnectError::Handshake { .. } => "not-reached",
+    }
 }
 
 impl ServiceError for JoinError {

@@ -45,6 +45,8 @@ pub enum Error {
         level: Level,
         /// What the child says.
         claimed: UnitCode,
+        /// Word for the journal: whose place it asks for.
+        claim: &'static str,
     },
     /// The certificate is of another unit than the token.
     #[error("the certificate is of {0}, for whom this token is not")]
@@ -128,6 +130,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// True if the unit has joined, and only its recovery is in question.
+    pub(super) fn is_of_recovery(&self) -> bool {
+        matches!(self, Self::RecoveryLate { .. } | Self::RecoveryBudget { .. })
+    }
+
     /// Fixed word for the journal.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -136,7 +143,7 @@ impl Error {
             Self::Spent(_) => "token-spent",
             Self::Reserved { .. } => "token-reserved",
             Self::NotReserved => "not-reserved",
-            Self::OtherUnit { .. } => "other-unit",
+            Self::OtherUnit { claim, .. } => claim,
             Self::OtherPeer(_) => "other-peer",
             Self::AlreadyJoined(_) => "already-joined",
             Self::Elsewhere { .. } => "elsewhere",

@@ -12,7 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::{Enrolments, Error, longest_grant, next_serial, put_delegation, rows::TokenRow};
 use crate::{
     clock::UnixMillis,
-    domain::{delegation::Delegation, unit::UnitCode},
+    domain::{
+        delegation::Delegation,
+        journal::{Act, Actor, Leaf},
+        unit::UnitCode,
+    },
     identity::{certificates, issue, trust::Checked},
     store::{Batch, Table},
 };
@@ -122,7 +126,8 @@ impl Enrolments {
             tracing::warn!(unit = %self.unit(), %child, %error, "recovery refused");
             return Err(error);
         }
-        if now > row.certificate_ends_unix_ms {
+        let late = now > row.certificate_ends_unix_ms;
+        if late {
             let since = now.saturating_sub(WINDOW_MS);
             row.recovered_unix_ms.retain(|time| *time > since);
             row.recovered_unix_ms.push(now);
@@ -131,6 +136,9 @@ impl Enrolments {
         }
         row.certificate_ends_unix_ms = now.saturating_add(certificates::LIFETIME_MS);
         let mut batch = self.batch_of(child, &row, stored);
+        let name = if late { "node.recover" } else { "node.renew" };
+        let act = Act::done(Actor::unit(child), name, child.as_str());
+        batch.journal(now, &Leaf::Act(act));
         let renewed = self.renewed_delegation(child, now)?;
         if let Some(checked) = &renewed {
             put_delegation(&mut batch, checked.known(), now);
@@ -193,14 +201,21 @@ impl Enrolments {
     pub async fn approve_recovery(
         &self,
         child: &UnitCode,
+        by: Actor,
         dry_run: bool,
     ) -> Result<UnixMillis, Error> {
+        const ACT: &str = "node.recover.approve";
         let _turn = self.turn.lock().await;
         let now = self.unit.clock().now_unix_ms();
-        let (mut row, stored) = self.recovery_row(child).await?;
+        let (mut row, stored) = match self.recovery_row(child).await {
+            Ok(row) => row,
+            Err(error) => return Err(self.refuse((by, ACT), child, error).await),
+        };
         row.approved_until_unix_ms = now.saturating_add(APPROVAL_MS);
         if !dry_run {
-            self.unit.store().submit(self.batch_of(child, &row, stored)).await?;
+            let mut batch = self.batch_of(child, &row, stored);
+            batch.journal(now, &Leaf::Act(Act::done(by, ACT, child.as_str())));
+            self.unit.store().submit(batch).await?;
         }
         Ok(row.approved_until_unix_ms)
     }
@@ -332,15 +347,15 @@ mod tests {
         ));
         assert_eq!((joined.seen().await[0].refused, joined.seen().await[0].recent), (1, 0));
         let (unit, enrolments) = (code("BOS-01"), &joined.city.enrolments);
-        enrolments.approve_recovery(&unit, true).await.unwrap();
+        enrolments.approve_recovery(&unit, Actor::uid(1), true).await.unwrap();
         assert!(joined.renew_at(122).await.is_err(), "a dry run approves nothing");
-        let until = enrolments.approve_recovery(&unit, false).await.unwrap();
+        let until = enrolments.approve_recovery(&unit, Actor::uid(1), false).await.unwrap();
         assert_eq!(until, NOW + (122 + 7) * DAY);
         assert!(joined.renew_at(129).await.is_err(), "an approval ends");
-        enrolments.approve_recovery(&unit, false).await.unwrap();
+        enrolments.approve_recovery(&unit, Actor::uid(1), false).await.unwrap();
         joined.renew_at(130).await.unwrap();
         assert_eq!(joined.seen().await[0].approved_until_unix_ms, 0, "it is used up");
-        let stranger = enrolments.approve_recovery(&code("BOS-02"), false).await;
+        let stranger = enrolments.approve_recovery(&code("BOS-02"), Actor::uid(1), false).await;
         assert!(matches!(stranger, Err(Error::NoChild { .. })));
     }
 
@@ -366,10 +381,20 @@ mod tests {
     async fn a_delegation_past_half_of_its_life_is_renewed_with_the_certificate() {
         let joined = Joined::new().await;
         let before = joined.renew_at(20).await.unwrap().chain;
-        joined.city.enrolments.approve_recovery(&code("BOS-01"), false).await.unwrap();
+        joined
+            .city
+            .enrolments
+            .approve_recovery(&code("BOS-01"), Actor::uid(1), false)
+            .await
+            .unwrap();
         assert_eq!(joined.renew_at(21).await.unwrap().chain, before, "half is not over");
         joined.city.clock.set(NOW + 180 * DAY);
-        joined.city.enrolments.approve_recovery(&code("BOS-01"), false).await.unwrap();
+        joined
+            .city
+            .enrolments
+            .approve_recovery(&code("BOS-01"), Actor::uid(1), false)
+            .await
+            .unwrap();
         let after = joined.renew_at(184).await.unwrap().chain;
         assert_eq!((after.len(), &after[0]), (2, &before[0]));
         assert_ne!(after[1], before[1]);

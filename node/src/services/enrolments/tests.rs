@@ -255,6 +255,7 @@ impl City {
             title: format!("title of {child}"),
             valid_for_ms: None,
             addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
+            by: Actor::node(),
         };
         let token = self.enrolments.invite(invite).await.unwrap().token;
         token.to_text().parse().unwrap()
@@ -499,6 +500,7 @@ async fn only_lower_units_that_are_new_are_invited() {
         title: String::new(),
         valid_for_ms: None,
         addresses: vec!["a:1".to_owned()],
+        by: Actor::node(),
     };
     let refused = async |invite| city.enrolments.invite(invite).await.unwrap_err();
     let again = refused(invite("BOS-01", Level::District)).await;
