@@ -266,6 +266,13 @@ texts! {
     NoWhistles: "no whistles", "没有吹哨";
     WhistleRaised: "{} raised: {}", "{} 已吹哨：{}";
 
+    // Sealed bodies.
+    SealedForOthers:
+        "Sealed for others: this unit passes it on and cannot read it.",
+        "内容已加密：本单位只转发，无权阅读。";
+    KeyGiven: "{}: {} gave the key to {}", "{}：{} 将密钥授予 {}";
+    SharedDryRun: "Nothing holds {} back from {}; nothing was changed.", "{} 可授予 {}；未作任何更改。";
+
     // Quarantine.
     Peer: "peer", "对端";
     RefusedBy: "refused by", "拒收方";

@@ -8,11 +8,15 @@ use lianxi_node::{
     domain::unit::UnitCode,
     identity::{
         keys::UnitKeys,
+        sealed::{ContentKey, Reader},
         tls::{self, ConnectError, Purpose, UnitTls},
         trust::Trust,
     },
     services::enrolments::Identity,
-    statement::header::{self, Classification, Header, StatementId},
+    statement::{
+        header::{self, Classification, Header, Sealing, StatementId},
+        sealed::{SealedBody, encode_body},
+    },
     store::{
         Store as _,
         sled::{Options, SledStore},
@@ -126,7 +130,36 @@ impl Hostile {
             destination: None,
             traceparent: String::new(),
             on_behalf_of: None,
+            sealing: None,
         }
+    }
+
+    /// Signs a statement whose body is sealed to units that it knows.
+    pub fn sign_sealed(&self, header: &Header, readers: &[&str], body: &[u8]) -> Envelope {
+        let key = ContentKey::generate();
+        let (header, body) = self.seal(header, &key, readers, body);
+        self.sign(&header, &encode_body(&body))
+    }
+
+    /// Seals a body with `key`, which the header then commits to.
+    pub fn seal(
+        &self,
+        header: &Header,
+        key: &ContentKey,
+        readers: &[&str],
+        body: &[u8],
+    ) -> (Header, SealedBody) {
+        let outline = header.sealing.as_ref().and_then(|sealing| sealing.outline.clone());
+        let sealing = Some(Sealing { key_commitment: key.commitment(), outline });
+        let header = Header { sealing, ..header.clone() };
+        let readers: Vec<_> = readers.iter().map(|unit| self.reader(unit)).collect();
+        let body = key.seal(&header::header_sha256(&header), &readers, body).unwrap();
+        (header, body)
+    }
+
+    /// Agreement key of a unit that it knows.
+    pub fn reader(&self, unit: &str) -> Reader {
+        self.trust.reader(&unit.parse().unwrap(), None).unwrap()
     }
 
     /// Signs a statement with the unit's statement key, whatever the header says.

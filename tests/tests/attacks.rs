@@ -438,7 +438,8 @@ async fn what_is_not_a_childs_to_say_is_refused() {
         ("a step in a desk's name", EscalationStep::Answered, "WATER", "body.desk"),
     ] {
         let body = event(step, desk).encode_to_vec();
-        let statement = (breach.culprit.sign(&header, &body), Vec::new());
+        let event = breach.culprit.sign_sealed(&header, &["C-1"], &body);
+        let statement = (event, Vec::new());
         breach.is_refused(attack, Lane::Escalation, statement, ("wrong-source", field)).await;
         header.id = breach.culprit.header("").id;
     }

@@ -5,14 +5,18 @@ use clap::{Subcommand, ValueEnum};
 use lianxi_node::domain::unit::{DeskId, UnitCode};
 use lianxi_proto::{
     local::v1::{
-        EscalationHistory, EscalationState, ListEscalationsRequest, RaiseEscalationRequest,
-        ShowEscalationRequest, StepEscalationRequest,
+        AddEscalationDeskRequest, EscalationHistory, EscalationState, ListEscalationsRequest,
+        RaiseEscalationRequest, ShareEscalationRequest, ShowEscalationRequest,
+        StepEscalationRequest,
     },
     types::v1::{Escalation, EscalationKind, EscalationStep},
 };
 use serde_json::{Value, json};
 
-use super::Context;
+use super::{
+    Context,
+    notice::{Share, given_json, print_readers},
+};
 use crate::{
     client::Client,
     output::Output,
@@ -41,6 +45,10 @@ pub(crate) enum Verb {
     Close(Step),
     /// The street takes the whistle back (撤哨)
     Withdraw(Step),
+    /// Call one more desk of the called unit, and give it the sealed body
+    AddDesk(AddDesk),
+    /// Give the sealed body to a unit that is no side of the case
+    Share(Share),
 }
 
 /// Kind of a whistle, which decides its limits.
@@ -139,6 +147,22 @@ pub(crate) struct Step {
     unit: Option<UnitCode>,
 }
 
+/// Arguments of `lianxi escalation add-desk`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AddDesk {
+    /// Id or number of the case
+    case: String,
+    /// Desk of the called unit
+    #[arg(long)]
+    desk: DeskId,
+    /// Say what would not hold, change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Side of the case [default: the one that the host is for]
+    #[arg(long)]
+    unit: Option<UnitCode>,
+}
+
 impl Verb {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
@@ -151,6 +175,8 @@ impl Verb {
             Self::Handled(step) => step.run(context, EscalationStep::Handled).await,
             Self::Close(step) => step.run(context, EscalationStep::Closed).await,
             Self::Withdraw(step) => step.run(context, EscalationStep::Withdrawn).await,
+            Self::AddDesk(add) => add.run(context).await,
+            Self::Share(share) => share_case(share, context).await,
         }
     }
 }
@@ -296,6 +322,37 @@ impl Step {
     }
 }
 
+impl AddDesk {
+    async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let unit = context.unit(&client, self.unit).await?;
+        let escalation_id = id_of(&client, &unit, &self.case).await?;
+        let (desk, dry_run) = (self.desk.to_string(), self.dry_run);
+        let request = AddEscalationDeskRequest { unit, escalation_id, desk, dry_run };
+        let answer =
+            client.escalations().add_desk(request).await.context("cannot call the desk")?;
+        let (state, output) = (answer.into_inner(), context.output());
+        if dry_run {
+            output.note(output.fill(Text::SharedDryRun, &[&number(&state), &self.desk]));
+        }
+        print_state(output, &state)
+    }
+}
+
+async fn share_case(share: Share, context: &Context<'_>) -> anyhow::Result<()> {
+    let client = context.client().await?;
+    let unit = context.unit(&client, share.unit).await?;
+    let escalation_id = id_of(&client, &unit, &share.case).await?;
+    let (to, dry_run) = (share.to.to_string(), share.dry_run);
+    let request = ShareEscalationRequest { unit, escalation_id, to, dry_run };
+    let answer = client.escalations().share(request).await.context("cannot share the whistle")?;
+    let (state, output) = (answer.into_inner(), context.output());
+    if dry_run {
+        output.note(output.fill(Text::SharedDryRun, &[&number(&state), &share.to]));
+    }
+    print_state(output, &state)
+}
+
 /// A case in JSON.
 pub(crate) fn state_json(state: &EscalationState) -> Value {
     let escalation = state.escalation.clone().unwrap_or_default();
@@ -310,6 +367,7 @@ pub(crate) fn state_json(state: &EscalationState) -> Value {
         "destination": state.destination,
         "lead_desk": escalation.lead_desk,
         "co_desks": escalation.co_desks,
+        "added_desks": state.added_desks,
         "answer_within_ms": escalation.answer_within_ms,
         "arrive_within_ms": escalation.arrive_within_ms,
         "approved_by": escalation.approved_by,
@@ -318,6 +376,8 @@ pub(crate) fn state_json(state: &EscalationState) -> Value {
         "lamp": state.lamp,
         "due_unix_ms": state.due_unix_ms,
         "exercise": state.exercise,
+        "sealed_for_others": state.sealed_for_others,
+        "given": given_json(&state.given),
         "history": history,
     })
 }
@@ -357,6 +417,7 @@ fn print_state(output: &Output, state: &EscalationState) -> anyhow::Result<()> {
     for line in escalation.text.lines() {
         output.line(line)?;
     }
+    print_readers(output, state.sealed_for_others, &state.given)?;
     let mut table = Table::new()
         .text(output.text(Text::Time))
         .text(output.text(Text::State))

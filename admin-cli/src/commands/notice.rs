@@ -5,8 +5,8 @@ use clap::Subcommand;
 use lianxi_node::domain::unit::{Level, UnitCode};
 use lianxi_proto::{
     local::v1::{
-        IssueNoticeRequest, IssueNoticeResponse, ListNoticesRequest, MarkNoticeRequest,
-        NoticeState, Recipient, ShowNoticeRequest,
+        IssueNoticeRequest, IssueNoticeResponse, KeyGiven, ListNoticesRequest, MarkNoticeRequest,
+        NoticeState, Recipient, ShareNoticeRequest, ShowNoticeRequest,
     },
     types::v1::{Notice, ReceiptStage},
 };
@@ -36,6 +36,8 @@ pub(crate) enum Verb {
     Sign(Mark),
     /// Sign that the task is done (办结)
     Done(Mark),
+    /// Give the sealed body to a unit that joined later, or that has to read along
+    Share(Share),
 }
 
 /// Arguments of `lianxi notice issue`.
@@ -113,6 +115,22 @@ pub(crate) struct Mark {
     unit: Option<UnitCode>,
 }
 
+/// Arguments of `lianxi notice share` and `lianxi escalation share`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Share {
+    /// Id or number
+    pub(super) case: String,
+    /// Unit above or below that may read it from then on
+    #[arg(long)]
+    pub(super) to: UnitCode,
+    /// Say what would not hold, change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// Unit that reads it and gives it [default: the one that the host is for]
+    #[arg(long)]
+    pub(super) unit: Option<UnitCode>,
+}
+
 impl Verb {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
@@ -122,6 +140,7 @@ impl Verb {
             Self::Show(show) => show.run(context).await,
             Self::Sign(mark) => mark.run(context, ReceiptStage::Seen).await,
             Self::Done(mark) => mark.run(context, ReceiptStage::Done).await,
+            Self::Share(share) => share.run(context).await,
         }
     }
 }
@@ -263,6 +282,8 @@ pub(crate) fn state_json(state: &NoticeState) -> Value {
         "funds": notice.funds,
         "issued_unix_ms": state.issued_unix_ms,
         "exercise": state.exercise,
+        "sealed_for_others": state.sealed_for_others,
+        "given": given_json(&state.given),
         "stages": stages_json(&state.recipients),
         "recipients": recipients,
     })
@@ -318,6 +339,61 @@ impl Mark {
     }
 }
 
+impl Share {
+    async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let client = context.client().await?;
+        let unit = context.unit(&client, self.unit).await?;
+        let notice_id = id_of(&client, &unit, &self.case).await?;
+        let (to, dry_run) = (self.to.to_string(), self.dry_run);
+        let request = ShareNoticeRequest { unit, notice_id, to, dry_run };
+        let answer = client.notices().share(request).await.context("cannot share the notice")?;
+        let (state, output) = (answer.into_inner(), context.output());
+        if dry_run {
+            output.note(output.fill(Text::SharedDryRun, &[&number(&state), &self.to]));
+        }
+        print_state(output, &state)
+    }
+}
+
+/// Keys that were given later, in JSON.
+pub(crate) fn given_json(given: &[KeyGiven]) -> Vec<Value> {
+    given
+        .iter()
+        .map(|one| {
+            json!({
+                "by": one.by,
+                "unit": one.unit,
+                "desk": one.desk,
+                "time_unix_ms": one.time_unix_ms,
+            })
+        })
+        .collect()
+}
+
+/// Says that a body is sealed for others, and who was given its key later.
+///
+/// # Errors
+///
+/// The output cannot be written.
+pub(crate) fn print_readers(
+    output: &Output,
+    sealed_for_others: bool,
+    given: &[KeyGiven],
+) -> anyhow::Result<()> {
+    if sealed_for_others {
+        output.line(output.text(Text::SealedForOthers))?;
+    }
+    for one in given {
+        let reader = match one.desk.as_str() {
+            "" => one.unit.clone(),
+            desk => format!("{} {desk}", one.unit),
+        };
+        let time = values::time(one.time_unix_ms);
+        output.line(&output.fill(Text::KeyGiven, &[&time, &one.by, &reader]))?;
+    }
+    Ok(())
+}
+
 fn print_state(output: &Output, state: &NoticeState) -> anyhow::Result<()> {
     if output.is_json() {
         return Ok(output.document(&state_json(state))?);
@@ -338,6 +414,7 @@ fn print_state(output: &Output, state: &NoticeState) -> anyhow::Result<()> {
     for line in notice.text.lines() {
         output.line(line)?;
     }
+    print_readers(output, state.sealed_for_others, &state.given)?;
     let mut table = Table::new()
         .text(output.text(Text::Unit))
         .text(output.text(Text::Title))

@@ -47,6 +47,9 @@ pub enum Error {
         /// Step asked for.
         to: &'static str,
     },
+    /// A desk that is called already.
+    #[error("desk {0} is called to this case already")]
+    Called(DeskId),
     /// Someone else's step.
     #[error("{step} is for {who} to say")]
     Actor {
@@ -121,8 +124,9 @@ impl Escalation {
         Ok(())
     }
 
-    fn calls(&self, desk: &DeskId) -> bool {
-        self.lead_desk == *desk || self.co_desks.contains(desk)
+    /// Desks that the whistle calls, the one that leads first.
+    pub fn desks(&self) -> impl Iterator<Item = &DeskId> {
+        std::iter::once(&self.lead_desk).chain(&self.co_desks)
     }
 }
 
@@ -201,11 +205,39 @@ pub struct Case {
     pub raised_unix_ms: UnixMillis,
     /// True for an exercise.
     pub exercise: bool,
+    /// Desks that were called later.
+    pub added: Vec<DeskId>,
     /// Steps in the order in which they were taken in.
     pub history: Vec<Taken>,
 }
 
 impl Case {
+    /// True if the desk was called, at once or later.
+    pub fn calls(&self, desk: &DeskId) -> bool {
+        self.escalation.desks().chain(&self.added).any(|called| called == desk)
+    }
+
+    /// Checks that `unit` may call `desk` to the case now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Actor`], [`Error::Called`], [`Error::Order`] once the case has ended.
+    pub fn check_add(&self, desk: &DeskId, unit: &UnitCode) -> Result<(), Error> {
+        if *unit != self.source && *unit != self.destination {
+            let who = "the street that raised it and the unit that was called";
+            return Err(Error::Actor { step: "add-desk", who });
+        }
+        if self.calls(desk) {
+            return Err(Error::Called(desk.clone()));
+        }
+        match self.state() {
+            Some(state) if state.is_final() => {
+                Err(Error::Order { from: state.as_str(), to: "add-desk" })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// State: the newest step of the case; a co-desk's steps do not move it.
     pub fn state(&self) -> Option<Step> {
         let moves = |taken: &&Taken| {
@@ -244,8 +276,8 @@ impl Case {
     fn check_actor(&self, step: Step, actor: Actor<'_>) -> Result<(), Error> {
         let by_source = *actor.unit == self.source && actor.desk.is_none();
         let by_destination = *actor.unit == self.destination && actor.desk.is_none();
-        let by_desk = *actor.unit == self.destination
-            && actor.desk.is_some_and(|desk| self.escalation.calls(desk));
+        let by_desk =
+            *actor.unit == self.destination && actor.desk.is_some_and(|desk| self.calls(desk));
         let (allowed, who) = match step {
             Step::Closed | Step::Withdrawn => (by_source, "the street that raised it"),
             Step::Routed | Step::Returned => (by_destination, "the unit that was called"),
@@ -322,6 +354,7 @@ mod tests {
             },
             raised_unix_ms: 1_000,
             exercise: false,
+            added: Vec::new(),
             history: Vec::new(),
         }
     }

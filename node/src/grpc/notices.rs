@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lianxi_proto::local::v1 as pb;
+use lianxi_proto::{local::v1 as pb, types::v1::Notice};
 use tonic::{Request, Response, Status};
 
 use super::status::{malformed, statement_id, to_status, unit};
@@ -10,8 +10,12 @@ use crate::{
     services::{
         host::Units,
         notices::{Recipient, State},
+        unit::Given,
     },
-    statement::notice::{from_proto, stage_from_proto, stage_to_proto, to_proto},
+    statement::{
+        delegation::level_to_proto,
+        notice::{from_proto, stage_from_proto, stage_to_proto, to_proto},
+    },
 };
 
 /// Serves notices of the hosted units.
@@ -38,12 +42,30 @@ fn recipient(recipient: Recipient) -> pb::Recipient {
     }
 }
 
+/// A key that was given, for operators.
+pub(super) fn given(given: Given) -> pb::KeyGiven {
+    pb::KeyGiven {
+        by: given.by.to_string(),
+        unit: given.to.0.to_string(),
+        desk: given.to.1.map(|desk| desk.to_string()).unwrap_or_default(),
+        time_unix_ms: given.time_unix_ms,
+    }
+}
+
 fn state(state: State) -> pb::NoticeState {
+    let outline = || Notice {
+        number: state.number.clone(),
+        level: level_to_proto(state.level).into(),
+        due_unix_ms: state.due_unix_ms,
+        ..Notice::default()
+    };
     pb::NoticeState {
         notice_id: state.id.as_bytes().to_vec(),
         issuer: state.issuer.to_string(),
         destination: state.destination.to_string(),
-        notice: Some(to_proto(&state.notice)),
+        notice: Some(state.notice.as_ref().map_or_else(outline, to_proto)),
+        sealed_for_others: state.notice.is_none(),
+        given: state.given.into_iter().map(given).collect(),
         issued_unix_ms: state.issued_unix_ms,
         recipients: state.recipients.into_iter().map(recipient).collect(),
         exercise: state.exercise,
@@ -103,5 +125,19 @@ impl pb::notice_service_server::NoticeService for NoticeHandler {
             .ok_or_else(|| Status::invalid_argument("stage is SEEN or DONE"))?;
         let marked = hosted.notices.mark(id, stage, &request.note).await.map_err(to_status)?;
         Ok(Response::new(state(marked)))
+    }
+
+    async fn share(
+        &self,
+        request: Request<pb::ShareNoticeRequest>,
+    ) -> Result<Response<pb::NoticeState>, Status> {
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let id = statement_id(&request.notice_id)?;
+        let to = unit(&request.to)?;
+        // Not every statement is a notice.
+        hosted.notices.show(id).await.map_err(to_status)?;
+        hosted.grants.share(id, &to, request.dry_run).await.map_err(to_status)?;
+        Ok(Response::new(state(hosted.notices.show(id).await.map_err(to_status)?)))
     }
 }

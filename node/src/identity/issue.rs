@@ -36,6 +36,7 @@ pub fn sign(delegation: &Delegation, signer: &Signer, now: UnixMillis) -> Envelo
         destination: Some(delegation.unit.clone()),
         traceparent: String::new(),
         on_behalf_of: None,
+        sealing: None,
     };
     let payload = header::encode(&header, &encode_body(delegation));
     envelope::sign(STATEMENT_TYPE, payload, &[signer])

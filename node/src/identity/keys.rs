@@ -267,12 +267,16 @@ impl fmt::Debug for UnitKeys {
 pub struct DeskKeys {
     /// Signs statements about the desk's cases.
     pub statement: Signer,
+    /// Receives bodies of the desk's cases; `None` for a desk whose keys an earlier version made:
+    /// its unit reads for it.
+    pub agreement: Option<AgreementKey>,
 }
 
 impl DeskKeys {
-    /// Makes a new key of `suite`.
+    /// Makes new keys, to sign in `suite`.
     pub fn generate(suite: Suite) -> Self {
-        Self { statement: new_signer(suite) }
+        let agreement = Some(AgreementKey::from_bytes(&random()));
+        Self { statement: new_signer(suite), agreement }
     }
 
     /// Writes `desk.keys` below `directory`, durably.
@@ -283,7 +287,11 @@ impl DeskKeys {
     pub fn save(&self, directory: &Path) -> Result<(), Error> {
         let private = self.statement.private_bytes();
         let suite = file::suite_part(&self.statement);
-        save(directory, Kind::Desk, &[(Part::Suite, &suite), (Part::Statement, private.as_slice())])
+        let agreement = self.agreement.as_ref().map(|key| Zeroizing::new(*key.private_bytes()));
+        let mut parts: Vec<(Part, &[u8])> =
+            vec![(Part::Suite, &suite), (Part::Statement, private.as_slice())];
+        parts.extend(agreement.as_ref().map(|key| (Part::Agreement, key.as_slice())));
+        save(directory, Kind::Desk, &parts)
     }
 
     /// Reads `desk.keys` below `directory`.
@@ -293,12 +301,23 @@ impl DeskKeys {
     /// As [`UnitKeys::load`].
     pub fn load(directory: &Path) -> Result<Self, Error> {
         let file = KeyFile::load(directory, Kind::Desk)?;
-        Ok(Self { statement: file.signer(Part::Statement)? })
+        let agreement = if file.holds(Part::Agreement) {
+            Some(AgreementKey::from_bytes(&*file.bytes32(Part::Agreement)?))
+        } else {
+            None
+        };
+        Ok(Self { statement: file.signer(Part::Statement)?, agreement })
     }
 
-    /// The public half, as the desk's delegation names it.
+    /// The public halves, as the desk's delegation names them.
     pub fn public_keys(&self) -> Vec<PublicKey> {
-        vec![public_key(&self.statement, KeyUse::Statement)]
+        let mut keys = vec![public_key(&self.statement, KeyUse::Statement)];
+        keys.extend(self.agreement.as_ref().map(|key| PublicKey {
+            suite: Suite::X25519,
+            bytes: key.public_key().to_vec(),
+            key_use: KeyUse::Agreement,
+        }));
+        keys
     }
 }
 

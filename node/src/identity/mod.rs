@@ -3,6 +3,7 @@
 pub mod certificates;
 pub mod issue;
 pub mod keys;
+pub mod sealed;
 pub mod tls;
 pub mod token;
 pub mod trust;

@@ -9,6 +9,7 @@
 mod error;
 mod judge;
 mod known;
+mod readers;
 mod suites;
 mod tree;
 

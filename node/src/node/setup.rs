@@ -334,7 +334,7 @@ async fn open(
     let mut signers = std::collections::BTreeMap::new();
     for desk in desks {
         let keys = DeskKeys::load(&directory.join("desks").join(desk.as_str()));
-        signers.insert(desk, keys.map_err(|error| failed(&error))?.statement);
+        signers.insert(desk, keys.map_err(|error| failed(&error))?);
     }
     let parent = identity
         .parent

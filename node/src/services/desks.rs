@@ -93,6 +93,6 @@ pub async fn add(
     };
     let signed = issue::sign(&delegation, unit.delegation_signer(), now);
     unit.learn(&[signed]).await?;
-    unit.add_desk(desk, keys.statement);
+    unit.add_desk(desk, keys);
     Ok(delegation)
 }

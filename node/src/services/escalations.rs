@@ -1,6 +1,8 @@
 //! Escalations: raised by a street, answered by desks, closed by the street alone.
 //!
 //! Both sides keep the case and its clocks: the street's run on when the called unit is offline.
+//! The whistle and its steps are sealed to the street, the called unit and its called desks: units
+//! in between see headers.
 
 use std::sync::Arc;
 
@@ -10,8 +12,9 @@ use super::{
     catalogues::Catalogues,
     error::{ErrorKind, ServiceError},
     exchange::Lane,
+    grants::grant_draft,
     intake::{Arrived, Plan, Refused, Reply, Undecided},
-    unit::{self, Draft, Unit, Work},
+    unit::{self, Draft, Given, Seal, Unit, Work},
 };
 use crate::{
     clock::UnixMillis,
@@ -23,7 +26,8 @@ use crate::{
     },
     statement::{
         escalation::{EventBody, decode_body, decode_event, encode_body, encode_event},
-        header::{self, StatementId, kinds},
+        header::{self, Statement, StatementId, kinds},
+        sealed::{KeyGrant, SealedKey},
     },
     store::{self, Batch, Table, format},
 };
@@ -48,6 +52,9 @@ pub enum Error {
     /// No such case here.
     #[error("no escalation {0} is held here")]
     NotFound(StatementId),
+    /// The case is none of this unit's.
+    #[error("the escalation is sealed for others; ask {0} to share it with this unit")]
+    Sealed(UnitCode),
     /// The statement could not be made.
     #[error("cannot sign")]
     Unit(#[from] unit::Error),
@@ -63,11 +70,13 @@ impl ServiceError for Error {
             Self::Escalation(escalation::Error::Order { .. })
             | Self::NoStreet(_)
             | Self::Destination(_)
+            | Self::Sealed(_)
             | Self::NoLimits => ErrorKind::FailedPrecondition,
             Self::Escalation(_) => ErrorKind::InvalidArgument,
             Self::NotFound(_) => ErrorKind::NotFound,
             Self::Unit(unit::Error::NoDesk(_)) => ErrorKind::NotFound,
             Self::Unit(unit::Error::TooLarge(_)) => ErrorKind::InvalidArgument,
+            Self::Unit(unit::Error::Seal(_)) => ErrorKind::Internal,
             Self::Unit(unit::Error::Store(error)) | Self::Store(error) => error.kind(),
         }
     }
@@ -80,6 +89,8 @@ struct Row {
     destination: UnitCode,
     raised_unix_ms: UnixMillis,
     exercise: bool,
+    #[serde(default)]
+    added: Vec<DeskId>,
     history: Vec<TakenRow>,
 }
 
@@ -132,8 +143,20 @@ impl TakenRow {
 pub struct State {
     /// Its statement.
     pub id: StatementId,
-    /// The case.
-    pub case: Case,
+    /// Number that people say.
+    pub number: String,
+    /// Street that raised it.
+    pub source: UnitCode,
+    /// Unit whose desks are called.
+    pub destination: UnitCode,
+    /// When, the street's clock.
+    pub raised_unix_ms: UnixMillis,
+    /// True for an exercise.
+    pub exercise: bool,
+    /// The case; `None`: it is sealed for others.
+    pub case: Option<Case>,
+    /// Keys that were given to readers later, as known here.
+    pub given: Vec<Given>,
 }
 
 /// Escalations of one unit.
@@ -180,6 +203,10 @@ impl Escalations {
         draft.destination = Some(destination.clone());
         draft.exercise = exercise;
         draft.dataschema = self.catalogues.label();
+        let desks = escalation.desks().map(|desk| (&destination, Some(desk)));
+        let units = [(&self.unit.code, None), (&destination, None)];
+        let readers = self.unit.readers(units.into_iter().chain(desks));
+        draft.seal = Some(Seal { readers, outline: None });
         let mut work = self.unit.begin().await;
         let signed = work.sign(&draft)?;
         work.enqueue(&parent, Lane::Escalation, signed.id);
@@ -189,11 +216,12 @@ impl Escalations {
             escalation,
             raised_unix_ms: signed.time_unix_ms,
             exercise,
+            added: Vec::new(),
             history: Vec::new(),
         };
         put(&mut work, signed.id, &case);
         work.commit().await?;
-        Ok(State { id: signed.id, case })
+        self.show(signed.id).await
     }
 
     fn with_limits(&self, mut escalation: Escalation) -> Result<Escalation, Error> {
@@ -232,7 +260,9 @@ impl Escalations {
             let detail = "only a street raises an escalation";
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
-        let escalation = decode_body(&arrived.statement.body)?;
+        if header.sealing.is_none() {
+            return Err(not_sealed().into());
+        }
         let destination = header
             .destination
             .clone()
@@ -246,12 +276,14 @@ impl Escalations {
             plan.relay.push(parent.clone());
             return Ok(plan);
         }
+        let escalation = self.open(&arrived.statement, &[])?.ok_or_else(not_a_reader)?;
         let mut case = Case {
             source: header.source.clone(),
             destination,
             escalation,
             raised_unix_ms: header.time_unix_ms,
             exercise: header.exercise,
+            added: Vec::new(),
             history: Vec::new(),
         };
         let missing = self.missing_desk(&case.escalation);
@@ -268,15 +300,15 @@ impl Escalations {
         });
         plan.writes.push(row(arrived.id(), &case));
         let event = EventBody { escalation_id: *arrived.id().as_bytes(), step, desk: None, note };
-        let draft = event_draft(&event, arrived.id(), &case.source, case.exercise);
+        let draft = self.event_draft(&event, arrived.id(), &case);
         plan.replies.push(Reply { draft, to: arrived.peer.clone(), lane: Lane::Escalation });
         Ok(plan)
     }
 
     fn missing_desk(&self, escalation: &Escalation) -> Option<DeskId> {
         let trust = self.unit.trust();
-        std::iter::once(&escalation.lead_desk)
-            .chain(&escalation.co_desks)
+        escalation
+            .desks()
             .find(|desk| trust.delegation(&self.unit.code, Some(desk)).is_none())
             .cloned()
     }
@@ -287,21 +319,24 @@ impl Escalations {
     ///
     /// [`Undecided::Refused`] for one that is not the signer's to take.
     pub async fn take_event(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
-        let event = decode_event(&arrived.statement.body)?;
+        let header = &arrived.statement.header;
+        if header.sealing.is_none() {
+            return Err(not_sealed().into());
+        }
+        let destination = header
+            .destination
+            .as_ref()
+            .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
+        let mut plan = Plan::default();
+        if *destination != self.unit.code {
+            plan.relay.push(self.unit.next_hop(destination, arrived.from_child)?);
+            return Ok(plan);
+        }
+        let body = self.unit.read(&arrived.statement, &[])?.ok_or_else(not_a_reader)?;
+        let event = decode_event(&body)?;
         if event.desk != arrived.desk {
             let detail = "the desk differs from the one that signed";
             return Err(Refused::new("wrong-source", "body.desk", detail).into());
-        }
-        let destination = arrived
-            .statement
-            .header
-            .destination
-            .clone()
-            .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
-        let mut plan = Plan::default();
-        if destination != self.unit.code {
-            plan.relay.push(self.next_hop(&destination, arrived)?);
-            return Ok(plan);
         }
         let id = StatementId::try_from(&event.escalation_id[..])
             .map_err(|_| Refused::new("malformed", "body.escalation_id", "is no id"))?;
@@ -338,19 +373,6 @@ impl Escalations {
         Ok(plan)
     }
 
-    fn next_hop(&self, destination: &UnitCode, arrived: &Arrived) -> Result<UnitCode, Refused> {
-        let trust = self.unit.trust();
-        let below = trust
-            .children(&self.unit.code)
-            .into_iter()
-            .find(|child| trust.is_in_subtree(destination, child))
-            .cloned();
-        let above = if arrived.from_child { self.unit.parent.clone() } else { None };
-        below.or(above).ok_or_else(|| {
-            Refused::new("malformed", "header.destination", "is not on the way through this unit")
-        })
-    }
-
     /// Takes a step as the unit or as one of its desks.
     ///
     /// # Errors
@@ -374,18 +396,18 @@ impl Escalations {
         self.unit.continue_trace(id).await?;
         let mut work = self.unit.begin().await;
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
-        let mut case = self.case(id).await?.ok_or(Error::NotFound(id))?;
+        let mut case = self.readable(id).await?;
         case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;
-        let other = if case.source == self.unit.code { &case.destination } else { &case.source };
+        let other = other_side(&case, &self.unit.code);
         let event = EventBody {
             escalation_id: *id.as_bytes(),
             step,
             desk: desk.clone(),
             note: note.to_owned(),
         };
-        let mut draft = event_draft(&event, id, other, case.exercise);
+        let mut draft = self.event_draft(&event, id, &case);
         draft.desk.clone_from(&desk);
-        let hop = self.hop_to(other)?;
+        let hop = self.unit.hop_to(other).ok_or_else(|| Error::Destination(other.clone()))?;
         let signed = work.sign(&draft)?;
         work.enqueue(&hop, Lane::Escalation, signed.id);
         case.history.push(Taken {
@@ -400,17 +422,7 @@ impl Escalations {
         }
         put(&mut work, id, &case);
         work.commit().await?;
-        Ok(State { id, case })
-    }
-
-    fn hop_to(&self, other: &UnitCode) -> Result<UnitCode, Error> {
-        let trust = self.unit.trust();
-        let below = trust
-            .children(&self.unit.code)
-            .into_iter()
-            .find(|child| trust.is_in_subtree(other, child))
-            .cloned();
-        below.or_else(|| self.unit.parent.clone()).ok_or_else(|| Error::Destination(other.clone()))
+        self.show(id).await
     }
 
     async fn case(&self, id: StatementId) -> Result<Option<Case>, store::Error> {
@@ -418,12 +430,11 @@ impl Escalations {
         let row = store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let Some(row) = row else { return Ok(None) };
         let row: Row = format::read(FORMAT, &row)?;
-        let Some(envelope) = self.unit.statement(id).await? else { return Ok(None) };
-        let damaged = |error: header::Malformed| {
-            store::Error::Engine(format!("a stored escalation cannot be read: {error}"))
-        };
-        let statement = header::decode(&envelope.payload).map_err(damaged)?;
-        let escalation = decode_body(&statement.body).map_err(damaged)?;
+        let Some(statement) = self.statement(id).await? else { return Ok(None) };
+        let given = self.unit.given(id).await?;
+        let keys: Vec<_> = given.into_iter().flat_map(|given| given.keys).collect();
+        let escalation = self.open(&statement, &keys).map_err(|refused| unreadable(&refused))?;
+        let Some(escalation) = escalation else { return Ok(None) };
         let history = row.history.into_iter().map(TakenRow::taken).collect::<Result<_, _>>()?;
         Ok(Some(Case {
             source: row.source,
@@ -431,8 +442,53 @@ impl Escalations {
             escalation,
             raised_unix_ms: row.raised_unix_ms,
             exercise: row.exercise,
+            added: row.added,
             history,
         }))
+    }
+
+    /// The whistle as it was signed, wherever it is kept.
+    async fn statement(&self, id: StatementId) -> Result<Option<Statement>, store::Error> {
+        let Some(envelope) = self.unit.statement(id).await? else { return Ok(None) };
+        let statement =
+            header::decode(&envelope.payload).map_err(|malformed| unreadable(&malformed.into()))?;
+        Ok((statement.header.kind == kinds::ESCALATION).then_some(statement))
+    }
+
+    /// Reads a whistle; `None` if it is sealed for others.
+    fn open(
+        &self,
+        statement: &Statement,
+        given: &[SealedKey],
+    ) -> Result<Option<Escalation>, Refused> {
+        let Some(body) = self.unit.read(statement, given)? else { return Ok(None) };
+        let escalation = decode_body(&body)?;
+        if statement.header.sealing.is_some() && escalation.number != statement.header.subject {
+            let detail = "is not the number of the sealed escalation";
+            return Err(Refused::new("malformed", "header.subject", detail));
+        }
+        Ok(Some(escalation))
+    }
+
+    async fn readable(&self, id: StatementId) -> Result<Case, Error> {
+        if let Some(case) = self.case(id).await? {
+            return Ok(case);
+        }
+        let statement = self.statement(id).await?.ok_or(Error::NotFound(id))?;
+        Err(Error::Sealed(statement.header.source))
+    }
+
+    /// A step, for the other side of the case and the desks that are called to it.
+    fn event_draft(&self, event: &EventBody, id: StatementId, case: &Case) -> Draft {
+        let to = other_side(case, &self.unit.code);
+        let mut draft = Draft::new(kinds::ESCALATION_EVENT, id.to_string(), encode_event(event));
+        draft.destination = Some(to.clone());
+        draft.exercise = case.exercise;
+        let desks = case.escalation.desks().chain(&case.added);
+        let desks = desks.map(|desk| (&case.destination, Some(desk)));
+        let readers = self.unit.readers([(to, None)].into_iter().chain(desks));
+        draft.seal = Some(Seal { readers, outline: None });
+        draft
     }
 
     /// When lamps turn yellow, as the catalogue in force declares.
@@ -440,14 +496,141 @@ impl Escalations {
         self.catalogues.in_force().map(|in_force| in_force.catalogue.warning).unwrap_or_default()
     }
 
-    /// Shows a case.
+    /// Shows a case; of one that only passed through, what its header says.
     ///
     /// # Errors
     ///
     /// [`Error::NotFound`].
     pub async fn show(&self, id: StatementId) -> Result<State, Error> {
-        let case = self.case(id).await?.ok_or(Error::NotFound(id))?;
-        Ok(State { id, case })
+        let header = self.statement(id).await?.ok_or(Error::NotFound(id))?.header;
+        Ok(State {
+            id,
+            number: header.subject,
+            destination: header.destination.ok_or(Error::NotFound(id))?,
+            source: header.source,
+            raised_unix_ms: header.time_unix_ms,
+            exercise: header.exercise,
+            case: self.case(id).await?,
+            given: self.unit.given(id).await?,
+        })
+    }
+
+    /// Calls one more desk of the called unit to a case: it gets the key, the other side is told.
+    /// `dry_run`: says what would not hold, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], a desk that is not there or was called before, a case that has ended.
+    #[tracing::instrument(name = "escalation.add_desk", skip_all, fields(unit = %self.unit.code, %desk))]
+    pub async fn add_desk(
+        &self,
+        id: StatementId,
+        desk: &DeskId,
+        dry_run: bool,
+    ) -> Result<State, Error> {
+        self.unit.continue_trace(id).await?;
+        let mut work = self.unit.begin().await;
+        let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
+        let mut case = self.readable(id).await?;
+        case.check_add(desk, &self.unit.code)?;
+        if self.unit.trust().delegation(&case.destination, Some(desk)).is_none() {
+            return Err(unit::Error::NoDesk(desk.clone()).into());
+        }
+        let reader = (case.destination.clone(), Some(desk.clone()));
+        let key = self.unit.seal_kept(id, &reader).await?.ok_or(Error::NotFound(id))?;
+        if dry_run {
+            return self.show(id).await;
+        }
+        let keys = vec![key];
+        let to = other_side(&case, &self.unit.code).clone();
+        let hop = self.unit.hop_to(&to).ok_or_else(|| Error::Destination(to.clone()))?;
+        let grant = KeyGrant {
+            statement_id: id,
+            recipients: keys.clone(),
+            statement: None,
+            desk: Some(desk.clone()),
+        };
+        let signed = work.sign(&grant_draft(&grant, to, case.exercise))?;
+        work.enqueue(&hop, Lane::Escalation, signed.id);
+        let given = Given {
+            by: self.unit.code.clone(),
+            to: reader,
+            time_unix_ms: signed.time_unix_ms,
+            keys: self.unit.own_keys(&keys),
+        };
+        let (table, key, value) = given.row(id, signed.id);
+        work.batch.put(table, key, value);
+        case.added.push(desk.clone());
+        if let Some(held) = held {
+            work.batch.require(Table::Escalations, *id.as_bytes(), held);
+        }
+        put(&mut work, id, &case);
+        work.commit().await?;
+        self.show(id).await
+    }
+
+    /// Plans what the call of a desk by the other side does.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecided::Refused`] for one that is not the signer's to make.
+    pub async fn take_desk(&self, arrived: &Arrived, grant: &KeyGrant) -> Result<Plan, Undecided> {
+        let mut plan = Plan::default();
+        let (id, Some(desk)) = (grant.statement_id, &grant.desk) else { return Ok(plan) };
+        let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
+        let Some((mut case, held)) = self.case(id).await?.zip(held) else {
+            let detail = "no such escalation is held here";
+            return Err(Refused::new("malformed", "body.statement_id", detail).into());
+        };
+        let is_here = case.destination != self.unit.code
+            || self.unit.trust().delegation(&self.unit.code, Some(desk)).is_some();
+        if !is_here {
+            let detail = format!("unit {} has no desk {desk}", self.unit.code);
+            return Err(Refused::new("malformed", "body.desk", detail).into());
+        }
+        match case.check_add(desk, arrived.source()) {
+            Ok(()) => {}
+            Err(escalation::Error::Order { .. } | escalation::Error::Called(_)) => {
+                tracing::info!(unit = %self.unit.code, escalation = %id, "call of a desk came too late");
+                return Ok(plan);
+            }
+            Err(error) => {
+                let refused = Refused::new("wrong-source", "body.desk", error.to_string());
+                return Err(refused.into());
+            }
+        }
+        case.added.push(desk.clone());
+        plan.requires.push((Table::Escalations, id.as_bytes().to_vec(), held));
+        plan.writes.push(row(id, &case));
+        Ok(plan)
+    }
+
+    /// Plans what a whistle does that was shared with this unit, which is no side of the case.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecided::Refused`] for one that does not hold.
+    pub fn take_shared(
+        &self,
+        statement: &Statement,
+        given: &[SealedKey],
+    ) -> Result<Plan, Undecided> {
+        let escalation = self.open(statement, given)?.ok_or_else(not_a_reader)?;
+        let header = &statement.header;
+        let destination = header
+            .destination
+            .clone()
+            .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
+        let case = Case {
+            source: header.source.clone(),
+            destination,
+            escalation,
+            raised_unix_ms: header.time_unix_ms,
+            exercise: header.exercise,
+            added: Vec::new(),
+            history: Vec::new(),
+        };
+        Ok(Plan { writes: vec![row(header.id, &case)], ..Plan::default() })
     }
 
     /// Lists the cases that the unit raised or is called for, the oldest first.
@@ -478,11 +661,23 @@ impl Escalations {
     }
 }
 
-fn event_draft(event: &EventBody, id: StatementId, to: &UnitCode, exercise: bool) -> Draft {
-    let mut draft = Draft::new(kinds::ESCALATION_EVENT, id.to_string(), encode_event(event));
-    draft.destination = Some(to.clone());
-    draft.exercise = exercise;
-    draft
+fn other_side<'a>(case: &'a Case, own: &UnitCode) -> &'a UnitCode {
+    if case.source == *own { &case.destination } else { &case.source }
+}
+
+fn not_sealed() -> Refused {
+    let detail = "escalations and their steps travel sealed; the sender needs a newer program";
+    Refused::new("not-sealed", "header.key_commitment", detail)
+}
+
+fn not_a_reader() -> Refused {
+    let detail = "it is sealed for others, but this unit has to read it";
+    Refused::new("not-a-reader", "body.recipients", detail)
+}
+
+fn unreadable(refused: &Refused) -> store::Error {
+    let Refused { field, detail, .. } = refused;
+    store::Error::Engine(format!("a stored escalation cannot be read: {field} {detail}"))
 }
 
 fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
@@ -491,6 +686,7 @@ fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
         destination: case.destination.clone(),
         raised_unix_ms: case.raised_unix_ms,
         exercise: case.exercise,
+        added: case.added.clone(),
         history: case.history.iter().map(TakenRow::from).collect(),
     };
     (Table::Escalations, id.as_bytes().to_vec(), format::write(FORMAT, &row))

@@ -19,6 +19,7 @@ use super::{
         Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Occasion, Parcel,
         Question, Refusal, Standing, Witnessing,
     },
+    grants::Grants,
     intake::{Arrived, Plan, Refused, Undecided},
     journal::Journal,
     notices::Notices,
@@ -67,9 +68,11 @@ pub struct Hosted {
     /// Summaries.
     pub summaries: Arc<Summaries>,
     /// Notices.
-    pub notices: Notices,
+    pub notices: Arc<Notices>,
     /// Escalations.
-    pub escalations: Escalations,
+    pub escalations: Arc<Escalations>,
+    /// Keys for readers that come later.
+    pub grants: Grants,
     /// The unit's own journal.
     pub journal: Arc<Journal>,
     /// What the unit sees of its neighbours' journals, and they of its own.
@@ -106,11 +109,14 @@ impl Hosted {
         );
         unit.go_on_fanning_out();
         let journal = Arc::new(Journal::new(Arc::clone(&unit)));
+        let notices = Arc::new(Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)));
+        let escalations = Arc::new(Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)));
         Ok(Arc::new(Self {
             witness: Arc::new(Witness::new(Arc::clone(&unit), Arc::clone(&journal))),
             journal,
-            notices: Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)),
-            escalations: Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)),
+            grants: Grants::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations)),
+            notices,
+            escalations,
             summaries: Arc::new(summaries),
             unit,
             records,
@@ -181,7 +187,7 @@ impl Hosted {
         };
         let id = arrived.id();
         let kind = arrived.statement.header.kind.clone();
-        if lane_of(&kind) != Some(arrival.cursor.lane) {
+        if !lanes_of(&kind).contains(&arrival.cursor.lane) {
             let detail = format!("type {kind} is not known, or not of this lane");
             return Err(Refused::new("unknown-type", "header.type", detail).into());
         }
@@ -189,20 +195,7 @@ impl Hosted {
         if held.is_some() {
             return Ok((Plan::default(), Known::Held));
         }
-        let plan = match kind.as_str() {
-            kinds::SUMMARY => self.summaries.take(&arrived).await?,
-            kinds::REJECTION => quarantine::take_rejection(&self.unit, &arrived)?,
-            kinds::NOTICE => self.notices.take(&arrived)?,
-            kinds::RECEIPT => self.notices.take_receipt(&arrived).await?,
-            kinds::ESCALATION => self.escalations.take(&arrived)?,
-            kinds::ESCALATION_EVENT => self.escalations.take_event(&arrived).await?,
-            kinds::CATALOGUE => self.catalogues.take(&arrived)?,
-            kinds::ALARM => self.witness.take_alarm(&arrived)?,
-            _ => {
-                let detail = "this type does not travel as a delivery";
-                return Err(Refused::new("unknown-type", "header.type", detail).into());
-            }
-        };
+        let plan = self.plan(&arrived).await?;
         self.unit.metrics.statement_received(&kind);
         let named = Named {
             id: *id.as_bytes(),
@@ -211,6 +204,25 @@ impl Hosted {
             payload_sha256: arrived.payload_sha256,
         };
         Ok((plan, Known::New(id, named)))
+    }
+
+    /// Lets the service of its type plan what a statement does.
+    async fn plan(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
+        Ok(match arrived.statement.header.kind.as_str() {
+            kinds::SUMMARY => self.summaries.take(arrived).await?,
+            kinds::REJECTION => quarantine::take_rejection(&self.unit, arrived)?,
+            kinds::NOTICE => self.notices.take(arrived, &[]).await?,
+            kinds::RECEIPT => self.notices.take_receipt(arrived).await?,
+            kinds::ESCALATION => self.escalations.take(arrived)?,
+            kinds::ESCALATION_EVENT => self.escalations.take_event(arrived).await?,
+            kinds::CATALOGUE => self.catalogues.take(arrived)?,
+            kinds::KEY_GRANT => self.grants.take(arrived).await?,
+            kinds::ALARM => self.witness.take_alarm(arrived)?,
+            _ => {
+                let detail = "this type does not travel as a delivery";
+                return Err(Refused::new("unknown-type", "header.type", detail).into());
+            }
+        })
     }
 
     /// Makes one commit of the plan, the statement and the cursor.
@@ -233,6 +245,12 @@ impl Hosted {
         let now = self.unit.clock.now_unix_ms();
         for leaf in &plan.leaves {
             batch.journal(now, leaf);
+        }
+        if let Some((envelope, statement)) = &plan.inside {
+            let leaf = batch.journal(now, &Leaf::StatementIn(statement.clone()));
+            let id = StatementId::try_from(&statement.id[..])
+                .map_err(|error| store::Error::Engine(format!("an id is damaged: {error}")))?;
+            super::unit::put_statement(&mut batch, id, envelope, leaf);
         }
         if let Known::New(id, statement) = &known {
             let leaf = batch.journal(now, &Leaf::StatementIn(statement.clone()));
@@ -348,13 +366,15 @@ fn then(commit: Commit, settled: Box<dyn FnOnce() + Send>) -> Commit {
     chained
 }
 
-fn lane_of(kind: &str) -> Option<Lane> {
+/// Lanes in which statements of a type travel. A key follows the statement that it is for.
+fn lanes_of(kind: &str) -> &'static [Lane] {
     match kind {
-        kinds::ESCALATION | kinds::ESCALATION_EVENT | kinds::ALARM => Some(Lane::Escalation),
-        kinds::NOTICE | kinds::RECEIPT => Some(Lane::Notice),
-        kinds::SUMMARY | kinds::REJECTION => Some(Lane::Summary),
-        kinds::CATALOGUE => Some(Lane::Catalogue),
-        _ => None,
+        kinds::ESCALATION | kinds::ESCALATION_EVENT | kinds::ALARM => &[Lane::Escalation],
+        kinds::NOTICE | kinds::RECEIPT => &[Lane::Notice],
+        kinds::KEY_GRANT => &[Lane::Escalation, Lane::Notice],
+        kinds::SUMMARY | kinds::REJECTION => &[Lane::Summary],
+        kinds::CATALOGUE => &[Lane::Catalogue],
+        _ => &[],
     }
 }
 

@@ -2,10 +2,13 @@
 
 use crate::{
     domain::{
-        journal::Leaf,
+        journal::{self, Leaf},
         unit::{DeskId, UnitCode},
     },
-    services::{exchange::Lane, unit::Draft},
+    services::{
+        exchange::Lane,
+        unit::{Draft, ReadError},
+    },
     statement::{
         Envelope, SaltedCell,
         header::{Malformed, Statement, StatementId},
@@ -89,6 +92,12 @@ impl From<Malformed> for Undecided {
     }
 }
 
+impl From<ReadError> for Undecided {
+    fn from(error: ReadError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
 impl From<store::Error> for Undecided {
     fn from(error: store::Error) -> Self {
         Self::Store(error)
@@ -113,6 +122,8 @@ pub struct Plan {
     pub writes: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// Rows that must be as they were read: else the link brings the statement again.
     pub requires: Vec<(Table, Vec<u8>, Vec<u8>)>,
+    /// A statement that came inside the one taken in, to keep as well.
+    pub inside: Option<(Envelope, journal::Statement)>,
     /// Leaves of the journal, besides that of the statement taken in.
     pub leaves: Vec<Leaf>,
     /// Cells are kept beside the statement.

@@ -7,6 +7,7 @@ pub mod enrolments;
 pub mod error;
 pub mod escalations;
 pub mod exchange;
+pub mod grants;
 pub mod host;
 pub mod hosted;
 pub mod imports;

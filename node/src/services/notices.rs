@@ -1,7 +1,8 @@
 //! Notices on their way down, and receipts on their way back to the issuer.
 //!
 //! The receiving unit decides admission. A relay forwards the envelope as it was signed and keeps
-//! the receipts that pass, so that it can show its subtree.
+//! the stages that pass, so that it can show its subtree. It cannot read: a notice is sealed to its
+//! issuer and the units that have to act, a receipt to the issuer of the notice.
 
 use std::sync::Arc;
 
@@ -12,23 +13,28 @@ use super::{
     error::{ErrorKind, ServiceError},
     exchange::Lane,
     intake::{Arrived, Plan, Refused, Reply, Undecided},
-    unit::{self, Draft, Unit},
+    unit::{self, Draft, Given, Seal, Unit},
 };
 use crate::{
     clock::UnixMillis,
     domain::{
         notice::{self, Notice, Receipt, Route, RouteChild, Stage, admit, route},
         personal,
-        unit::UnitCode,
+        unit::{Level, UnitCode},
     },
     statement::{
-        header::{self, StatementId, kinds},
+        header::{self, Header, StatementId, kinds},
         notice::{decode_body, decode_receipt, encode_body, encode_receipt},
+        sealed::{Outline, SealedKey},
     },
     store::{self, Table, format},
 };
 
 const FORMAT: u8 = 1;
+
+/// Most readers whose keys travel in the notice itself: all of it is one statement, and no unit
+/// carries many keys of others. More get theirs by grants.
+const READERS_INSIDE: usize = 32;
 
 /// Why a notice was not issued, shown or marked.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +49,7 @@ pub enum Error {
     #[error("no {level} is under {destination}")]
     NobodyAddressed {
         /// Level.
-        level: crate::domain::unit::Level,
+        level: Level,
         /// Destination.
         destination: UnitCode,
     },
@@ -53,6 +59,11 @@ pub enum Error {
     /// The notice is not this unit's to act on.
     #[error("the notice is not addressed to this unit")]
     NotAddressed,
+    /// The unit has to act, but the key has not come yet.
+    #[error(
+        "the notice is sealed and its key has not come yet; ask {0} to share it with this unit"
+    )]
+    Sealed(UnitCode),
     /// The statement could not be made.
     #[error("cannot sign")]
     Unit(#[from] unit::Error),
@@ -65,7 +76,8 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Notice(notice::Error::Stage { .. } | notice::Error::NoAuthority)
-            | Self::NotAddressed => ErrorKind::FailedPrecondition,
+            | Self::NotAddressed
+            | Self::Sealed(_) => ErrorKind::FailedPrecondition,
             Self::Notice(_) => ErrorKind::InvalidArgument,
             Self::Destination(_) | Self::NobodyAddressed { .. } | Self::NotFound(_) => {
                 ErrorKind::NotFound
@@ -130,8 +142,16 @@ pub struct State {
     pub issuer: UnitCode,
     /// Head of the subtree that it is for.
     pub destination: UnitCode,
-    /// What it says.
-    pub notice: Notice,
+    /// Number that people say.
+    pub number: String,
+    /// Level of the units that have to act.
+    pub level: Level,
+    /// When it has to be done.
+    pub due_unix_ms: UnixMillis,
+    /// What it says; `None`: it is sealed for others.
+    pub notice: Option<Notice>,
+    /// Keys that were given to readers later, as known here.
+    pub given: Vec<Given>,
     /// The issuer's clock.
     pub issued_unix_ms: UnixMillis,
     /// True for an exercise.
@@ -170,7 +190,8 @@ impl Notices {
         if !self.unit.trust().is_in_subtree(destination, &self.unit.code) {
             return Err(Error::Destination(destination.clone()));
         }
-        let issued_to = self.addressed(destination, notice).len();
+        let addressed = self.addressed(destination, notice.level);
+        let issued_to = addressed.len();
         if issued_to == 0 {
             let (level, destination) = (notice.level, destination.clone());
             return Err(Error::NobodyAddressed { level, destination });
@@ -179,10 +200,20 @@ impl Notices {
         draft.destination = Some(destination.clone());
         draft.exercise = exercise;
         draft.dataschema = self.catalogues.label();
-        let route = self.route(destination, notice);
+        let others = addressed.into_iter().map(|(unit, _)| unit);
+        let others: Vec<_> = others.filter(|unit| *unit != self.unit.code).collect();
+        let inside = if others.len() < READERS_INSIDE { &others[..] } else { &[] };
+        let readers = std::iter::once(&self.unit.code).chain(inside).map(|unit| (unit, None));
+        let (level, due_unix_ms) = (notice.level, notice.due_unix_ms);
+        let outline = Some(Outline::Notice { level, due_unix_ms });
+        draft.seal = Some(Seal { readers: self.unit.readers(readers), outline });
+        let route = self.route(destination, notice.level);
         let mut work = self.unit.begin().await;
         let signed = work.sign(&draft)?;
         work.enqueue_all(&route.children, Lane::Notice, signed.id);
+        if inside.is_empty() {
+            work.grant_all(others, Lane::Notice, signed.id);
+        }
         let row = Row {
             issuer: self.unit.code.clone(),
             destination: destination.clone(),
@@ -206,7 +237,7 @@ impl Notices {
         Ok((signed.id, issued_to))
     }
 
-    fn route(&self, destination: &UnitCode, notice: &Notice) -> Route {
+    fn route(&self, destination: &UnitCode, level: Level) -> Route {
         let trust = self.unit.trust();
         let in_destination = trust.is_in_subtree(&self.unit.code, destination);
         let children = trust.children(&self.unit.code).into_iter().filter_map(|unit| {
@@ -216,11 +247,11 @@ impl Notices {
                 holds_destination: trust.is_in_subtree(destination, unit),
             })
         });
-        route(self.unit.level, in_destination, notice.level, children)
+        route(self.unit.level, in_destination, level, children)
     }
 
     /// Units of the notice's level under the destination and under this unit.
-    fn addressed(&self, destination: &UnitCode, notice: &Notice) -> Vec<(UnitCode, String)> {
+    fn addressed(&self, destination: &UnitCode, level: Level) -> Vec<(UnitCode, String)> {
         let trust = self.unit.trust();
         let head = if trust.is_in_subtree(&self.unit.code, destination) {
             &self.unit.code
@@ -231,7 +262,7 @@ impl Notices {
             .subtree(head)
             .into_iter()
             .map(|known| &known.delegation)
-            .filter(|delegation| delegation.desk.is_none() && delegation.level == notice.level)
+            .filter(|delegation| delegation.desk.is_none() && delegation.level == level)
             .map(|delegation| (delegation.unit.clone(), delegation.title.clone()))
             .collect();
         units.sort();
@@ -254,22 +285,23 @@ impl Notices {
     }
 
     /// Plans what a notice from above does: it goes on, and the unit decides if it is for it.
+    /// `given`: keys of its body that came beside it.
     ///
     /// # Errors
     ///
     /// [`Undecided::Refused`] for one that does not hold.
-    pub fn take(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
+    pub async fn take(&self, arrived: &Arrived, given: &[SealedKey]) -> Result<Plan, Undecided> {
         if arrived.from_child {
             let detail = "a notice comes from above";
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
-        let notice = decode_body(&arrived.statement.body)?;
         let header = &arrived.statement.header;
+        let (level, _) = outline(header)?;
         let destination = header
             .destination
             .as_ref()
             .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
-        let route = self.route(destination, &notice);
+        let route = self.route(destination, level);
         let row = Row {
             issuer: header.source.clone(),
             destination: destination.clone(),
@@ -280,22 +312,76 @@ impl Notices {
         let mut plan = Plan { relay: route.children, ..Plan::default() };
         let key = arrived.id().as_bytes().to_vec();
         plan.writes.push((Table::Notices, key, format::write(FORMAT, &row)));
-        if route.addressed
-            && let Some(parent) = &self.unit.parent
-        {
-            let receipt = self.decide(arrived.id(), &notice);
-            let row = ReceiptRow {
-                stage: receipt.stage as u8,
-                reason: receipt.reason.clone(),
-                note: String::new(),
-                time_unix_ms: self.unit.clock.now_unix_ms(),
-            };
-            let key = receipt_key(arrived.id(), &self.unit.code);
-            plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
-            let draft = receipt_draft(&receipt, &header.source, arrived.id(), header.exercise);
-            plan.replies.push(Reply { draft, to: parent.clone(), lane: Lane::Notice });
+        if !route.addressed {
+            return Ok(plan);
+        }
+        let mut notice = self.open(&arrived.statement, given)?;
+        if notice.is_none() {
+            // A key can be faster than its notice.
+            let keys = self.unit.keys_given(arrived.id()).await?;
+            notice = self.open(&arrived.statement, &keys)?;
+        }
+        if let Some(notice) = notice {
+            self.admit(&mut plan, header, &notice);
         }
         Ok(plan)
+    }
+
+    /// Plans what a key for a notice that is held does: the unit can decide.
+    ///
+    /// # Errors
+    ///
+    /// [`Undecided::Refused`] if the notice does not hold.
+    pub async fn take_key(
+        &self,
+        statement: &header::Statement,
+        given: &[SealedKey],
+    ) -> Result<Plan, Undecided> {
+        let mut plan = Plan::default();
+        let id = statement.header.id;
+        let row = self.unit.store.get(&self.unit.code, Table::Notices, id.as_bytes()).await?;
+        let row: Option<Row> = row.map(|row| format::read(FORMAT, &row)).transpose()?;
+        let decided = self.receipt(&receipt_key(id, &self.unit.code)).await?.is_some();
+        if let Some(notice) = self.open(statement, given)?
+            && row.is_some_and(|row| row.addressed)
+            && !decided
+        {
+            self.admit(&mut plan, &statement.header, &notice);
+        }
+        Ok(plan)
+    }
+
+    /// Reads a notice; `None` if it is sealed for others.
+    fn open(
+        &self,
+        statement: &header::Statement,
+        given: &[SealedKey],
+    ) -> Result<Option<Notice>, Refused> {
+        let Some(body) = self.unit.read(statement, given)? else { return Ok(None) };
+        let notice = decode_body(&body)?;
+        let header = &statement.header;
+        let said = (header.subject.as_str(), outline(header)?);
+        if (notice.number.as_str(), (notice.level, notice.due_unix_ms)) != said {
+            let detail = "is not what the sealed notice says";
+            return Err(Refused::new("malformed", "header.outline", detail));
+        }
+        Ok(Some(notice))
+    }
+
+    /// Adds the unit's decision, and the receipt that says it.
+    fn admit(&self, plan: &mut Plan, header: &Header, notice: &Notice) {
+        let Some(parent) = &self.unit.parent else { return };
+        let receipt = self.decide(header.id, notice);
+        let row = ReceiptRow {
+            stage: receipt.stage as u8,
+            reason: receipt.reason.clone(),
+            note: String::new(),
+            time_unix_ms: self.unit.clock.now_unix_ms(),
+        };
+        let key = receipt_key(header.id, &self.unit.code);
+        plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
+        let draft = self.receipt_draft(&receipt, &header.source, header.id, header.exercise);
+        plan.replies.push(Reply { draft, to: parent.clone(), lane: Lane::Notice });
     }
 
     /// Plans what a receipt from below does: the furthest stage is kept, and it goes on to the issuer.
@@ -308,9 +394,11 @@ impl Notices {
             let detail = "a receipt comes from a unit below";
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
-        let receipt = decode_receipt(&arrived.statement.body)?;
+        let header = &arrived.statement.header;
+        let to_self = header.destination.as_ref() == Some(&self.unit.code);
+        let receipt = self.open_receipt(arrived, to_self)?;
         let notice_id = StatementId::try_from(&receipt.notice_id[..])
-            .map_err(|_| Refused::new("malformed", "body.notice_id", "is no id"))?;
+            .map_err(|_| Refused::new("malformed", "header.subject", "is no id"))?;
         let mut plan = Plan::default();
         let key = receipt_key(notice_id, arrived.source());
         let before = self.receipt(&key).await?;
@@ -319,15 +407,46 @@ impl Notices {
                 stage: receipt.stage as u8,
                 reason: receipt.reason,
                 note: receipt.note,
-                time_unix_ms: arrived.statement.header.time_unix_ms,
+                time_unix_ms: header.time_unix_ms,
             };
             plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
         }
-        let to_self = arrived.statement.header.destination.as_ref() == Some(&self.unit.code);
         if !to_self && let Some(parent) = &self.unit.parent {
             plan.relay.push(parent.clone());
         }
         Ok(plan)
+    }
+
+    /// The receipt as its header tells it to everybody; with its note where it is for this unit.
+    fn open_receipt(&self, arrived: &Arrived, to_self: bool) -> Result<Receipt, Refused> {
+        let header = &arrived.statement.header;
+        let sealing = header.sealing.as_ref().ok_or_else(not_sealed)?;
+        let Some(Outline::Receipt { stage, reason }) = &sealing.outline else {
+            return Err(Refused::new("malformed", "header.outline", "is not that of a receipt"));
+        };
+        let notice_id: StatementId = header
+            .subject
+            .parse()
+            .map_err(|_| Refused::new("malformed", "header.subject", "is no id of a notice"))?;
+        let told = Receipt {
+            notice_id: *notice_id.as_bytes(),
+            stage: *stage,
+            reason: reason.clone(),
+            note: String::new(),
+        };
+        if !to_self {
+            return Ok(told);
+        }
+        let body = self.unit.read(&arrived.statement, &[])?.ok_or_else(|| {
+            let detail = "a receipt is sealed to the issuer of its notice";
+            Refused::new("not-a-reader", "body.recipients", detail)
+        })?;
+        let receipt = decode_receipt(&body)?;
+        if (Receipt { note: String::new(), ..receipt.clone() }) != told {
+            let detail = "is not what the sealed receipt says";
+            return Err(Refused::new("malformed", "header.outline", detail));
+        }
+        Ok(receipt)
     }
 
     async fn receipt(&self, key: &[u8]) -> Result<Option<ReceiptRow>, store::Error> {
@@ -351,6 +470,9 @@ impl Notices {
         let row = self.row(id).await?;
         if !row.addressed {
             return Err(Error::NotAddressed);
+        }
+        if self.receipt(&receipt_key(id, &self.unit.code)).await?.is_none() {
+            return Err(Error::Sealed(row.issuer));
         }
         if note.len() > 1_024 {
             let error = notice::Error::Length { field: "note", length: note.len(), limit: 1_024 };
@@ -377,7 +499,7 @@ impl Notices {
             time_unix_ms: self.unit.clock.now_unix_ms(),
         };
         work.batch.put(Table::Receipts, key, format::write(FORMAT, &new));
-        let signed = work.sign(&receipt_draft(&receipt, &row.issuer, id, row.exercise))?;
+        let signed = work.sign(&self.receipt_draft(&receipt, &row.issuer, id, row.exercise))?;
         if let Some(parent) = &self.unit.parent
             && row.issuer != self.unit.code
         {
@@ -395,13 +517,17 @@ impl Notices {
     pub async fn show(&self, id: StatementId) -> Result<State, Error> {
         let row = self.row(id).await?;
         let envelope = self.unit.statement(id).await?.ok_or(Error::NotFound(id))?;
-        let damaged = |error: header::Malformed| {
-            store::Error::Engine(format!("a stored notice cannot be read: {error}"))
+        let statement =
+            header::decode(&envelope.payload).map_err(|malformed| unreadable(&malformed.into()))?;
+        let given = self.unit.given(id).await?;
+        let keys: Vec<_> = given.iter().flat_map(|given| given.keys.clone()).collect();
+        let notice = self.readable(&statement, &keys)?;
+        let (level, due_unix_ms) = match &notice {
+            Some(notice) => (notice.level, notice.due_unix_ms),
+            None => outline(&statement.header).map_err(|refused| unreadable(&refused))?,
         };
-        let statement = header::decode(&envelope.payload).map_err(damaged)?;
-        let notice = decode_body(&statement.body).map_err(damaged)?;
         let mut recipients = Vec::new();
-        for (unit, title) in self.addressed(&row.destination, &notice) {
+        for (unit, title) in self.addressed(&row.destination, level) {
             let receipt = self.receipt(&receipt_key(id, &unit)).await?;
             recipients.push(match receipt {
                 None => Recipient {
@@ -426,11 +552,47 @@ impl Notices {
             id,
             issuer: row.issuer,
             destination: row.destination,
+            number: statement.header.subject,
+            level,
+            due_unix_ms,
             notice,
+            given,
             issued_unix_ms: row.issued_unix_ms,
             exercise: row.exercise,
             recipients,
         })
+    }
+
+    /// Reads a kept notice; one of an earlier version is in the clear.
+    fn readable(
+        &self,
+        statement: &header::Statement,
+        given: &[SealedKey],
+    ) -> Result<Option<Notice>, store::Error> {
+        if statement.header.sealing.is_none() {
+            let notice = decode_body(&statement.body).map_err(Refused::from);
+            return notice.map(Some).map_err(|refused| unreadable(&refused));
+        }
+        self.open(statement, given).map_err(|refused| unreadable(&refused))
+    }
+
+    /// A receipt, for the issuer of its notice to read.
+    fn receipt_draft(
+        &self,
+        receipt: &Receipt,
+        issuer: &UnitCode,
+        notice_id: StatementId,
+        exercise: bool,
+    ) -> Draft {
+        let mut draft = Draft::new(kinds::RECEIPT, notice_id.to_string(), encode_receipt(receipt));
+        draft.destination = Some(issuer.clone());
+        draft.exercise = exercise;
+        let (stage, reason) = (receipt.stage, receipt.reason.clone());
+        draft.seal = Some(Seal {
+            readers: self.unit.readers([(issuer, None)]),
+            outline: Some(Outline::Receipt { stage, reason }),
+        });
+        draft
     }
 
     /// Lists the notices that the unit issued, relays or has received, the oldest first.
@@ -460,16 +622,25 @@ impl Notices {
     }
 }
 
-fn receipt_draft(
-    receipt: &Receipt,
-    issuer: &UnitCode,
-    notice_id: StatementId,
-    exercise: bool,
-) -> Draft {
-    let mut draft = Draft::new(kinds::RECEIPT, notice_id.to_string(), encode_receipt(receipt));
-    draft.destination = Some(issuer.clone());
-    draft.exercise = exercise;
-    draft
+/// What the header of a notice tells to everybody.
+fn outline(header: &Header) -> Result<(Level, UnixMillis), Refused> {
+    let sealing = header.sealing.as_ref().ok_or_else(not_sealed)?;
+    match sealing.outline {
+        Some(Outline::Notice { level, due_unix_ms }) => Ok((level, due_unix_ms)),
+        Some(Outline::Receipt { .. }) | None => {
+            Err(Refused::new("malformed", "header.outline", "is not that of a notice"))
+        }
+    }
+}
+
+fn not_sealed() -> Refused {
+    let detail = "notices and receipts travel sealed; the sender needs a newer program";
+    Refused::new("not-sealed", "header.key_commitment", detail)
+}
+
+fn unreadable(refused: &Refused) -> store::Error {
+    let Refused { field, detail, .. } = refused;
+    store::Error::Engine(format!("a stored notice cannot be read: {field} {detail}"))
 }
 
 fn receipt_key(notice: StatementId, unit: &UnitCode) -> Vec<u8> {

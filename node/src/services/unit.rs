@@ -4,6 +4,10 @@
 //! either all of it is durable or nothing. Nothing here knows what a statement means.
 
 mod fan_out;
+mod granting;
+mod sealing;
+
+pub use self::sealing::{Given, ReadError, Seal};
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,7 +29,8 @@ use crate::{
         unit::{DeskId, Level, UnitCode},
     },
     identity::{
-        keys::UnitKeys,
+        keys::{AgreementKey, DeskKeys, UnitKeys},
+        sealed::{self, KeyRing},
         trust::{Checked, Trust},
     },
     statement::{
@@ -59,6 +64,9 @@ pub enum Error {
     /// The unit has no such desk.
     #[error("unit has no desk {0}; add it with `lianxi desk add`")]
     NoDesk(DeskId),
+    /// The body could not be sealed.
+    #[error("cannot seal the body")]
+    Seal(#[from] sealed::Error),
 }
 
 /// A statement that is to be signed.
@@ -80,6 +88,8 @@ pub struct Draft {
     pub desk: Option<DeskId>,
     /// Serialised body.
     pub body: Vec<u8>,
+    /// Who may read it; `None`: everybody on the way.
+    pub seal: Option<Seal>,
 }
 
 impl Draft {
@@ -94,6 +104,7 @@ impl Draft {
             destination: None,
             desk: None,
             body,
+            seal: None,
         }
     }
 }
@@ -133,7 +144,7 @@ pub struct Parts {
     /// Private keys.
     pub keys: UnitKeys,
     /// Private keys of desks.
-    pub desks: BTreeMap<DeskId, Signer>,
+    pub desks: BTreeMap<DeskId, DeskKeys>,
     /// What the unit believes.
     pub trust: Trust,
 }
@@ -156,6 +167,7 @@ pub struct Unit {
     pub metrics: Metrics,
     keys: UnitKeys,
     desks: RwLock<BTreeMap<DeskId, Signer>>,
+    ring: RwLock<KeyRing>,
     trust: RwLock<Trust>,
     epoch: u64,
     link_epoch: u64,
@@ -183,6 +195,13 @@ impl Unit {
         metrics: Metrics,
     ) -> Result<Arc<Self>, store::Error> {
         let counters = load_counters(store.as_ref(), &parts.code).await?;
+        let mut ring = KeyRing::default();
+        ring.add(AgreementKey::from_bytes(parts.keys.agreement.private_bytes()));
+        let mut desks = BTreeMap::new();
+        for (desk, keys) in parts.desks {
+            keys.agreement.into_iter().for_each(|key| ring.add(key));
+            desks.insert(desk, keys.statement);
+        }
         let unit = Arc::new(Self {
             code: parts.code,
             level: parts.level,
@@ -192,7 +211,8 @@ impl Unit {
             clock,
             metrics,
             keys: parts.keys,
-            desks: RwLock::new(parts.desks),
+            desks: RwLock::new(desks),
+            ring: RwLock::new(ring),
             trust: RwLock::new(parts.trust),
             epoch: counters.epoch,
             link_epoch: counters.link_epoch,
@@ -261,9 +281,11 @@ impl Unit {
         Ok(learned)
     }
 
-    /// Adds the key of a desk whose delegation was learned.
-    pub fn add_desk(&self, desk: DeskId, signer: Signer) {
-        self.desks.write().unwrap_or_else(PoisonError::into_inner).insert(desk, signer);
+    /// Adds the keys of a desk whose delegation was learned.
+    pub fn add_desk(&self, desk: DeskId, keys: DeskKeys) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        keys.agreement.into_iter().for_each(|key| ring.add(key));
+        self.desks.write().unwrap_or_else(PoisonError::into_inner).insert(desk, keys.statement);
     }
 
     /// Changes whenever a delegation is new.
@@ -312,7 +334,7 @@ impl Unit {
 
     fn sign(&self, id: StatementId, draft: &Draft, epoch: u64, seq: u64) -> Result<Signed, Error> {
         let time_unix_ms = self.clock.now_unix_ms();
-        let header = Header {
+        let mut header = Header {
             id,
             source: self.code.clone(),
             kind: draft.kind.to_owned(),
@@ -327,8 +349,12 @@ impl Unit {
             destination: draft.destination.clone(),
             traceparent: current_traceparent(),
             on_behalf_of: None,
+            sealing: None,
         };
-        let payload = header::encode(&header, &draft.body);
+        let payload = match &draft.seal {
+            None => header::encode(&header, &draft.body),
+            Some(seal) => sealing::encode(&mut header, &draft.body, seal)?,
+        };
         if payload.len() > envelope::MAX_PAYLOAD_BYTES {
             return Err(Error::TooLarge(payload.len()));
         }

@@ -9,7 +9,9 @@ use std::{fmt, str::FromStr};
 use bytes::Bytes;
 use lianxi_proto::types::v1 as pb;
 use prost::Message as _;
+use sha2::{Digest as _, Sha256};
 
+use super::sealed::{self, Outline};
 use crate::{clock::UnixMillis, domain::unit::UnitCode};
 
 /// Names of the statement types.
@@ -32,6 +34,8 @@ pub mod kinds {
     pub const REJECTION: &str = "lianxi.rejection.v1";
     /// A journal that does not go on from what was seen of it.
     pub const ALARM: &str = "lianxi.alarm.v1";
+    /// A content key for readers of a statement.
+    pub const KEY_GRANT: &str = "lianxi.key-grant.v1";
 }
 
 /// Why bytes are no statement, body or request: the field at fault and what is wrong with it.
@@ -145,6 +149,17 @@ pub struct Header {
     pub traceparent: String,
     /// Unit that it is made for by its parent (代报); `None`: the source speaks for itself.
     pub on_behalf_of: Option<UnitCode>,
+    /// How the body is sealed; `None`: it is in the clear.
+    pub sealing: Option<Sealing>,
+}
+
+/// What the header of a sealed body says of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sealing {
+    /// Commitment to the content key.
+    pub key_commitment: [u8; 32],
+    /// What those who pass it on have to know.
+    pub outline: Option<Outline>,
 }
 
 /// A header with the bytes of its body.
@@ -152,8 +167,10 @@ pub struct Header {
 pub struct Statement {
     /// The header.
     pub header: Header,
-    /// The serialised message that the header's type names.
+    /// The serialised message that the header's type names, or a sealed body around it.
     pub body: Bytes,
+    /// SHA-256 of the header's bytes as they were signed: what sealed keys are bound to.
+    pub header_sha256: [u8; 32],
 }
 
 /// Longest text of a header field.
@@ -161,12 +178,22 @@ const MAX_TEXT_BYTES: usize = 256;
 
 /// Serialises a statement, to be signed as it is and never serialised again.
 pub fn encode(header: &Header, body: &[u8]) -> Vec<u8> {
+    pb::Statement { header: Some(to_proto(header)), body: body.to_vec() }.encode_to_vec()
+}
+
+/// SHA-256 of the bytes that [`encode`] writes for the header.
+pub fn header_sha256(header: &Header) -> [u8; 32] {
+    Sha256::digest(to_proto(header).encode_to_vec()).into()
+}
+
+fn to_proto(header: &Header) -> pb::Header {
     let text = |unit: &Option<UnitCode>| unit.as_ref().map(ToString::to_string).unwrap_or_default();
     let classification = match header.classification {
         Classification::Public => pb::Classification::Public,
         Classification::Internal => pb::Classification::Internal,
     };
-    let header = pb::Header {
+    let sealing = header.sealing.as_ref();
+    pb::Header {
         id: header.id.0.to_vec(),
         source: header.source.to_string(),
         r#type: header.kind.clone(),
@@ -181,8 +208,9 @@ pub fn encode(header: &Header, body: &[u8]) -> Vec<u8> {
         destination: text(&header.destination),
         traceparent: header.traceparent.clone(),
         on_behalf_of: text(&header.on_behalf_of),
-    };
-    pb::Statement { header: Some(header), body: body.to_vec() }.encode_to_vec()
+        key_commitment: sealing.map(|one| one.key_commitment.to_vec()).unwrap_or_default(),
+        outline: sealing.and_then(|one| one.outline.as_ref()).map(sealed::outline_to_proto),
+    }
 }
 
 /// Reads the payload of a verified envelope.
@@ -194,7 +222,13 @@ pub fn decode(payload: &[u8]) -> Result<Statement, Malformed> {
     let statement = pb::Statement::decode(payload)
         .map_err(|error| Malformed::new("", format_args!("payload is no statement: {error}")))?;
     let header = statement.header.ok_or_else(|| Malformed::new("header", "is missing"))?;
-    Ok(Statement { header: read_header(header)?, body: statement.body.into() })
+    let bytes = pb::StatementBytes::decode(payload)
+        .map_err(|error| Malformed::new("", format_args!("payload is no statement: {error}")))?;
+    Ok(Statement {
+        header: read_header(header)?,
+        body: statement.body.into(),
+        header_sha256: Sha256::digest(&bytes.header).into(),
+    })
 }
 
 fn read_header(header: pb::Header) -> Result<Header, Malformed> {
@@ -226,7 +260,25 @@ fn read_header(header: pb::Header) -> Result<Header, Malformed> {
         destination: optional_unit_at("header.destination", &header.destination)?,
         traceparent: bounded("header.traceparent", header.traceparent)?,
         on_behalf_of: optional_unit_at("header.on_behalf_of", &header.on_behalf_of)?,
+        sealing: read_sealing(&header.key_commitment, header.outline)?,
     })
+}
+
+fn read_sealing(
+    key_commitment: &[u8],
+    outline: Option<pb::Outline>,
+) -> Result<Option<Sealing>, Malformed> {
+    if key_commitment.is_empty() {
+        return match outline {
+            None => Ok(None),
+            Some(_) => Err(Malformed::new("header.outline", "stands beside a body in the clear")),
+        };
+    }
+    let key_commitment = key_commitment
+        .try_into()
+        .map_err(|_| Malformed::new("header.key_commitment", "has 32 bytes"))?;
+    let outline = outline.map(sealed::outline_from_proto).transpose()?;
+    Ok(Some(Sealing { key_commitment, outline }))
 }
 
 /// Reads a unit's code, naming the field if it is none.
@@ -261,6 +313,7 @@ fn bounded(field: &str, text: String) -> Result<String, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::unit::Level;
 
     fn header() -> Header {
         Header {
@@ -278,6 +331,10 @@ mod tests {
             destination: Some("BOS".parse().unwrap()),
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
             on_behalf_of: Some("BOS-01-W03".parse().unwrap()),
+            sealing: Some(Sealing {
+                key_commitment: [7; 32],
+                outline: Some(Outline::Notice { level: Level::Community, due_unix_ms: 9 }),
+            }),
         }
     }
 
@@ -294,6 +351,20 @@ mod tests {
         assert_eq!(statement.body.as_ref(), b"body");
         let again = decode(&encode(&statement.header, &statement.body)).unwrap();
         assert_eq!(again, statement);
+        assert_eq!(statement.header, header_with_id(statement.header.id));
+    }
+
+    fn header_with_id(id: StatementId) -> Header {
+        Header { id, ..header() }
+    }
+
+    #[test]
+    fn the_digest_of_a_header_is_that_of_its_signed_bytes() {
+        let (header, other) = (header(), Header { subject: "2011-08".to_owned(), ..header() });
+        let digest = header_sha256(&header);
+        assert_eq!(decode(&encode(&header, b"one")).unwrap().header_sha256, digest);
+        assert_eq!(decode(&encode(&header, b"two")).unwrap().header_sha256, digest);
+        assert_ne!(header_sha256(&Header { id: header.id, ..other }), digest);
     }
 
     #[test]
@@ -308,6 +379,10 @@ mod tests {
         assert_eq!(field(|header| header.destination = "a b".to_owned()), "header.destination");
         assert_eq!(field(|header| header.subject = "x".repeat(257)), "header.subject");
         assert_eq!(field(|header| header.purpose = "a\nb".to_owned()), "header.purpose");
+        assert_eq!(field(|header| header.key_commitment.truncate(31)), "header.key_commitment");
+        assert_eq!(field(|header| header.key_commitment.clear()), "header.outline");
+        let empty = |header: &mut pb::Header| header.outline = Some(pb::Outline::default());
+        assert_eq!(altered(empty).unwrap_err().field, "header.outline");
         assert_eq!(decode(&[]).unwrap_err().field, "header");
         assert_eq!(decode(b"\xff\xff\xff").unwrap_err().field, "");
     }

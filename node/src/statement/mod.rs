@@ -8,6 +8,7 @@ pub mod header;
 pub mod journal;
 pub mod notice;
 pub mod rejection;
+pub mod sealed;
 pub mod summary;
 
 /// The signed wrapping, kept verbatim: the one generated type that services may hold.

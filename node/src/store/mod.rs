@@ -82,6 +82,10 @@ pub enum Table {
     JournalTiles = 21,
     /// Own checkpoints by size.
     Checkpoints = 22,
+    /// Keys of sealed bodies that were given, by statement and grant.
+    Grants = 29,
+    /// Readers whose keys have yet to be given, by statement.
+    Granting = 30,
     /// What is kept of children's certificates: their ends and recoveries, by child.
     Recoveries = 31,
 }

@@ -56,11 +56,12 @@ const COMMIT_BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25
 const PULL_BUCKETS: [f64; 8] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0];
 
 /// Kinds of statements that are counted under their own name.
-const KINDS: [&str; 8] = [
+const KINDS: [&str; 9] = [
     "lianxi.catalogue.v1",
     "lianxi.delegation.v1",
     "lianxi.escalation.v1",
     "lianxi.escalation-event.v1",
+    "lianxi.key-grant.v1",
     "lianxi.notice.v1",
     "lianxi.receipt.v1",
     "lianxi.rejection.v1",
@@ -323,7 +324,7 @@ mod tests {
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
-    JOURNAL_ALARMS,
+        JOURNAL_ALARMS,
         OUTBOX_DEPTH,
         LINK_UP,
         LINK_CLOCK_SKEW,

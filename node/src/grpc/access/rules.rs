@@ -147,12 +147,17 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.local.v1.NoticeService/List", "notice.list", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.NoticeService/Show", "notice.show", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.NoticeService/Mark", "notice.mark", WORKS),
+    Rule::of_unit("/lianxi.local.v1.NoticeService/Share", "notice.share", ISSUES).or_dry_run(4),
     // EscalationService
     Rule::of_unit("/lianxi.local.v1.EscalationService/Raise", "escalation.raise", WORKS)
         .confirmed_by(Confirmation::Head),
     Rule::of_unit("/lianxi.local.v1.EscalationService/List", "escalation.list", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.EscalationService/Show", "escalation.show", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.EscalationService/Step", "escalation.step", WORKS),
+    Rule::of_unit("/lianxi.local.v1.EscalationService/AddDesk", "escalation.add-desk", WORKS)
+        .or_dry_run(4),
+    Rule::of_unit("/lianxi.local.v1.EscalationService/Share", "escalation.share", ISSUES)
+        .or_dry_run(4),
 ];
 
 #[cfg(test)]

@@ -111,6 +111,10 @@ impl KeyFile {
         Ok(file)
     }
 
+    pub(super) fn holds(&self, part: Part) -> bool {
+        self.parts.iter().any(|(number, _)| *number == part as u8)
+    }
+
     pub(super) fn part(&self, part: Part) -> Result<&[u8], Error> {
         let found = self.parts.iter().find(|(number, _)| *number == part as u8);
         let (_, bytes) = found.ok_or_else(|| self.damaged("a key is missing"))?;

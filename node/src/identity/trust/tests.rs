@@ -339,6 +339,7 @@ fn stated(source: &str, time: UnixMillis, by: &Signer) -> Envelope {
         destination: None,
         traceparent: String::new(),
         on_behalf_of: None,
+        sealing: None,
     };
     envelope::sign(STATEMENT_TYPE, header::encode(&header, b"body"), &[by])
 }

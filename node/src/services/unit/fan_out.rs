@@ -56,12 +56,16 @@ impl Work {
 }
 
 impl Unit {
-    /// Goes on with every list that is left; returns at once without any.
+    /// Goes on with every list that is left, statements before their keys; returns at once without
+    /// any.
     pub fn go_on_fanning_out(self: &Arc<Self>) {
         let unit = Arc::clone(self);
         tokio::spawn(async move {
             if let Err(error) = unit.fan_out().await {
                 tracing::error!(unit = %unit.code, %error, "fan-out goes on at the next start");
+            }
+            if let Err(error) = unit.grant_waiting().await {
+                tracing::error!(unit = %unit.code, %error, "granting goes on at the next start");
             }
         });
     }

@@ -108,7 +108,7 @@ impl Witness {
         let draft = Draft::new(kinds::ALARM, peer.as_str(), journal::encode_alarm(&alarm));
         let signed = work.sign(&draft).map_err(|error| match error {
             Error::Store(error) => error,
-            Error::TooLarge(_) | Error::NoDesk(_) => {
+            Error::TooLarge(_) | Error::NoDesk(_) | Error::Seal(_) => {
                 store::Error::Engine(format!("cannot sign an alarm: {error}"))
             }
         })?;
