@@ -6,7 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        Context, catalogue, desk, escalation, generate, node, notice, quarantine, record, summary,
+        Context, catalogue, desk, escalation, generate, node, notice, pack, quarantine, record,
+        summary, verify,
     },
     demo,
     output::Output,
@@ -61,6 +62,11 @@ enum Noun {
     /// Signed figures: publish, show, pull
     #[command(subcommand)]
     Summary(summary::Verb),
+    /// Signed figures or statements as files that stand alone
+    #[command(subcommand)]
+    Pack(pack::Verb),
+    /// Check such a file with the root key alone; needs no node
+    Verify(verify::Verify),
     /// Tasks downward and their receipts
     #[command(subcommand)]
     Notice(notice::Verb),
@@ -88,6 +94,8 @@ impl Arguments {
             Noun::Catalogue(verb) => block_on(verb.run(&context)),
             Noun::Record(verb) => block_on(verb.run(&context)),
             Noun::Summary(verb) => block_on(verb.run(&context)),
+            Noun::Pack(verb) => block_on(verb.run(&context)),
+            Noun::Verify(verify) => verify.run(&context),
             Noun::Notice(verb) => block_on(verb.run(&context)),
             Noun::Escalation(verb) => block_on(verb.run(&context)),
             Noun::Quarantine(verb) => block_on(verb.run(&context)),

@@ -16,8 +16,8 @@ use lianxi_proto::{
     local::v1::{
         catalogue_service_client::CatalogueServiceClient,
         escalation_service_client::EscalationServiceClient,
-        notice_service_client::NoticeServiceClient, record_service_client::RecordServiceClient,
-        summary_service_client::SummaryServiceClient,
+        notice_service_client::NoticeServiceClient, pack_service_client::PackServiceClient,
+        record_service_client::RecordServiceClient, summary_service_client::SummaryServiceClient,
     },
 };
 use tokio::net::UnixStream;
@@ -97,6 +97,11 @@ impl Client {
     /// Signed figures.
     pub(crate) fn summaries(&self) -> SummaryServiceClient<Channel> {
         SummaryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// What was signed, as files.
+    pub(crate) fn packs(&self) -> PackServiceClient<Channel> {
+        PackServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Tasks and receipts.

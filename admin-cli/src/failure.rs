@@ -7,6 +7,7 @@ use std::{error::Error, io, path::PathBuf};
 use lianxi_node::{
     node, process,
     services::error::{ErrorKind, ServiceError},
+    verify::Broken,
 };
 use tonic::Code;
 
@@ -45,6 +46,12 @@ pub(crate) enum Failure {
     /// Something bites.
     #[error("{0} alarms")]
     Alarms(usize),
+    /// A file stands where another should be written.
+    #[error("{} is there already", .0.display())]
+    FileExists(PathBuf),
+    /// A file that does not hold.
+    #[error("{0}")]
+    Broken(Box<Broken>),
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -84,7 +91,8 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoNode(_) => exit::UNAVAILABLE,
-            Self::NotAllowed(_) => exit::DENIED,
+            Self::NotAllowed(_) | Self::Broken(_) => exit::DENIED,
+            Self::FileExists(_) => exit::PRECONDITION,
             Self::PathTooLong(_) | Self::Usage(_) => exit::USAGE,
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::RejectedRows(_) => exit::REJECTED_ROWS,
@@ -105,6 +113,8 @@ impl Failure {
             Self::NotJoined(_) => Some(Text::RemedyNotJoined.get(lang).to_owned()),
             Self::NotRenewed(_) => Some(Text::RemedyNotRenewed.get(lang).to_owned()),
             Self::Warnings(_) | Self::Alarms(_) => Some(Text::RemedyDoctor.get(lang).to_owned()),
+            Self::FileExists(_) => Some(Text::RemedyFileExists.get(lang).to_owned()),
+            Self::Broken(_) => Some(Text::RemedyBroken.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

@@ -6,6 +6,7 @@ mod arguments;
 mod client;
 mod commands;
 mod demo;
+mod durable;
 mod failure;
 mod figures;
 mod output;

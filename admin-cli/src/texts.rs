@@ -301,8 +301,33 @@ texts! {
     RemedyExhausted: "free disk space or raise the quota; what was acknowledged is kept",
         "请清理磁盘或提高配额；已确认的数据不受影响";
     RemedyUnimplemented: "the node is older than this program; upgrade it", "节点版本较旧，请升级";
+    RemedyFileExists: "take another name, or write over it with --force", "请另取文件名，或用 --force 覆盖";
+    RemedyBroken: "do not use the file: ask its exporter for it again, and compare the root key's fingerprint",
+        "请勿使用该文件：请向导出单位重新索取，并核对根密钥指纹";
     RemedyInternal: "the node's log says more", "详情见节点日志";
     RemedyDeadline: "try again with a longer --deadline", "请用更长的 --deadline 重试";
+
+    // Packs.
+    PackCollected: "{} statements, {} KiB; checking", "{} 份报文，{} KiB；正在核验";
+    PackDone: "{} holds {} statements and can be checked with the root key alone", "{} 含 {} 份报文，仅凭根密钥即可核验";
+    PackMissing: "in the figures, but not in the file: {}", "已计入但未随附：{}";
+    RootKeyWritten: "{} holds the root key of {}; its fingerprint is {}", "{} 已写入 {} 的根公钥，指纹 {}";
+    Valid: "valid", "有效";
+    ValidFile: "every signature and chain holds", "全部签名与授权链有效";
+    TrustDomain: "trust domain", "信任域";
+    RootKey: "root key", "根密钥";
+    Exported: "exported", "导出";
+    ExportedBy: "{} by {}", "{}，{}";
+    Statements: "statements", "报文数";
+    Totals: "totals", "合计";
+    TotalsRecomputed: "{} added up again from their parts", "{} 项已逐级重新相加";
+    TotalsUnexplained: "{}, {} not: parts are withheld or not in the file", "{}，{} 项无法重算：部分数据未公开或未随附";
+    SignedAt: "signed", "签名时间";
+    SigningKey: "key", "密钥";
+    Chain: "chain", "授权链";
+    Withheld: "withheld", "未公开";
+    NoStatements: "nothing of that unit or depth is in the file", "文件中没有该单位或该层级的报文";
+    StatementType: "type", "类型";
 
     // Demo.
     DemoDirectory: "{} hosts, {} units, in {}", "{} 台主机，{} 个单位，位于 {}";

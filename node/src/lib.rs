@@ -1,7 +1,7 @@
 //! The Lianxi gateway: everything one host runs to serve its units.
 //!
 //! Dependencies run one way:
-//! `domain ← statement ← {store, identity} ← services ← {link, grpc} ← node`.
+//! `domain ← statement ← {store, identity} ← verify ← services ← {link, grpc} ← node`.
 //! `docs/ARCHITECTURE.md` has the picture and the invariants.
 
 pub mod clock;
@@ -16,3 +16,4 @@ pub mod services;
 pub mod statement;
 pub mod store;
 pub mod telemetry;
+pub mod verify;

@@ -11,6 +11,7 @@ pub mod collector;
 pub mod federation;
 pub mod hostile;
 pub mod log;
+pub mod packs;
 pub mod processes;
 pub mod search;
 pub mod skip;

@@ -1,5 +1,5 @@
 //! The dependency rule of `docs/ARCHITECTURE.md`, checked in the source text:
-//! `domain ← statement ← {store, identity} ← services ← {link, grpc, console} ← node ← main`.
+//! `domain ← statement ← {store, identity} ← verify ← services ← {link, grpc, console} ← node ← main`.
 //!
 //! Code under `#[cfg(test)]` is exempt: a test may borrow from above to set its scene.
 
@@ -14,13 +14,14 @@ use std::{
 /// The areas of `node/src` from the bottom up: each may use those on lower rungs, not its neighbours.
 ///
 /// `clock`, `config` and `telemetry` stand low so that all but `domain` may use them.
-const LADDER: [&[&str]; 10] = [
+const LADDER: [&[&str]; 11] = [
     &["clock"],
     &["domain"],
     &["config"],
     &["telemetry"],
     &["statement"],
     &["store", "identity"],
+    &["verify"],
     &["services"],
     &["link", "grpc", "console"],
     &["node"],

@@ -7,9 +7,11 @@ pub(crate) mod generate;
 pub(crate) mod import;
 pub(crate) mod node;
 pub(crate) mod notice;
+pub(crate) mod pack;
 pub(crate) mod quarantine;
 pub(crate) mod record;
 pub(crate) mod summary;
+pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};
 

@@ -246,7 +246,12 @@ pub(crate) async fn indicator_columns(
     columns(&document, answers, lang)
 }
 
-fn columns(document: &Value, answers: &[UnitFigures], lang: Lang) -> Vec<(String, String)> {
+/// Indicators of the answers with their headings from a catalogue, in its order.
+pub(crate) fn columns(
+    document: &Value,
+    answers: &[UnitFigures],
+    lang: Lang,
+) -> Vec<(String, String)> {
     let there: BTreeSet<&str> = answers
         .iter()
         .flat_map(|answer| &answer.cells)

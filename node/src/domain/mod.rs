@@ -6,6 +6,7 @@ pub mod delegation;
 pub mod distinct;
 pub mod document;
 pub mod escalation;
+pub mod explanation;
 pub mod expression;
 pub mod indicator;
 pub mod journal;

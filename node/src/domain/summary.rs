@@ -256,8 +256,12 @@ fn speaks_other_version(own: &Figures, theirs: &Figures) -> bool {
 
 /// What the unit's catalogue declares; a unit without one takes its children's word.
 fn is_declared(own: &Figures, key: &FigureKey) -> bool {
-    let all = FigureKey { group: String::new(), ..key.clone() };
-    own.is_empty() || own.contains_key(&all)
+    own.is_empty() || own.contains_key(&is_declared_by(key))
+}
+
+/// The figure that shows that a catalogue declares what `key` counts: the one of all groups.
+pub(super) fn is_declared_by(key: &FigureKey) -> FigureKey {
+    FigureKey { group: String::new(), ..key.clone() }
 }
 
 /// `None` if components of one indicator do not fit, or a total leaves its range.

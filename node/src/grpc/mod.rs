@@ -7,6 +7,7 @@ pub mod enrolment;
 pub mod escalations;
 pub mod nodes;
 pub mod notices;
+pub mod packs;
 pub mod records;
 pub mod status;
 pub mod summaries;
@@ -18,8 +19,8 @@ use lianxi_proto::{
     local::v1::{
         catalogue_service_server::CatalogueServiceServer,
         escalation_service_server::EscalationServiceServer,
-        notice_service_server::NoticeServiceServer, record_service_server::RecordServiceServer,
-        summary_service_server::SummaryServiceServer,
+        notice_service_server::NoticeServiceServer, pack_service_server::PackServiceServer,
+        record_service_server::RecordServiceServer, summary_service_server::SummaryServiceServer,
     },
 };
 use tonic::service::Routes;
@@ -46,6 +47,7 @@ pub fn local_services(
         .add_service(RecordServiceServer::new(records))
         .add_service(CatalogueServiceServer::new(catalogues::CatalogueHandler::new(units())))
         .add_service(SummaryServiceServer::new(summaries::SummaryHandler::new(units())))
+        .add_service(PackServiceServer::new(packs::PackHandler::new(units())))
         .add_service(NoticeServiceServer::new(notices::NoticeHandler::new(units())))
         .add_service(EscalationServiceServer::new(escalations::EscalationHandler::new(units())))
 }

@@ -10,7 +10,7 @@ use super::status::{to_status, unit};
 use crate::{
     domain::period::Period,
     services::{
-        exchange::Question,
+        exchange::{Question, Wanted},
         host::Units,
         summaries::{Held, Outcome},
     },
@@ -118,6 +118,7 @@ impl pb::summary_service_server::SummaryService for SummaryHandler {
             deadline_ms => deadline_ms,
         };
         let question = Question {
+            wanted: Wanted::Live,
             period: parsed.to_string(),
             deadline: Duration::from_millis(deadline_ms.into()),
             max_age: Duration::from_millis(request.max_age_ms.into()),

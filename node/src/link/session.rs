@@ -518,8 +518,8 @@ impl Session {
 
     fn question(&mut self, request: pb::PullRequest) -> Result<(), Closed> {
         let pull_id = request.pull_id;
+        let question = wire::question(request)?;
         if self.pulls.question(pull_id)? {
-            let question = wire::question(request);
             self.effects.push_back(Effect::Answer { pull_id, question });
         }
         Ok(())

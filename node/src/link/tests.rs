@@ -35,7 +35,7 @@ use crate::{
     },
     services::{
         connection::Connection,
-        exchange::{Downlinks, Lane, NoAnswer, Question},
+        exchange::{Downlinks, Lane, NoAnswer, Question, Wanted},
     },
     store,
 };
@@ -269,6 +269,7 @@ async fn a_parent_that_is_not_there_is_reported_and_dialled_again() {
 
 fn question(deadline: Duration) -> Question {
     Question {
+        wanted: Wanted::Live,
         period: "2011-07".to_owned(),
         deadline,
         max_age: Duration::ZERO,

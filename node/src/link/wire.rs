@@ -6,11 +6,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use lianxi_proto::link::v1::{self as pb, Frame, frame::Kind};
+use lianxi_proto::{
+    link::v1::{self as pb, Frame, frame::Kind},
+    types::v1::SummaryKind,
+};
 use prost::Message;
 
 use crate::services::exchange::{
-    Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Witnessing,
+    Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Wanted,
+    Witnessing,
 };
 
 /// Largest serialised frame.
@@ -196,6 +200,10 @@ fn millis(duration: Duration) -> u32 {
 }
 
 pub(crate) fn pull_request(pull_id: u64, question: Question) -> Frame {
+    let (kind, payload_sha256) = match question.wanted {
+        Wanted::Live => (SummaryKind::Unspecified, None),
+        Wanted::Reported { payload_sha256 } => (SummaryKind::Reported, payload_sha256),
+    };
     frame(Kind::PullRequest(pb::PullRequest {
         pull_id,
         period: question.period,
@@ -203,17 +211,34 @@ pub(crate) fn pull_request(pull_id: u64, question: Question) -> Frame {
         max_age_ms: millis(question.max_age),
         depth: question.depth,
         traceparent: question.traceparent,
+        kind: kind.into(),
+        payload_sha256: payload_sha256.map(Vec::from).unwrap_or_default(),
     }))
 }
 
-pub(crate) fn question(request: pb::PullRequest) -> Question {
-    Question {
+pub(crate) fn question(request: pb::PullRequest) -> Result<Question, Malformed> {
+    let wanted = match SummaryKind::try_from(request.kind) {
+        Ok(SummaryKind::Unspecified | SummaryKind::Live) => Wanted::Live,
+        Ok(SummaryKind::Reported) => Wanted::Reported {
+            payload_sha256: match request.payload_sha256.as_slice() {
+                [] => None,
+                digest => Some(
+                    digest
+                        .try_into()
+                        .map_err(|_| field("pull request", "payload_sha256", "has 32 bytes"))?,
+                ),
+            },
+        },
+        Err(_) => return Err(field("pull request", "kind", "is unknown")),
+    };
+    Ok(Question {
+        wanted,
         period: request.period,
         deadline: Duration::from_millis(request.deadline_ms.into()),
         max_age: Duration::from_millis(request.max_age_ms.into()),
         depth: request.depth,
         traceparent: request.traceparent,
-    }
+    })
 }
 
 pub(crate) fn pull_item(pull_id: u64, parcel: Parcel) -> Frame {

@@ -140,9 +140,23 @@ pub enum Error {
     Introduction(String),
 }
 
-/// A question of a live pull.
+/// What a pull asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Wanted {
+    /// Figures as they are.
+    Live,
+    /// What was reported, verbatim.
+    Reported {
+        /// Digest of the payload; `None`: the newest version.
+        payload_sha256: Option<[u8; 32]>,
+    },
+}
+
+/// A question of a pull.
 #[derive(Clone, Debug)]
 pub struct Question {
+    /// Live or reported.
+    pub wanted: Wanted,
     /// Period, as in `Summary.period`.
     pub period: String,
     /// Time left for the answer.
@@ -155,7 +169,7 @@ pub struct Question {
     pub traceparent: String,
 }
 
-/// A live summary with its cells.
+/// A summary with its cells.
 #[derive(Clone, Debug)]
 pub struct Parcel {
     /// As its source signed it.
@@ -305,7 +319,7 @@ pub trait Exchange: Send + Sync + 'static {
     /// What is to be said to `peer` about journals. What it cosigned, or refused, is durable.
     async fn witness(&self, peer: &UnitCode, occasion: Occasion) -> Result<Vec<Witnessing>, Error>;
 
-    /// Answers a live pull, the unit's own summary last.
+    /// Answers a pull, the unit's own summary last; nothing if it has none that was asked for.
     async fn answer(&self, question: Question) -> Vec<Parcel>;
 
     /// Notes the state of the link to `peer`, for status.

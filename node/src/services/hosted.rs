@@ -17,7 +17,7 @@ use super::{
     escalations::Escalations,
     exchange::{
         Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Occasion, Parcel,
-        Question, Refusal, Standing, Witnessing,
+        Question, Refusal, Standing, Wanted, Witnessing,
     },
     grants::Grants,
     intake::{Arrived, Plan, Refused, Undecided},
@@ -547,7 +547,13 @@ impl Exchange for Hosted {
 
     async fn answer(&self, question: Question) -> Vec<Parcel> {
         let Ok(period) = question.period.parse::<Period>() else { return Vec::new() };
-        match self.summaries.live(&question, &period).await {
+        let answered = match question.wanted {
+            Wanted::Live => self.summaries.live(&question, &period).await,
+            Wanted::Reported { payload_sha256 } => {
+                self.summaries.reported(&question, &period, payload_sha256).await
+            }
+        };
+        match answered {
             Ok(parcels) => parcels,
             Err(error) => {
                 tracing::error!(unit = %self.unit.code, %error, "cannot answer a pull");

@@ -14,6 +14,7 @@ pub mod imports;
 pub mod intake;
 pub mod journal;
 pub mod notices;
+pub mod packs;
 pub mod quarantine;
 pub mod records;
 pub mod summaries;

@@ -3,6 +3,10 @@
 //! A reported version is kept and superseded. A live answer is computed when it is asked for, and
 //! the reported one stays. Without a change no version is made.
 
+mod reported;
+
+pub use reported::Collected;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -557,13 +561,14 @@ impl Summaries {
     ) -> Result<(Child, Vec<Parcel>), NoAnswer> {
         let parcels = self.downlinks.pull(unit, question).await?;
         let own = parcels.last().ok_or(NoAnswer::Refused)?;
-        let (held, payload_sha256) = self.verify(own, period).map_err(|refused| {
-            tracing::warn!(
-                unit = %self.unit.code, child = %unit, reason = refused.reason,
-                field = %refused.field, "live answer refused"
-            );
-            NoAnswer::Refused
-        })?;
+        let (held, payload_sha256) =
+            self.verify(own, period, SummaryKind::Live).map_err(|refused| {
+                tracing::warn!(
+                    unit = %self.unit.code, child = %unit, reason = refused.reason,
+                    field = %refused.field, "live answer refused"
+                );
+                NoAnswer::Refused
+            })?;
         if held.summary.unit != *unit {
             return Err(NoAnswer::Refused);
         }
@@ -595,8 +600,14 @@ impl Summaries {
         Ok(Child::Missing { state, reason, units, last_known_unix_ms })
     }
 
-    /// Verifies a live summary: signature, source, period, and its cells under the signed root.
-    fn verify(&self, parcel: &Parcel, period: &Period) -> Result<(Held, [u8; 32]), Refused> {
+    /// Verifies a summary of the subtree: signature, source, kind, period, and its cells under the
+    /// signed root.
+    fn verify(
+        &self,
+        parcel: &Parcel,
+        period: &Period,
+        kind: SummaryKind,
+    ) -> Result<(Held, [u8; 32]), Refused> {
         let now = self.unit.clock.now_unix_ms();
         let opened = self
             .unit
@@ -612,7 +623,7 @@ impl Summaries {
             statement: opened.statement,
             cells: parcel.cells.clone(),
         };
-        let (summary, figures) = check(&arrived, SummaryKind::Live)?;
+        let (summary, figures) = check(&arrived, kind)?;
         if summary.period != *period {
             return Err(Refused::new("malformed", "body.period", "is not what was asked for"));
         }
@@ -651,7 +662,7 @@ impl Summaries {
         let parcels = self.live(question, period).await?;
         let mut held = Vec::with_capacity(parcels.len());
         for parcel in &parcels {
-            match self.verify(parcel, period) {
+            match self.verify(parcel, period, SummaryKind::Live) {
                 Ok((summary, _)) => held.push(summary),
                 Err(refused) => tracing::warn!(
                     unit = %self.unit.code, reason = refused.reason, field = %refused.field,

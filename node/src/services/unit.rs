@@ -329,11 +329,30 @@ impl Unit {
     ///
     /// [`Error::TooLarge`], [`Error::NoDesk`].
     pub fn sign_live(&self, draft: &Draft) -> Result<Signed, Error> {
-        self.sign(StatementId::generate(self.clock.now_unix_ms()), draft, self.epoch, 0)
+        self.sign_at(draft, self.clock.now_unix_ms())
+    }
+
+    /// Signs a statement that is not kept and names the time that something else names too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sign_live`].
+    pub fn sign_at(&self, draft: &Draft, time_unix_ms: UnixMillis) -> Result<Signed, Error> {
+        let id = StatementId::generate(time_unix_ms);
+        self.sign_numbered(id, draft, (self.epoch, 0), time_unix_ms)
     }
 
     fn sign(&self, id: StatementId, draft: &Draft, epoch: u64, seq: u64) -> Result<Signed, Error> {
-        let time_unix_ms = self.clock.now_unix_ms();
+        self.sign_numbered(id, draft, (epoch, seq), self.clock.now_unix_ms())
+    }
+
+    fn sign_numbered(
+        &self,
+        id: StatementId,
+        draft: &Draft,
+        (epoch, seq): (u64, u64),
+        time_unix_ms: UnixMillis,
+    ) -> Result<Signed, Error> {
         let mut header = Header {
             id,
             source: self.code.clone(),

@@ -36,6 +36,8 @@ pub mod kinds {
     pub const ALARM: &str = "lianxi.alarm.v1";
     /// A content key for readers of a statement.
     pub const KEY_GRANT: &str = "lianxi.key-grant.v1";
+    /// The exporter's seal of a pack; never travels on a link.
+    pub const PACK: &str = "lianxi.pack.v1";
 }
 
 /// Why bytes are no statement, body or request: the field at fault and what is wrong with it.

@@ -7,6 +7,7 @@ pub mod escalation;
 pub mod header;
 pub mod journal;
 pub mod notice;
+pub mod pack;
 pub mod rejection;
 pub mod sealed;
 pub mod summary;

@@ -54,17 +54,10 @@ pub fn seal(figures: &FigureSet) -> Result<Sealed, getrandom::Error> {
 ///
 /// [`Malformed`] at `cells` if they do not belong to the root, one is withheld, or one is malformed.
 pub fn unseal(summary: &Summary, salted: &[SaltedCell]) -> Result<FigureSet, Malformed> {
-    let opened = cells::open(&summary.cells_root, summary.cells_count, salted)
-        .map_err(|error| Malformed::new("cells", error))?;
     let mut figures = FigureSet::default();
-    for cell in opened {
-        let bytes = cell.ok_or_else(|| Malformed::new("cells", "one is withheld"))?;
-        if bytes.len() > MAX_CELL_BYTES {
-            return Err(Malformed::new("cells", "one is over 16384 bytes"));
-        }
-        let cell = pb::Cell::decode(bytes.as_slice())
-            .map_err(|_| Malformed::new("cells", "one is no cell"))?;
-        let (key, scope, component) = cell_from_proto(cell)?;
+    for cell in open_cells(summary, salted)? {
+        let (scope, key, component) =
+            cell.ok_or_else(|| Malformed::new("cells", "one is withheld"))?;
         let into = match scope {
             Scope::Own => &mut figures.own,
             Scope::Subtree => &mut figures.subtree,
@@ -74,6 +67,32 @@ pub fn unseal(summary: &Summary, salted: &[SaltedCell]) -> Result<FigureSet, Mal
         }
     }
     Ok(figures)
+}
+
+/// A figure with its place among the cells.
+pub type OpenedCell = (Scope, FigureKey, Component);
+
+/// Checks cells against the root that `summary` signs and reads those that are disclosed, by index.
+///
+/// # Errors
+///
+/// [`Malformed`] at `cells` if they do not belong to the root, or one is malformed.
+pub fn open_cells(
+    summary: &Summary,
+    salted: &[SaltedCell],
+) -> Result<Vec<Option<OpenedCell>>, Malformed> {
+    let opened = cells::open(&summary.cells_root, summary.cells_count, salted)
+        .map_err(|error| Malformed::new("cells", error))?;
+    opened.into_iter().map(|cell| cell.map(|bytes| read_cell(&bytes)).transpose()).collect()
+}
+
+fn read_cell(bytes: &[u8]) -> Result<OpenedCell, Malformed> {
+    if bytes.len() > MAX_CELL_BYTES {
+        return Err(Malformed::new("cells", "one is over 16384 bytes"));
+    }
+    let cell = pb::Cell::decode(bytes).map_err(|_| Malformed::new("cells", "one is no cell"))?;
+    let (key, scope, component) = cell_from_proto(cell)?;
+    Ok((scope, key, component))
 }
 
 /// Maps one figure to the contract.

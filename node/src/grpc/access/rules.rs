@@ -94,6 +94,7 @@ const SYSTEM: &[Role] = &[SystemAdministrator];
 const READS_FIGURES: &[Role] =
     &[Head, Reviewer, Convenor, MeetingOffice, Liaison, Operator, Observer];
 const READS_CASES: &[Role] = &[Head, Reviewer, MeetingOffice, Liaison, Operator];
+const TAKES_OUT: &[Role] = &[Head, Reviewer, Convenor, MeetingOffice];
 const WORKS: &[Role] = &[Head, Liaison, Operator];
 const ISSUES: &[Role] = &[Head, MeetingOffice];
 const REPORTS: &[Role] = &[Head, Reviewer, Operator];
@@ -142,6 +143,9 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.local.v1.SummaryService/Publish", "summary.publish", REPORTS),
     Rule::of_unit("/lianxi.local.v1.SummaryService/Show", "summary.show", READS_FIGURES),
     Rule::of_unit("/lianxi.local.v1.SummaryService/Pull", "summary.pull", READS_FIGURES),
+    // PackService
+    Rule::of_unit("/lianxi.local.v1.PackService/Export", "pack.export", TAKES_OUT),
+    Rule::of_unit("/lianxi.local.v1.PackService/RootKey", "pack.root-key", EVERYONE),
     // NoticeService
     Rule::of_unit("/lianxi.local.v1.NoticeService/Issue", "notice.issue", ISSUES),
     Rule::of_unit("/lianxi.local.v1.NoticeService/List", "notice.list", READS_CASES),

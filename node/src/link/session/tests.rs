@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
-use crate::services::exchange::Arrival;
+use crate::services::exchange::{Arrival, Wanted};
 
 const PERIOD: &str = "2011-07";
 
@@ -33,6 +33,7 @@ fn departure(lane: Lane, lane_seq: u64, after: u64, text: &str) -> Departure {
 
 fn question() -> Question {
     Question {
+        wanted: Wanted::Live,
         period: PERIOD.to_owned(),
         deadline: Duration::from_secs(1),
         max_age: Duration::ZERO,

@@ -1,0 +1,412 @@
+//! Packs made by hand, with keys that a test holds: valid ones of any size, and ones that somebody
+//! tampered with at any depth, signed again as deep as the test likes.
+
+use std::collections::BTreeMap;
+
+use lianxi_node::{
+    domain::{
+        component::Component,
+        delegation::{Delegation, KeyUse, PublicKey, Suite},
+        distinct::{self, Distinct},
+        period::Period,
+        summary::{Child, Coverage, FigureKey, FigureSet, Figures, Summary, SummaryKind, roll_up},
+        unit::{Level, UnitCode},
+    },
+    identity::issue,
+    statement::{
+        Envelope, SaltedCell,
+        catalogue::{CatalogueBody, encode_body as encode_catalogue},
+        header::{self, Classification, Header, StatementId, kinds},
+        pack::{Head, MAGIC, Packed, Part, SealBody, Writer, encode_seal},
+        summary::{encode_body, seal},
+    },
+    verify::RootKey,
+};
+use lianxi_proto::{
+    envelope::{self, STATEMENT_TYPE, Signer, payload_sha256},
+    types::v1::{PackPart, pack_part},
+};
+use prost::Message as _;
+use sha2::{Digest, Sha256};
+
+/// Trust domain of the packs.
+pub const DOMAIN: &str = "packs.example";
+
+/// Period of the packs.
+pub const PERIOD: &str = "2026-07";
+
+/// When everything is signed.
+pub const NOW: i64 = 1_785_600_000_000;
+
+const DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// Label of the catalogue.
+const CATALOGUE: &str = "packs@1";
+
+/// A unit of the tree.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its code.
+    pub code: UnitCode,
+    /// Its level.
+    pub level: Level,
+    /// Its parent.
+    pub parent: Option<UnitCode>,
+}
+
+/// A tree of units whose every key is known.
+#[derive(Clone, Debug)]
+pub struct City {
+    /// A parent before its children.
+    pub members: Vec<Member>,
+    /// True if some distinct counts are too large for an exact set.
+    pub sketches: bool,
+}
+
+/// A summary that was made, still open to change.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// What it will sign; root and count of cells are set when it is signed.
+    pub summary: Summary,
+    /// Its figures.
+    pub figures: FigureSet,
+}
+
+/// A signed summary.
+#[derive(Clone, Debug)]
+pub struct Signed {
+    /// What it signs.
+    pub made: Made,
+    /// As it travels.
+    pub packed: Packed,
+}
+
+/// A pack in parts, to be changed and sealed.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// What the file is.
+    pub head: Head,
+    /// Delegations.
+    pub delegations: Vec<Envelope>,
+    /// The catalogue.
+    pub catalogue: Option<Envelope>,
+    /// Statements.
+    pub statements: Vec<Packed>,
+}
+
+impl City {
+    /// City `C` with districts `C-1`, …, each with as many streets, each with as many communities.
+    pub fn new(districts: usize, streets: usize, communities: usize) -> Self {
+        let mut city = Self { members: Vec::new(), sketches: false };
+        city.add("C", Level::City, None);
+        for district in 1..=districts {
+            let district = city.add(&format!("C-{district}"), Level::District, Some("C"));
+            for street in 1..=streets {
+                let street = format!("{district}-{street}");
+                let street = city.add(&street, Level::Street, Some(district.as_str()));
+                for community in 1..=communities {
+                    let community = format!("{street}-{community}");
+                    city.add(&community, Level::Community, Some(street.as_str()));
+                }
+            }
+        }
+        city
+    }
+
+    fn add(&mut self, code: &str, level: Level, parent: Option<&str>) -> UnitCode {
+        let code: UnitCode = code.parse().unwrap();
+        let parent = parent.map(|parent| parent.parse().unwrap());
+        self.members.push(Member { code: code.clone(), level, parent });
+        code
+    }
+
+    /// The public root key.
+    pub fn root_key(&self) -> RootKey {
+        RootKey::new(DOMAIN.to_owned(), key("root").public_key()).unwrap()
+    }
+
+    /// Everybody's delegation, issuers before issued.
+    pub fn delegations(&self) -> Vec<Envelope> {
+        self.members.iter().map(|member| self.delegation(member, |_| {})).collect()
+    }
+
+    /// A delegation that was changed before it was signed by its issuer.
+    pub fn delegation(&self, member: &Member, change: impl FnOnce(&mut Delegation)) -> Envelope {
+        let mut delegation = grant(member);
+        change(&mut delegation);
+        let signer = match &member.parent {
+            None => key("root"),
+            Some(parent) => delegation_key(parent),
+        };
+        issue::sign(&delegation, &signer, NOW - 10 * DAY)
+    }
+
+    /// The catalogue, as the city publishes it.
+    pub fn catalogue(&self) -> Envelope {
+        let body = CatalogueBody {
+            name: "packs".to_owned(),
+            version: 1,
+            document: br#"{"indicators":[{"id":"received","title":"Received"}]}"#.to_vec(),
+            active_from_unix_ms: 0,
+        };
+        let source = &self.members[0].code;
+        let header = header(source, kinds::CATALOGUE, NOW - DAY);
+        sign(&header, &encode_catalogue(&body), &statement_key(source))
+    }
+
+    /// Everybody's summary, from below, each with the figures that `change` leaves it.
+    pub fn summaries(
+        &self,
+        mut change: impl FnMut(&UnitCode, &mut Made),
+    ) -> BTreeMap<UnitCode, Signed> {
+        let mut signed: BTreeMap<UnitCode, Signed> = BTreeMap::new();
+        let mut below: BTreeMap<&UnitCode, Vec<&UnitCode>> = BTreeMap::new();
+        for (number, member) in self.members.iter().enumerate().rev() {
+            let children = below.remove(&member.code).unwrap_or_default();
+            let children = children.into_iter().map(|child| (child.clone(), known(&signed[child])));
+            let own = own_figures(number as u64, self.sketches);
+            let (subtree, coverage) = roll_up(&own, &children.collect());
+            let figures = FigureSet { own, subtree };
+            let mut made = Made { summary: summary(&member.code, coverage), figures };
+            change(&member.code, &mut made);
+            signed.insert(member.code.clone(), made.sign(&statement_key(&member.code)));
+            if let Some(parent) = &member.parent {
+                below.entry(parent).or_default().push(&member.code);
+            }
+        }
+        signed
+    }
+
+    /// A valid pack in parts.
+    pub fn parts(&self) -> Parts {
+        self.parts_of(&self.summaries(|_, _| {}))
+    }
+
+    /// A pack of summaries in parts.
+    pub fn parts_of(&self, signed: &BTreeMap<UnitCode, Signed>) -> Parts {
+        let statements = self
+            .members
+            .iter()
+            .filter_map(|member| signed.get(&member.code))
+            .map(|one| one.packed.clone());
+        let head = Head {
+            trust_domain: DOMAIN.to_owned(),
+            exporter: self.members[0].code.clone(),
+            exported_unix_ms: NOW,
+            unit: self.members[0].code.clone(),
+            period: PERIOD.to_owned(),
+            missing: Vec::new(),
+        };
+        Parts {
+            head,
+            delegations: self.delegations(),
+            catalogue: Some(self.catalogue()),
+            statements: statements.collect(),
+        }
+    }
+}
+
+impl Made {
+    /// Seals the cells and signs.
+    pub fn sign(mut self, signer: &Signer) -> Signed {
+        let sealed = seal(&self.figures).unwrap();
+        self.summary.cells_root = sealed.root;
+        self.summary.cells_count = sealed.cells.len().try_into().unwrap();
+        self.sign_over(sealed.cells, signer)
+    }
+
+    /// Signs as it is, whatever the cells are.
+    pub fn sign_over(self, cells: Vec<SaltedCell>, signer: &Signer) -> Signed {
+        let header = header(&self.summary.unit, kinds::SUMMARY, NOW - DAY / 2);
+        let envelope = sign(&header, &encode_body(&self.summary), signer);
+        Signed { made: self, packed: Packed { envelope, cells } }
+    }
+}
+
+impl Parts {
+    /// The file, sealed by its exporter.
+    pub fn seal(&self) -> Vec<u8> {
+        let exporter = self.head.exporter.clone();
+        self.seal_as(&statement_key(&exporter), |_, _| {})
+    }
+
+    /// The file, sealed by any key with any header.
+    pub fn seal_as(
+        &self,
+        signer: &Signer,
+        change: impl FnOnce(&mut Header, &mut SealBody),
+    ) -> Vec<u8> {
+        let (mut writer, mut file) = Writer::begin();
+        file.extend(writer.part(Part::Head(self.head.clone())).unwrap());
+        for envelope in &self.delegations {
+            file.extend(writer.part(Part::Delegation(envelope.clone())).unwrap());
+        }
+        if let Some(envelope) = &self.catalogue {
+            file.extend(writer.part(Part::Catalogue(envelope.clone())).unwrap());
+        }
+        for packed in &self.statements {
+            file.extend(writer.part(Part::Statement(packed.clone())).unwrap());
+        }
+        let mut body = writer.sealed();
+        let mut header = header(&self.head.exporter, kinds::PACK, self.head.exported_unix_ms);
+        header.dataschema = String::new();
+        change(&mut header, &mut body);
+        file.extend(writer.seal(sign(&header, &encode_seal(&body), signer)).unwrap());
+        file
+    }
+
+    /// Position of a unit's statement.
+    pub fn position(&self, unit: &str) -> usize {
+        let is_of = |packed: &Packed| {
+            let statement = header::decode(&packed.envelope.payload).unwrap();
+            statement.header.source.as_str() == unit
+        };
+        self.statements.iter().position(is_of).unwrap()
+    }
+}
+
+/// A key that follows from its name.
+pub fn key(name: &str) -> Signer {
+    let mut seed = [0; 32];
+    seed[..name.len()].copy_from_slice(name.as_bytes());
+    Signer::from_seed(&seed)
+}
+
+/// The STATEMENT key of a unit.
+pub fn statement_key(unit: &UnitCode) -> Signer {
+    key(&format!("{unit}/s"))
+}
+
+/// The DELEGATION key of a unit.
+pub fn delegation_key(unit: &UnitCode) -> Signer {
+    key(&format!("{unit}/d"))
+}
+
+fn grant(member: &Member) -> Delegation {
+    let public = |signer: Signer, key_use| PublicKey {
+        suite: Suite::Ed25519,
+        bytes: signer.public_key().to_vec(),
+        key_use,
+    };
+    Delegation {
+        trust_domain: DOMAIN.to_owned(),
+        unit: member.code.clone(),
+        level: member.level,
+        issuer: member.parent.clone(),
+        not_before_unix_ms: NOW - 10 * DAY,
+        not_after_unix_ms: NOW + 300 * DAY,
+        keys: vec![
+            public(statement_key(&member.code), KeyUse::Statement),
+            public(delegation_key(&member.code), KeyUse::Delegation),
+        ],
+        ca_sha256: Some([1; 32]),
+        host: String::new(),
+        desk: None,
+        line: String::new(),
+        title: format!("Unit {}", member.code),
+        serial: 1,
+    }
+}
+
+/// A header of `source`.
+pub fn header(source: &UnitCode, kind: &str, time_unix_ms: i64) -> Header {
+    Header {
+        id: StatementId::generate(time_unix_ms),
+        source: source.clone(),
+        kind: kind.to_owned(),
+        subject: String::new(),
+        time_unix_ms,
+        dataschema: CATALOGUE.to_owned(),
+        epoch: 1,
+        seq: 1,
+        purpose: "joint-meeting".to_owned(),
+        classification: Classification::Internal,
+        exercise: false,
+        destination: None,
+        traceparent: String::new(),
+        on_behalf_of: None,
+    }
+}
+
+/// Signs a statement.
+pub fn sign(header: &Header, body: &[u8], signer: &Signer) -> Envelope {
+    envelope::sign(STATEMENT_TYPE, header::encode(header, body), &[signer])
+}
+
+fn summary(unit: &UnitCode, coverage: Coverage) -> Summary {
+    Summary {
+        unit: unit.clone(),
+        period: PERIOD.parse::<Period>().unwrap(),
+        kind: SummaryKind::Reported,
+        version: 1,
+        supersedes: None,
+        cells_root: [0; 32],
+        cells_count: 0,
+        coverage,
+        as_of_unix_ms: NOW - DAY / 2,
+    }
+}
+
+fn known(signed: &Signed) -> Child {
+    Child::Reported {
+        coverage: signed.made.summary.coverage.clone(),
+        subtree: signed.made.figures.subtree.clone(),
+        payload_sha256: payload_sha256(&signed.packed.envelope),
+        version: signed.made.summary.version,
+    }
+}
+
+/// The name of a figure.
+pub fn figure(indicator: &str, group: &str) -> FigureKey {
+    FigureKey { indicator: indicator.to_owned(), version: 1, group: group.to_owned() }
+}
+
+/// Every kind of component; groups that not every unit has.
+fn own_figures(number: u64, sketches: bool) -> Figures {
+    let signed = i64::try_from(number).unwrap();
+    let group = ["pothole", "water", "fire"][usize::try_from(number % 3).unwrap()];
+    let mut places = Distinct::default();
+    for place in 0..if sketches && number % 3 == 2 { 600 } else { 2 } {
+        places.insert(distinct::hash(format!("{} {place}", number % 5).as_bytes()));
+    }
+    Figures::from([
+        (figure("received", ""), Component::Count(number + 1)),
+        (figure("received", group), Component::Count(number + 1)),
+        (
+            figure("close_seconds", ""),
+            Component::Sum { sum_milli: i128::from(signed * 1_234) - 5_000, terms: number },
+        ),
+        (figure("on_time", ""), Component::Ratio { numerator: number, denominator: number + 2 }),
+        (
+            figure("oldest", ""),
+            Component::Extreme { min_milli: Some(-signed), max_milli: Some(signed * 7) },
+        ),
+        (figure("places", ""), Component::Distinct(places)),
+    ])
+}
+
+/// Where each part of a file lies, its length not included.
+pub fn part_ranges(file: &[u8]) -> Vec<std::ops::Range<usize>> {
+    let mut ranges = Vec::new();
+    let mut at = MAGIC.len();
+    while at < file.len() {
+        let length = u32::from_be_bytes(file[at..at + 4].try_into().unwrap());
+        let begin = at + 4;
+        at = begin + usize::try_from(length).unwrap();
+        ranges.push(begin..at);
+    }
+    ranges
+}
+
+/// Seals bytes that are no pack yet, or no longer, as `exporter` would.
+pub fn reseal(mut file: Vec<u8>, exporter: &str) -> Vec<u8> {
+    let exporter: UnitCode = exporter.parse().unwrap();
+    let body = SealBody { sha256: Sha256::digest(&file).into(), size_bytes: file.len() as u64 };
+    let mut header = header(&exporter, kinds::PACK, NOW);
+    header.dataschema = String::new();
+    let envelope = sign(&header, &encode_seal(&body), &statement_key(&exporter));
+    let part = PackPart { kind: Some(pack_part::Kind::Seal(envelope)) }.encode_to_vec();
+    file.extend(u32::try_from(part.len()).unwrap().to_be_bytes());
+    file.extend(part);
+    file
+}

@@ -1,0 +1,470 @@
+//! Packs: what is believed, what is refused with which word, and that a second program, written from
+//! the document alone, says the same.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot set its scene has to fail")]
+
+use lianxi_node::{
+    domain::{
+        component::Component,
+        summary::{CoverageState, SummaryKind},
+        unit::{Level, UnitCode},
+    },
+    statement::header::kinds,
+    verify::{Verified, verify},
+};
+use lianxi_proto::cells::withhold;
+use lianxi_tests::packs::{
+    City, DOMAIN, Made, NOW, Parts, delegation_key, figure, header, key, part_ranges, reseal, sign,
+    statement_key,
+};
+
+fn city() -> City {
+    City::new(2, 1, 2)
+}
+
+fn code(text: &str) -> UnitCode {
+    text.parse().unwrap()
+}
+
+fn accepted(file: &[u8]) -> Verified {
+    verify(file, &city().root_key()).unwrap_or_else(|broken| panic!("{broken}"))
+}
+
+/// Reason and unit of the link that is found broken.
+fn refused(file: &[u8]) -> (&'static str, String) {
+    let broken = verify(file, &city().root_key()).expect_err("a pack was believed");
+    assert!(!broken.detail.is_empty());
+    (broken.reason, broken.unit.map(|unit| unit.to_string()).unwrap_or_default())
+}
+
+#[track_caller]
+fn assert_refused(parts: &Parts, reason: &str, unit: &str) {
+    assert_eq!(refused(&parts.seal()), (reason, unit.to_owned()));
+}
+
+/// A pack whose summaries were made with a change.
+fn made(change: impl FnMut(&UnitCode, &mut Made)) -> Parts {
+    let city = city();
+    city.parts_of(&city.summaries(change))
+}
+
+/// A valid pack in which one summary was made anew by its unit, after those above had added it.
+fn remade(unit: &str, change: impl FnOnce(&mut Made)) -> Parts {
+    let city = city();
+    let mut signed = city.summaries(|_, _| {});
+    let mut one = signed[&code(unit)].made.clone();
+    change(&mut one);
+    signed.insert(code(unit), one.sign(&statement_key(&code(unit))));
+    city.parts_of(&signed)
+}
+
+fn add_one(made: &mut Made) {
+    made.figures.subtree.insert(figure("received", ""), Component::Count(1_000_000));
+}
+
+#[test]
+fn a_pack_is_believed_and_every_total_is_added_up_again() {
+    let city = city();
+    let verified = accepted(&city.parts().seal());
+    assert_eq!(verified.statements.len(), city.members.len());
+    let mut recomputed = 0;
+    for one in &verified.statements {
+        let found = one.summary.as_ref().unwrap();
+        assert_eq!((found.withheld, &found.explained.unexplained), (0, &vec![]));
+        assert!(found.explained.recomputed >= 6, "{}", one.header.source);
+        recomputed += found.explained.recomputed;
+        assert_eq!(one.key_ids, [statement_key(&one.header.source).key_id()]);
+    }
+    let cells: usize =
+        city.summaries(|_, _| {}).values().map(|one| one.made.figures.subtree.len()).sum();
+    assert_eq!(recomputed as usize, cells);
+    let chain: Vec<String> = verified
+        .chain(&code("C-2-1-1"))
+        .into_iter()
+        .map(|link| link.delegation.unit.to_string())
+        .collect();
+    assert_eq!(chain, ["C", "C-2", "C-2-1", "C-2-1-1"]);
+    assert_eq!(verified.catalogue.unwrap().label, "packs@1");
+}
+
+#[test]
+fn any_flipped_byte_of_a_pack_is_refused() {
+    let small = City::new(1, 0, 0);
+    let file = small.parts().seal();
+    verify(&file, &small.root_key()).unwrap();
+    for position in 0..file.len() {
+        let mut changed = file.clone();
+        changed[position] ^= 1 << (position % 8);
+        let verdict = verify(&changed, &small.root_key());
+        assert!(verdict.is_err(), "byte {position} of {} is not covered", file.len());
+    }
+}
+
+#[test]
+fn a_cut_or_longer_file_is_refused() {
+    let small = City::new(1, 0, 0);
+    let file = small.parts().seal();
+    for length in (0..file.len()).step_by(7) {
+        let broken = verify(&file[..length], &small.root_key()).unwrap_err();
+        assert!(["not-a-pack", "truncated"].contains(&broken.reason), "{broken}");
+    }
+    let longer = [&file[..], &[0]].concat();
+    assert_eq!(verify(&longer, &small.root_key()).unwrap_err().reason, "trailing-bytes");
+    let twice = [&file[..], &file[..]].concat();
+    assert_eq!(verify(&twice, &small.root_key()).unwrap_err().reason, "trailing-bytes");
+}
+
+/// The exporter itself changes what others signed, and seals it again.
+#[test]
+fn a_tampered_byte_at_every_position_of_an_envelope_is_refused() {
+    let small = City::new(1, 0, 0);
+    let file = small.parts().seal();
+    let ranges = part_ranges(&file);
+    // Head, two delegations, catalogue, two summaries, seal.
+    assert_eq!(ranges.len(), 7);
+    for part in [2, 3, 5] {
+        for position in ranges[part].clone() {
+            let mut changed = file[..ranges[6].start - 4].to_vec();
+            changed[position] ^= 1 << (position % 8);
+            let broken = verify(&reseal(changed, "C"), &small.root_key());
+            let broken = broken.expect_err("a tampered byte was believed");
+            assert_eq!(broken.part, Some(part), "{broken}");
+        }
+    }
+}
+
+#[test]
+fn another_citys_root_key_believes_nothing() {
+    let file = city().parts().seal();
+    let other = lianxi_node::verify::RootKey::new(DOMAIN.to_owned(), key("other").public_key());
+    assert_eq!(verify(&file, &other.unwrap()).unwrap_err().reason, "unknown-key");
+    let elsewhere =
+        lianxi_node::verify::RootKey::new("else.example".to_owned(), key("root").public_key());
+    assert_eq!(verify(&file, &elsewhere.unwrap()).unwrap_err().reason, "wrong-domain");
+}
+
+#[test]
+fn a_seal_by_another_key_or_over_other_bytes_is_refused() {
+    let parts = city().parts();
+    let seal = |signer: &str,
+                change: fn(
+        &mut lianxi_node::statement::header::Header,
+        &mut lianxi_node::statement::pack::SealBody,
+    )| { refused(&parts.seal_as(&key(signer), change)).0 };
+    assert_eq!(seal("C-1/s", |_, _| {}), "wrong-source");
+    assert_eq!(seal("C-1/s", |header, _| header.source = code("C-1")), "wrong-source");
+    assert_eq!(seal("C/d", |_, _| {}), "unknown-key");
+    assert_eq!(seal("stranger", |_, _| {}), "unknown-key");
+    assert_eq!(seal("C/s", |_, body| body.sha256[0] ^= 1), "wrong-seal");
+    assert_eq!(seal("C/s", |_, body| body.size_bytes += 1), "wrong-seal");
+    assert_eq!(seal("C/s", |header, _| header.time_unix_ms += 1), "wrong-seal");
+    assert_eq!(seal("C/s", |header, _| header.kind = kinds::SUMMARY.to_owned()), "unknown-type");
+    accepted(&parts.seal_as(&key("C/s"), |_, _| {}));
+}
+
+#[test]
+fn a_summary_signed_by_another_unit_is_refused() {
+    let city = city();
+    for (signer, reason) in [
+        (key("C-1-1-2/s"), "wrong-source"),
+        (key("C-1-1/s"), "wrong-source"),
+        (delegation_key(&code("C-1-1-1")), "unknown-key"),
+        (key("root"), "wrong-source"),
+        (key("stranger"), "unknown-key"),
+    ] {
+        let mut signed = city.summaries(|_, _| {});
+        let one = signed[&code("C-1-1-1")].clone();
+        let forged = one.made.sign_over(one.packed.cells, &signer);
+        signed.insert(code("C-1-1-1"), forged);
+        assert_refused(&city.parts_of(&signed), reason, "C-1-1-1");
+    }
+}
+
+#[test]
+fn a_version_that_the_unit_above_did_not_add_is_refused() {
+    assert_refused(&remade("C-1-1-1", |_| {}), "other-child", "C-1-1-1");
+    assert_refused(&remade("C-1-1-1", |made| made.summary.version = 2), "other-child", "C-1-1-1");
+}
+
+#[test]
+fn a_total_that_is_not_the_sum_of_its_parts_is_refused() {
+    for unit in ["C-1-1-1", "C-1-1", "C-1", "C"] {
+        let parts = made(|code, made| {
+            if code.as_str() == unit {
+                add_one(made);
+            }
+        });
+        assert_refused(&parts, "wrong-total", unit);
+    }
+    // A figure that is left out.
+    let parts = made(|code, made| {
+        if code.as_str() == "C-2" {
+            made.figures.subtree.remove(&figure("received", "water"));
+        }
+    });
+    assert_refused(&parts, "wrong-total", "C-2");
+}
+
+#[test]
+fn a_unit_that_is_left_out_unsaid_is_refused() {
+    let mut parts = city().parts();
+    let position = parts.position("C-2-1-2");
+    parts.statements.remove(position);
+    assert_refused(&parts, "missing-child", "C-2-1");
+    // Said, it is shown as what cannot be added up again.
+    parts.head.missing = vec![(code("C-2-1-2"), "no-link".to_owned())];
+    let verified = accepted(&parts.seal());
+    let street = verified.statements.iter().find(|one| one.header.source == code("C-2-1")).unwrap();
+    let explained = &street.summary.as_ref().unwrap().explained;
+    assert_eq!(explained.recomputed, 0);
+    assert!(explained.unexplained.contains(&figure("received", "")));
+    // Said of one that is there, or of nobody, it is refused.
+    for wrong in ["C-2-1-1", "C-9"] {
+        let mut parts = city().parts();
+        parts.head.missing = vec![(code(wrong), "no-link".to_owned())];
+        assert_refused(&parts, "malformed", "");
+    }
+}
+
+#[test]
+fn a_child_dropped_from_the_coverage_is_refused() {
+    let parts = made(|unit, made| {
+        if unit.as_str() == "C-1-1" {
+            made.summary.coverage.inputs.pop();
+        }
+    });
+    assert_refused(&parts, "not-included", "C-1-1-2");
+    // Without its statement the counts no longer fit.
+    let mut parts = made(|unit, made| {
+        if unit.as_str() == "C-1-1" {
+            made.summary.coverage.inputs.pop();
+        }
+    });
+    let position = parts.position("C-1-1-2");
+    parts.statements.remove(position);
+    assert_refused(&parts, "wrong-coverage", "C-1-1");
+}
+
+#[test]
+fn coverage_that_does_not_add_up_is_refused() {
+    let changed = |change: fn(&mut Made)| {
+        made(move |unit, made| {
+            if unit.as_str() == "C-1" {
+                change(made);
+            }
+        })
+    };
+    let zero = changed(|made| made.summary.coverage.zero = 1);
+    assert_refused(&zero, "wrong-coverage", "C-1");
+    let more = changed(|made| {
+        made.summary.coverage.expected += 1;
+        made.summary.coverage.included += 1;
+    });
+    assert_refused(&more, "wrong-coverage", "C-1");
+    let state = changed(|made| made.summary.coverage.inputs[0].state = CoverageState::Zero);
+    assert_refused(&state, "wrong-coverage", "C-1");
+    let version = changed(|made| made.summary.coverage.inputs[0].version = 7);
+    assert_refused(&version, "wrong-coverage", "C-1");
+    let contradiction = changed(|made| made.summary.coverage.absent = 1);
+    assert_eq!(refused(&contradiction.seal()).0, "malformed");
+}
+
+#[test]
+fn a_child_that_belongs_to_another_unit_is_refused() {
+    let parts = made(|unit, made| {
+        if unit.as_str() == "C-1" {
+            made.summary.coverage.inputs[0].unit = code("C-2-1");
+        }
+    });
+    assert_refused(&parts, "outside-subtree", "C-1");
+}
+
+#[test]
+fn units_twice_or_out_of_order_are_refused() {
+    let mut twice = city().parts();
+    twice.statements.push(twice.statements[3].clone());
+    assert_eq!(refused(&twice.seal()).0, "twice");
+    let mut swapped = city().parts();
+    swapped.statements.swap(1, 2);
+    assert_eq!(refused(&swapped.seal()).0, "not-included");
+    let mut headless = city().parts();
+    headless.statements.remove(0);
+    assert_refused(&headless, "wrong-source", "C-1");
+    let mut again = city().parts();
+    again.delegations.push(again.delegations[1].clone());
+    assert_refused(&again, "twice", "C-1");
+}
+
+#[test]
+fn live_figures_and_other_periods_are_no_report() {
+    let live = made(|unit, made| {
+        if unit.as_str() == "C-1-1-1" {
+            made.summary.kind = SummaryKind::Live;
+            made.summary.version = 0;
+        }
+    });
+    assert_refused(&live, "malformed", "C-1-1-1");
+    let other = made(|unit, made| {
+        if unit.as_str() == "C-1-1-1" {
+            made.summary.period = "2026-08".parse().unwrap();
+        }
+    });
+    assert_refused(&other, "malformed", "C-1-1-1");
+}
+
+#[test]
+fn cells_that_are_not_those_under_the_signed_root_are_refused() {
+    let changed = |change: fn(&mut Vec<lianxi_proto::types::v1::SaltedCell>)| {
+        let mut parts = city().parts();
+        let position = parts.position("C-2-1");
+        change(&mut parts.statements[position].cells);
+        parts
+    };
+    for change in [
+        |cells: &mut Vec<lianxi_proto::types::v1::SaltedCell>| cells[0].salt[0] ^= 1,
+        |cells: &mut Vec<lianxi_proto::types::v1::SaltedCell>| cells[1].cell[3] ^= 1,
+        |cells: &mut Vec<lianxi_proto::types::v1::SaltedCell>| drop(cells.pop()),
+        |cells: &mut Vec<lianxi_proto::types::v1::SaltedCell>| cells[0].index = 1,
+        |cells: &mut Vec<lianxi_proto::types::v1::SaltedCell>| {
+            let (one, other) = (cells[0].index, cells[1].index);
+            (cells[0].index, cells[1].index) = (other, one);
+        },
+    ] {
+        assert_refused(&changed(change), "cells-do-not-match", "C-2-1");
+    }
+}
+
+#[test]
+fn withheld_figures_leave_the_rest_provable() {
+    let mut parts = city().parts();
+    for packed in &mut parts.statements {
+        for cell in &mut packed.cells {
+            let text = String::from_utf8_lossy(&cell.cell).into_owned();
+            if text.contains("oldest") {
+                *cell = withhold(cell);
+            }
+        }
+    }
+    let verified = accepted(&parts.seal());
+    for one in &verified.statements {
+        let found = one.summary.as_ref().unwrap();
+        assert_eq!(found.withheld, 2, "own and subtree of {}", one.header.source);
+        assert!(!found.own.contains_key(&figure("oldest", "")));
+        assert!(found.explained.recomputed >= 5 && found.explained.unexplained.is_empty());
+    }
+    // Withheld at one unit alone: the total above cannot be added up, and says so.
+    let mut parts = city().parts();
+    let position = parts.position("C-1-1-1");
+    for cell in &mut parts.statements[position].cells {
+        *cell = withhold(cell);
+    }
+    let verified = accepted(&parts.seal());
+    let street = verified.statements.iter().find(|one| one.header.source == code("C-1-1")).unwrap();
+    let explained = &street.summary.as_ref().unwrap().explained;
+    assert_eq!(explained.recomputed, 0);
+    assert!(explained.unexplained.contains(&figure("on_time", "")));
+}
+
+#[test]
+fn a_withheld_figure_hides_no_wrong_total() {
+    let mut parts = made(|unit, made| {
+        if unit.as_str() == "C-1" {
+            add_one(made);
+        }
+    });
+    for packed in &mut parts.statements {
+        for cell in &mut packed.cells {
+            if String::from_utf8_lossy(&cell.cell).contains("oldest") {
+                *cell = withhold(cell);
+            }
+        }
+    }
+    assert_refused(&parts, "wrong-total", "C-1");
+}
+
+#[test]
+fn delegations_that_do_not_hold_are_refused() {
+    let city = city();
+    let street = city.members.iter().position(|member| member.code == code("C-1-1")).unwrap();
+    let replaced = |envelope| {
+        let mut parts = city.parts();
+        parts.delegations[street] = envelope;
+        parts
+    };
+    let member = &city.members[street];
+    let changed = |change: fn(&mut lianxi_node::domain::delegation::Delegation)| {
+        replaced(city.delegation(member, change))
+    };
+    let longer = changed(|grant| grant.not_after_unix_ms += 1);
+    assert_refused(&longer, "expired", "C-1-1");
+    let level = changed(|grant| grant.level = Level::District);
+    assert_refused(&level, "outside-subtree", "C-1-1");
+    let domain = changed(|grant| grant.trust_domain = "else.example".to_owned());
+    assert_refused(&domain, "wrong-domain", "C-1-1");
+    let taken = changed(|grant| grant.keys[0].bytes = key("C-1/s").public_key().to_vec());
+    assert_refused(&taken, "malformed", "C-1-1");
+    // The key of a sibling of its issuer.
+    let mut sibling = member.clone();
+    sibling.parent = Some(code("C-2"));
+    let by_sibling = city.delegation(&sibling, |grant| grant.issuer = Some(code("C-1")));
+    assert_eq!(refused(&replaced(by_sibling).seal()).0, "wrong-source");
+    // Left out: its statements are by nobody.
+    let mut parts = city.parts();
+    parts.delegations.remove(street);
+    assert_eq!(refused(&parts.seal()).0, "unknown-key");
+    // Issued before its issuer.
+    let mut parts = city.parts();
+    parts.delegations.swap(0, 1);
+    assert_eq!(refused(&parts.seal()).0, "unknown-key");
+}
+
+#[test]
+fn what_is_dated_after_the_export_is_refused() {
+    let mut parts = city().parts();
+    parts.head.exported_unix_ms = NOW - 20 * 24 * 60 * 60 * 1000;
+    assert_eq!(refused(&parts.seal()).0, "expired");
+}
+
+#[test]
+fn a_catalogue_is_one_of_the_line_above_and_the_one_that_was_counted_by() {
+    let mut parts = city().parts();
+    let foreign = header(&code("C-1"), kinds::CATALOGUE, NOW);
+    parts.catalogue = Some(sign(&foreign, b"", &statement_key(&code("C-1"))));
+    assert_refused(&parts, "outside-subtree", "C-1");
+    let mut parts = made(|_, _| {});
+    parts.catalogue = Some(parts.statements[0].envelope.clone());
+    assert_refused(&parts, "unknown-type", "C");
+    let body = lianxi_node::statement::catalogue::CatalogueBody {
+        name: "packs".to_owned(),
+        version: 2,
+        document: b"{}".to_vec(),
+        active_from_unix_ms: 0,
+    };
+    let body = lianxi_node::statement::catalogue::encode_body(&body);
+    let newer = header(&code("C"), kinds::CATALOGUE, NOW);
+    parts.catalogue = Some(sign(&newer, &body, &statement_key(&code("C"))));
+    assert_refused(&parts, "unknown-catalogue", "C");
+    parts.catalogue = None;
+    assert!(accepted(&parts.seal()).catalogue.is_none());
+}
+
+#[test]
+fn one_statement_stands_alone() {
+    let city = city();
+    let mut parts = city.parts();
+    let position = parts.position("C-1-1");
+    parts.statements = vec![parts.statements[position].clone()];
+    parts.head.period = String::new();
+    parts.head.unit = code("C-1-1");
+    let verified = accepted(&parts.seal());
+    assert_eq!(verified.statements[0].summary.as_ref().unwrap().summary.unit, code("C-1-1"));
+    parts.head.unit = code("C-1");
+    assert_refused(&parts, "wrong-source", "C-1-1");
+    let notice = header(&code("C-1"), kinds::NOTICE, NOW);
+    parts.statements[0].envelope = sign(&notice, b"anything", &statement_key(&code("C-1")));
+    assert_refused(&parts, "malformed", "C-1");
+    parts.statements[0].cells.clear();
+    assert_eq!(accepted(&parts.seal()).statements[0].body.as_ref(), b"anything");
+    parts.statements.push(parts.statements[0].clone());
+    assert_refused(&parts, "part-order", "C-1");
+}
