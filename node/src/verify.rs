@@ -127,7 +127,7 @@ impl From<&Known> for Link {
 /// # Errors
 ///
 /// [`Broken`]: the first link that does not hold. The order is that of `docs/protocol.md`.
-pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Broken> {
+pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Box<Broken>> {
     let pack = pack::read(file)?;
     let at = pack.head.exported_unix_ms;
     if pack.head.trust_domain != root.trust_domain {
@@ -152,8 +152,8 @@ pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Broken> {
     Ok(Verified { head: pack.head, seal, catalogue, statements, trust })
 }
 
-fn of_head(reason: &'static str, field: &str, detail: impl std::fmt::Display) -> Broken {
-    Broken {
+fn of_head(reason: &'static str, field: &str, detail: impl std::fmt::Display) -> Box<Broken> {
+    Box::new(Broken {
         reason,
         part: Some(0),
         unit: None,
@@ -161,11 +161,11 @@ fn of_head(reason: &'static str, field: &str, detail: impl std::fmt::Display) ->
         kind: None,
         field: field.to_owned(),
         detail: detail.to_string(),
-    }
+    })
 }
 
 /// Believes the file's delegations, one after the other.
-fn trust_of(pack: &Pack, root: &RootKey) -> Result<Trust, Broken> {
+fn trust_of(pack: &Pack, root: &RootKey) -> Result<Trust, Box<Broken>> {
     let trust = Trust::new(root.trust_domain.clone(), root.public_key);
     let mut trust = trust.map_err(|error| of_head(error.reason(), "", &error))?;
     for (part, envelope) in &pack.delegations {
@@ -178,7 +178,7 @@ fn trust_of(pack: &Pack, root: &RootKey) -> Result<Trust, Broken> {
     Ok(trust)
 }
 
-fn open(trust: &Trust, place: Place<'_>, at: UnixMillis) -> Result<Opened, Broken> {
+fn open(trust: &Trust, place: Place<'_>, at: UnixMillis) -> Result<Opened, Box<Broken>> {
     trust.open(place.envelope, at).map_err(|error| place.distrusted(&error))
 }
 
@@ -187,7 +187,7 @@ fn open_catalogue(
     part: usize,
     envelope: &Envelope,
     head: &Head,
-) -> Result<VerifiedCatalogue, Broken> {
+) -> Result<VerifiedCatalogue, Box<Broken>> {
     let place = Place { part, envelope };
     let opened = open(trust, place, head.exported_unix_ms)?;
     let header = opened.statement.header;
@@ -205,7 +205,7 @@ fn open_catalogue(
 }
 
 /// The one statement of a file without a period.
-fn single(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Broken> {
+fn single(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> {
     if let Some((part, packed)) = pack.statements.get(1) {
         let place = Place { part: *part, envelope: &packed.envelope };
         return Err(place.broken("part-order", "", "a file without a period has one statement"));
@@ -228,7 +228,7 @@ fn statement(
     place: Place<'_>,
     packed: &Packed,
     at: UnixMillis,
-) -> Result<(Verification, Option<Disclosed>), Broken> {
+) -> Result<(Verification, Option<Disclosed>), Box<Broken>> {
     let opened = open(trust, place, at)?;
     let header = opened.statement.header;
     let mut verification = Verification {
@@ -275,7 +275,7 @@ fn key_ids(envelope: &Envelope) -> Vec<String> {
 
 /// The summaries of a period: each was added by the unit above it, none is left out unsaid, and
 /// totals are the sums of their parts.
-fn figures(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Broken> {
+fn figures(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> {
     let mut tree = fold::Tree::new(&pack.head, grants(trust));
     for (part, packed) in &pack.statements {
         let place = Place { part: *part, envelope: &packed.envelope };
@@ -305,7 +305,7 @@ fn grants(trust: &Trust) -> BTreeSet<(UnitCode, UnitCode)> {
 }
 
 /// The exporter's signature over everything before it.
-fn open_seal(trust: &Trust, pack: &Pack, at: UnixMillis) -> Result<Header, Broken> {
+fn open_seal(trust: &Trust, pack: &Pack, at: UnixMillis) -> Result<Header, Box<Broken>> {
     let (part, envelope) = &pack.seal;
     let place = Place { part: *part, envelope };
     let opened = open(trust, place, at)?;

@@ -150,7 +150,7 @@ pub(crate) async fn export(
     match verify(&bytes, &root) {
         Ok(_) => Ok((facts, bytes)),
         Err(broken) => {
-            let failure = Failure::Broken(Box::new(broken));
+            let failure = Failure::Broken(broken);
             Err(failure).context("what the node exported does not hold; nothing was written")
         }
     }

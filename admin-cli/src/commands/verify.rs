@@ -68,7 +68,7 @@ impl Verify {
                 if output.is_json() {
                     output.document(&broken_json(&broken))?;
                 }
-                return Err(Failure::Broken(Box::new(broken)).into());
+                return Err(Failure::Broken(broken).into());
             }
         };
         let shown = self.shown(&verified);

@@ -6,9 +6,15 @@ use futures::{Stream, stream};
 use lianxi_proto::local::v1 as pb;
 use tonic::{Request, Response, Status};
 
-use super::status::{statement_id, to_status, unit};
+use super::{
+    access::caller,
+    status::{statement_id, to_status, unit},
+};
 use crate::{
-    domain::period::Period,
+    domain::{
+        journal::{Act, Actor},
+        period::Period,
+    },
     services::{
         exchange::{Question, Wanted},
         host::Units,
@@ -70,6 +76,15 @@ async fn export(hosted: &Hosted, request: pb::ExportPackRequest) -> Result<Expor
     }
 }
 
+/// What is exported, as the journal names it: a period or the id of a statement.
+fn subject(request: &pb::ExportPackRequest) -> String {
+    if request.period.is_empty() {
+        hex::encode(&request.statement_id)
+    } else {
+        request.period.clone()
+    }
+}
+
 fn root_key(hosted: &Hosted) -> Result<RootKey, Status> {
     RootKey::of(&hosted.unit.trust()).map_err(|error| Status::internal(error.to_string()))
 }
@@ -106,9 +121,14 @@ impl pb::pack_service_server::PackService for PackHandler {
         request: Request<pb::ExportPackRequest>,
     ) -> Result<Response<Self::ExportStream>, Status> {
         use pb::export_pack_response::Kind;
+        let actor = Actor::uid(caller(&request)?.uid);
         let request = request.into_inner();
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let subject = subject(&request);
         let exported = export(&hosted, request).await?;
+        // What left the house is on the record before it leaves.
+        let act = Act::done(actor, "pack.export", subject).about(exported.sha256);
+        hosted.unit.record(act).await.map_err(to_status)?;
         let facts = Kind::Facts(facts(&exported, &root_key(&hosted)?));
         let chunks = chunks(exported.pieces).into_iter().map(Kind::Chunk);
         let answers = std::iter::once(facts).chain(chunks);

@@ -81,6 +81,8 @@ impl ServiceError for Error {
 pub struct Exported {
     /// Its bytes, in the order of the file.
     pub pieces: Vec<Vec<u8>>,
+    /// SHA-256 of everything before the seal, which the seal names.
+    pub sha256: [u8; 32],
     /// Statements in it.
     pub statements: usize,
     /// Units in the figures whose statements are not in it.
@@ -227,10 +229,11 @@ fn write(
     for packed in packed {
         pieces.push(writer.part(Part::Statement(packed))?);
     }
-    let draft = Draft::new(kinds::PACK, String::new(), encode_seal(&writer.sealed()));
+    let sealed = writer.sealed();
+    let draft = Draft::new(kinds::PACK, String::new(), encode_seal(&sealed));
     let seal = unit.sign_at(&draft, exported_unix_ms)?;
     pieces.push(writer.seal(seal.envelope)?);
-    Ok(Exported { pieces, statements, missing })
+    Ok(Exported { pieces, sha256: sealed.sha256, statements, missing })
 }
 
 /// All that was ever granted to `subjects` and to the units above them, issuers before issued.

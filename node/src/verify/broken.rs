@@ -69,7 +69,7 @@ impl Place<'_> {
         reason: &'static str,
         field: &str,
         detail: impl fmt::Display,
-    ) -> Broken {
+    ) -> Box<Broken> {
         // Read without belief, to name the part for whoever has to look.
         let claimed = header::decode(&self.envelope.payload).ok().map(|claimed| claimed.header);
         let about = claimed.as_ref().map(|header| {
@@ -77,7 +77,7 @@ impl Place<'_> {
             let subject = header.subject.parse().ok().filter(|_| is_grant);
             subject.unwrap_or_else(|| header.source.clone())
         });
-        Broken {
+        Box::new(Broken {
             reason,
             part: Some(self.part),
             unit: about,
@@ -85,19 +85,19 @@ impl Place<'_> {
             kind: claimed.map(|header| header.kind),
             field: field.to_owned(),
             detail: detail.to_string(),
-        }
+        })
     }
 
-    pub(super) fn distrusted(self, error: &trust::Error) -> Broken {
+    pub(super) fn distrusted(self, error: &trust::Error) -> Box<Broken> {
         self.broken(error.reason(), error.field(), error)
     }
 
-    pub(super) fn malformed(self, error: &Malformed) -> Broken {
+    pub(super) fn malformed(self, error: &Malformed) -> Box<Broken> {
         self.broken("malformed", &error.field, &error.reason)
     }
 }
 
-impl From<Fault> for Broken {
+impl From<Fault> for Box<Broken> {
     fn from(fault: Fault) -> Self {
         let field = match &fault {
             Fault::Malformed(_, error) => error.field.clone(),
@@ -109,7 +109,7 @@ impl From<Fault> for Broken {
             | Fault::NotCanonical(_)
             | Fault::PartOrder(_) => String::new(),
         };
-        Self {
+        Self::new(Broken {
             reason: fault.reason(),
             part: fault.part(),
             unit: None,
@@ -117,6 +117,6 @@ impl From<Fault> for Broken {
             kind: None,
             field,
             detail: fault.to_string(),
-        }
+        })
     }
 }

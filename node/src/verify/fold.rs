@@ -49,7 +49,7 @@ impl<'a> Tree<'a> {
         place: Place<'a>,
         verification: Verification,
         disclosed: Disclosed,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Box<Broken>> {
         let unit = verification.header.source.clone();
         if self.places.contains_key(&unit) {
             return Err(place.broken("twice", "header.source", "the unit is there already"));
@@ -89,7 +89,7 @@ impl<'a> Tree<'a> {
     }
 
     /// Checks that nothing is left out unsaid, and adds everything up again.
-    pub(super) fn finish(mut self) -> Result<Vec<Verification>, Broken> {
+    pub(super) fn finish(mut self) -> Result<Vec<Verification>, Box<Broken>> {
         let missing: BTreeSet<&UnitCode> = self.head.missing.iter().map(|(unit, _)| unit).collect();
         for unit in &missing {
             if self.places.contains_key(unit) || !self.expected.contains_key(unit) {
@@ -115,7 +115,10 @@ impl<'a> Tree<'a> {
         Ok(self.nodes.into_iter().map(|node| node.verification).collect())
     }
 
-    fn explain(&self, node: &Node<'a>) -> Result<crate::domain::explanation::Explained, Broken> {
+    fn explain(
+        &self,
+        node: &Node<'a>,
+    ) -> Result<crate::domain::explanation::Explained, Box<Broken>> {
         let summary = node.summary();
         let children: Vec<(&UnitCode, Option<&Node<'a>>)> = included(summary)
             .map(|(input, _)| (&input.unit, self.places.get(&input.unit)))
