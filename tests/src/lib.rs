@@ -13,6 +13,7 @@ pub mod hostile;
 pub mod log;
 pub mod packs;
 pub mod processes;
+pub mod python;
 pub mod search;
 pub mod skip;
 pub mod wait;

@@ -8,18 +8,14 @@
 
 mod vectors_made;
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Output};
 
 use lianxi_proto::{
     cells,
     envelope::{self, Signer, VerifyingKey},
     types::v1::{Envelope, SaltedCell, Suite},
 };
-use lianxi_tests::skip::skip;
+use lianxi_tests::python::Python;
 use prost::Message as _;
 use serde_json::Value;
 use vectors_made::{hex, unhex};
@@ -180,8 +176,8 @@ fn refused_cells_are_refused_for_the_reason_written() {
 
 #[test]
 fn another_implementation_agrees() {
-    let Some(python) = Python::find() else { return };
-    let output = python.check(&tests_directory().join("vectors"));
+    let Some(python) = python() else { return };
+    let output = check(&python, &tests_directory().join("vectors"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.starts_with("ok: "), "{said}");
@@ -190,7 +186,7 @@ fn another_implementation_agrees() {
 /// Flips one byte in each kind of field: a check that reads less than the whole would pass.
 #[test]
 fn another_implementation_sees_every_flipped_byte() {
-    let Some(python) = Python::find() else { return };
+    let Some(python) = python() else { return };
     for file in FILES {
         let document = read(file);
         let mut pointers = Vec::new();
@@ -211,7 +207,7 @@ fn another_implementation_sees_every_flipped_byte() {
                 }
                 fs::write(path, written.to_string()).unwrap();
             }
-            let output = python.check(directory.path());
+            let output = check(&python, directory.path());
             assert_eq!(output.status.code(), Some(1), "flipped {pointer} of {file} unseen");
         }
         assert!(seen.len() >= 5, "{seen:?}");
@@ -249,56 +245,11 @@ fn flip(value: &mut Value) {
     *value = Value::String(hex(&bytes));
 }
 
-/// A Python that can check Ed25519.
-struct Python(PathBuf);
-
-impl Python {
-    /// Finds one: the system's, or one with the package installed under the build's own folder.
-    /// Says what to do, and fails where skipping is forbidden, if there is none.
-    fn find() -> Option<Self> {
-        let candidates = [PathBuf::from("python3"), Self::own_directory().join("bin/python")];
-        let found = candidates.into_iter().map(Self).find(Self::has_cryptography);
-        let found = found.or_else(Self::install);
-        if found.is_none() {
-            skip(
-                "another implementation of the vectors",
-                "there is no Python 3 with the package `cryptography`",
-                "install it, e.g. `apt-get install python3-cryptography`",
-            );
-        }
-        found
-    }
-
-    fn own_directory() -> PathBuf {
-        Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("python")
-    }
-
-    fn has_cryptography(&self) -> bool {
-        let module = "cryptography.hazmat.primitives.asymmetric.ed25519";
-        succeeds(Command::new(&self.0).args(["-c", &format!("import {module}")]))
-    }
-
-    /// Makes a virtual environment. Needs a package index within reach.
-    fn install() -> Option<Self> {
-        let directory = Self::own_directory();
-        // Tests run side by side, in processes of their own too.
-        let lock = File::create(directory.with_extension("lock")).ok()?;
-        lock.lock().ok()?;
-        let python = Self(directory.join("bin/python"));
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-        let installed = python.has_cryptography()
-            || succeeds(Command::new("python3").args(["-m", "venv"]).arg(&directory))
-                && succeeds(Command::new(&python.0).args(pip).arg("cryptography"));
-        installed.then_some(python)
-    }
-
-    fn check(&self, vectors: &Path) -> Output {
-        let script = tests_directory().join("python/check_vectors.py");
-        // Without -B it would leave compiled files in the source tree.
-        Command::new(&self.0).arg("-B").arg(script).arg(vectors).output().unwrap()
-    }
+fn python() -> Option<Python> {
+    Python::find("another implementation of the vectors", Path::new(env!("CARGO_TARGET_TMPDIR")))
 }
 
-fn succeeds(command: &mut Command) -> bool {
-    command.output().is_ok_and(|output| output.status.success())
+fn check(python: &Python, vectors: &Path) -> Output {
+    let script = tests_directory().join("python/check_vectors.py");
+    python.run(&script).arg(vectors).output().unwrap()
 }

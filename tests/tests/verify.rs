@@ -403,11 +403,11 @@ fn delegations_that_do_not_hold_are_refused() {
     assert_refused(&domain, "wrong-domain", "C-1-1");
     let taken = changed(|grant| grant.keys[0].bytes = key("C-1/s").public_key().to_vec());
     assert_refused(&taken, "malformed", "C-1-1");
-    // The key of a sibling of its issuer.
-    let mut sibling = member.clone();
-    sibling.parent = Some(code("C-2"));
-    let by_sibling = city.delegation(&sibling, |grant| grant.issuer = Some(code("C-1")));
-    assert_eq!(refused(&replaced(by_sibling).seal()).0, "wrong-source");
+    // The key of another unit than the issuer, though it is above.
+    let mut foreign = member.clone();
+    foreign.parent = Some(code("C"));
+    let by_other = city.delegation(&foreign, |grant| grant.issuer = Some(code("C-1")));
+    assert_eq!(refused(&replaced(by_other).seal()).0, "wrong-source");
     // Left out: its statements are by nobody.
     let mut parts = city.parts();
     parts.delegations.remove(street);
