@@ -130,7 +130,7 @@ impl From<&Known> for Link {
 pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Box<Broken>> {
     let pack = pack::read(file)?;
     let at = pack.head.exported_unix_ms;
-    if pack.head.trust_domain != root.trust_domain {
+    if pack.head.trust_domain != root.trust_domain() {
         return Err(of_head("wrong-domain", "trust_domain", "the root key is of another city"));
     }
     let trust = trust_of(&pack, root)?;
@@ -166,8 +166,7 @@ fn of_head(reason: &'static str, field: &str, detail: impl std::fmt::Display) ->
 
 /// Believes the file's delegations, one after the other.
 fn trust_of(pack: &Pack, root: &RootKey) -> Result<Trust, Box<Broken>> {
-    let trust = Trust::new(root.trust_domain.clone(), root.public_key);
-    let mut trust = trust.map_err(|error| of_head(error.reason(), "", &error))?;
+    let mut trust = Trust::new(root.trust_domain().to_owned(), root.key().clone());
     for (part, envelope) in &pack.delegations {
         let place = Place { part: *part, envelope };
         let added = trust.add(envelope, pack.head.exported_unix_ms);

@@ -3,7 +3,8 @@
 Usage: python3 verify_pack.py FILE --root ROOT
        python3 verify_pack.py --batch DIRECTORY --root ROOT
 
-Written from `docs/protocol.md` alone. Ed25519 comes from `cryptography`, SHA-256 from `hashlib`.
+Written from `docs/protocol.md` alone. Ed25519 comes from `cryptography`, SHA-256 from `hashlib`, SM2
+from `check_suites.py` beside this file, which is plain Python.
 Prints one line: `valid`, or the fixed word and the unit of the first link that does not hold; in a
 batch one line for each file, its name first. Exit code 0 if everything holds, 1 if not, 2 if it
 cannot run.
@@ -15,6 +16,7 @@ import pathlib
 import re
 import sys
 
+import check_suites as sm2
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -26,7 +28,9 @@ MAX_PAYLOAD_BYTES = 48 * 1024
 MAX_SIGNATURES = 16
 MAX_CELLS = 20_000
 MAX_CELL_BYTES = 16 * 1024
-ED25519, X25519 = 1, 2
+ED25519, X25519, SM2 = 1, 2, 3
+SUITES = {"ed25519": ED25519, "sm2-sm3": SM2}
+SM2_USER_ID = b"1234567812345678"
 STATEMENT, DELEGATION, AGREEMENT = 1, 2, 3
 OWN, SUBTREE = 1, 2
 INCLUDED, STALE, ABSENT, QUARANTINED, ZERO, BY_PARENT = 1, 2, 3, 4, 5, 6
@@ -183,7 +187,7 @@ def read(data, **names):
             if wire != 0:
                 raise Malformed(name)
             value = signed(value) if name.endswith("_int") else value
-        elif wire != 2:
+        elif wire != 2 and (wire, name) != (0, "suites"):
             raise Malformed(name)
         elif name.endswith("_text"):
             value = decode_text(value)
@@ -214,8 +218,10 @@ def key_id(suite, public_key):
     return hashlib.sha256(bytes([suite]) + public_key).hexdigest()[:40]
 
 
-def is_safe_key(public_key, known={}):
-    """32 bytes, canonical, on the curve, not of small order."""
+def is_safe_key(suite, public_key, known={}):
+    """In the suite's one encoding, on its curve, not of small order."""
+    if suite != ED25519:
+        return suite == SM2 and is_point_of_sm2(public_key)
     if public_key not in known:
         y = int.from_bytes(public_key, "little") & (2**255 - 1)
         sign = public_key[31] >> 7 if len(public_key) == 32 else 0
@@ -227,9 +233,19 @@ def is_safe_key(public_key, known={}):
     return known[public_key]
 
 
-def holds(public_key, signature, encoded):
+def is_point_of_sm2(public_key):
+    try:
+        sm2.read_point(public_key)
+    except SystemExit:
+        return False
+    return True
+
+
+def holds(suite, public_key, signature, encoded):
     if len(signature) != 64:
         return False
+    if suite == SM2:
+        return sm2.holds(SM2_USER_ID, sm2.read_point(public_key), encoded, bytes(signature))
     y = int.from_bytes(signature[:32], "little") & (2**255 - 1)
     if y >= PRIME or y in SMALL_ORDER or int.from_bytes(signature[32:], "little") >= ORDER:
         return False
@@ -264,7 +280,7 @@ class Envelope:
             holder = find(identifier)
             if holder is None:
                 raise Broken("unknown-key")
-            if not holds(holder[0], signature, encoded):
+            if not holds(*holder[0], signature, encoded):
                 raise Broken("bad-signature")
             holders.append((identifier, holder))
         return holders
@@ -341,6 +357,7 @@ class Delegation:
             line_text=11,
             title_text=12,
             serial_number=13,
+            suites=[14],
         )
         self.domain, self.unit, self.level = message["domain_text"], message["unit_text"], message["level_number"]
         self.issuer, self.desk, self.serial = message["issuer_text"], message["desk_text"], message["serial_number"]
@@ -356,11 +373,13 @@ class Delegation:
             key = read(key, suite_number=1, key_bytes=2, use_number=3)
             suite, public, use = key["suite_number"], bytes(key["key_bytes"]), key["use_number"]
             if use in (STATEMENT, DELEGATION):
-                require(suite == ED25519 and is_safe_key(public), "key")
+                require(is_safe_key(suite, public), "key")
             else:
                 require(use == AGREEMENT and suite == X25519 and len(public) == 32, "key")
-            require(all(public != other for _, other, _ in self.keys), "key twice")
-            self.keys.append((key_id(suite, public), public, use))
+            require(all(public != other for _, (_, other), _ in self.keys), "key twice")
+            self.keys.append((key_id(suite, public), (suite, public), use))
+        self.accepted = suites_of(message["suites"])
+        require(not self.issuer or not self.accepted, "suites are the root's to state")
         require(len(message["ca_bytes"]) == (0 if self.desk else 32), "CA")
         for name in ("host_text", "line_text", "title_text"):
             check_text(message[name], 200)
@@ -378,12 +397,27 @@ class Delegation:
         return any(one == identifier and of == use for one, _, of in self.keys)
 
 
+def suites_of(values):
+    """Numbers of suites that sign, each once."""
+    suites = []
+    for value in values:
+        if isinstance(value, int):
+            suites.append(value)
+            continue
+        at = 0
+        while at < len(value):
+            suite, at, _ = varint(value, at)
+            suites.append(suite)
+    require(set(suites) <= {ED25519, SM2} and len(set(suites)) == len(suites), "suites")
+    return suites
+
+
 class Trust:
     """Delegations that hold, from the root key down."""
 
-    def __init__(self, domain, root_public, exported):
-        self.domain, self.root_public, self.exported = domain, root_public, exported
-        self.root_id, self.root = key_id(ED25519, root_public), None
+    def __init__(self, domain, root_key, exported):
+        self.domain, self.root_key, self.exported = domain, root_key, exported
+        self.root_id, self.root = key_id(*root_key), None
         self.history, self.holders, self.digests, self.grants = {}, {}, set(), set()
 
     def newest(self, unit):
@@ -400,7 +434,7 @@ class Trust:
         holder = self.holders.get(identifier)
         if holder and holder[2] != AGREEMENT:
             return holder
-        return (self.root_public, None, None) if identifier == self.root_id else None
+        return (self.root_key, None, None) if identifier == self.root_id else None
 
     def in_force(self, holder, identifier, time):
         """The delegation by which a key was good at a time."""
@@ -433,8 +467,9 @@ class Trust:
             self.check_root(grant, holders)
         for identifier, public, use in grant.keys:
             holder = self.holders.get(identifier)
-            if public == self.root_public or (holder and holder[1:] != (grant.subject, use)):
+            if public[1] == self.root_key[1] or (holder and holder[1:] != (grant.subject, use)):
                 raise Broken("malformed")
+        self.check_suites(grant, statement.time)
         history = self.history.setdefault(grant.subject, [])
         if any(known.serial == grant.serial for known in history):
             raise Broken("malformed")
@@ -447,6 +482,24 @@ class Trust:
             self.root = grant.unit
         elif not grant.desk:
             self.grants.add((grant.issuer, grant.unit))
+
+    def accepted_at(self, suite, time):
+        """Some delegation of the root that was in force then accepts the suite."""
+        for known in reversed(self.history.get((self.root, ""), [])):
+            if known.covers(time) and suite in (known.accepted or [ED25519]):
+                return True
+            if known.begins + TOLERANCE_MS <= time:
+                return False
+        return False
+
+    def check_suites(self, grant, time):
+        signing = [public[0] for _, public, use in grant.keys if use != AGREEMENT]
+        if grant.issuer:
+            accepted = all(self.accepted_at(suite, time) for suite in signing)
+        else:
+            accepted = {self.root_key[0], *signing} <= set(grant.accepted or [ED25519])
+        if not accepted:
+            raise Broken("suite-not-accepted")
 
     def check_root(self, grant, holders):
         if any(subject is not None for _, (_, subject, _) in holders):
@@ -467,6 +520,8 @@ class Trust:
             if holder[2] != DELEGATION:
                 raise Broken("unknown-key")
             by = self.in_force(holder, identifier, time)
+            if not self.accepted_at(holder[0][0], time):
+                raise Broken("suite-not-accepted")
             if grant.ends > by.ends or grant.begins + TOLERANCE_MS < by.begins:
                 raise Broken("expired")
         if grant.desk:
@@ -499,6 +554,8 @@ class Trust:
             if use != STATEMENT:
                 raise Broken("unknown-key")
             self.in_force(holder, identifier, statement.time)
+            if not self.accepted_at(holder[0][0], statement.time):
+                raise Broken("suite-not-accepted")
             if subject[0] == statement.source and signer is None:
                 signer = subject
         if signer is None:
@@ -985,12 +1042,12 @@ def check_seal(trust, head, envelope, sealed):
             raise Broken("wrong-seal")
 
 
-def verify(data, domain, root_public):
+def verify(data, domain, root_key):
     """Returns if everything holds, raises Broken if not."""
     head, parts, seal, sealed = parts_of(data)
     if head.domain != domain:
         raise Broken("wrong-domain")
-    trust = Trust(domain, root_public, head.exported)
+    trust = Trust(domain, root_key, head.exported)
     label = None
     for number, content in parts:
         if number == 2:
@@ -1016,11 +1073,12 @@ def read_root(text):
     if sorted(name for name, _ in pairs) != ["fingerprint", "public-key", "suite", "trust-domain"]:
         raise ValueError("lines of the root key")
     public = bytes.fromhex(values["public-key"])
-    if values["suite"] != "ed25519" or not is_safe_key(public):
+    suite = SUITES.get(values["suite"])
+    if suite is None or not is_safe_key(suite, public):
         raise ValueError("the root key itself")
-    if key_id(ED25519, public) != values["fingerprint"]:
+    if key_id(suite, public) != values["fingerprint"]:
         raise ValueError("the fingerprint is not that of the key")
-    return values["trust-domain"], public
+    return values["trust-domain"], (suite, public)
 
 
 def verdict(data, root):

@@ -122,7 +122,7 @@ impl City {
 
     /// The public root key.
     pub fn root_key(&self) -> RootKey {
-        RootKey::new(DOMAIN.to_owned(), key("root").public_key()).unwrap()
+        RootKey::new(DOMAIN.to_owned(), key("root").verifying_key()).unwrap()
     }
 
     /// Everybody's delegation, issuers before issued.
@@ -305,6 +305,7 @@ fn grant(member: &Member) -> Delegation {
         line: String::new(),
         title: format!("Unit {}", member.code),
         serial: 1,
+        accepted_suites: Vec::new(),
     }
 }
 

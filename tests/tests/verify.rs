@@ -136,10 +136,10 @@ fn a_tampered_byte_at_every_position_of_an_envelope_is_refused() {
 #[test]
 fn another_citys_root_key_believes_nothing() {
     let file = city().parts().seal();
-    let other = lianxi_node::verify::RootKey::new(DOMAIN.to_owned(), key("other").public_key());
+    let other = lianxi_node::verify::RootKey::new(DOMAIN.to_owned(), key("other").verifying_key());
     assert_eq!(verify(&file, &other.unwrap()).unwrap_err().reason, "unknown-key");
     let elsewhere =
-        lianxi_node::verify::RootKey::new("else.example".to_owned(), key("root").public_key());
+        lianxi_node::verify::RootKey::new("else.example".to_owned(), key("root").verifying_key());
     assert_eq!(verify(&file, &elsewhere.unwrap()).unwrap_err().reason, "wrong-domain");
 }
 

@@ -176,13 +176,14 @@ impl Root {
         if let Some(out) = &self.out {
             durable::write(out, root.to_string().as_bytes(), existing(self.force))?;
             let values: [&dyn std::fmt::Display; 3] =
-                [&out.display(), &root.trust_domain, &root.fingerprint()];
+                [&out.display(), &root.trust_domain(), &root.fingerprint()];
             output.note(output.fill(Text::RootKeyWritten, &values));
         }
         if output.is_json() {
             let document = json!({
-                "trust_domain": root.trust_domain,
-                "public_key": hex::encode(root.public_key),
+                "trust_domain": root.trust_domain(),
+                "suite": root.suite().to_string(),
+                "public_key": hex::encode(root.key().public_key()),
                 "fingerprint": root.fingerprint(),
                 "file": self.out,
             });

@@ -5,9 +5,13 @@
 
 use std::{fmt, str::FromStr};
 
-use lianxi_proto::envelope::{Suite, VerifyingKey};
+use lianxi_proto::envelope::VerifyingKey;
 
-use crate::identity::trust::Trust;
+use crate::{
+    domain::delegation::Suite,
+    identity::trust::Trust,
+    statement::delegation::{suite_from_proto, suite_to_proto},
+};
 
 /// First line of the file.
 const TITLE: &str = "lianxi root key 1";
@@ -32,11 +36,9 @@ pub enum Error {
 /// A city's root key and the trust domain that it is for.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct RootKey {
-    /// Trust domain, e.g. `boston.example`.
-    pub trust_domain: String,
-    /// Ed25519 public key.
-    pub public_key: [u8; 32],
-    fingerprint: String,
+    trust_domain: String,
+    key: VerifyingKey,
+    suite: Suite,
 }
 
 impl RootKey {
@@ -44,14 +46,13 @@ impl RootKey {
     ///
     /// # Errors
     ///
-    /// [`Error::Value`] for bytes that are no safe Ed25519 key, or no trust domain.
-    pub fn new(trust_domain: String, public_key: [u8; 32]) -> Result<Self, Error> {
-        let key = VerifyingKey::new(Suite::Ed25519, &public_key);
-        let key = key.map_err(|_| Error::Value("public-key"))?;
+    /// [`Error::Value`] without a trust domain, or for a suite that does not sign.
+    pub fn new(trust_domain: String, key: VerifyingKey) -> Result<Self, Error> {
         if trust_domain.is_empty() || trust_domain.contains(char::is_whitespace) {
             return Err(Error::Value("trust-domain"));
         }
-        Ok(Self { trust_domain, public_key, fingerprint: key.key_id().to_owned() })
+        let suite = suite_from_proto(key.suite().into()).ok_or(Error::Value("suite"))?;
+        Ok(Self { trust_domain, key, suite })
     }
 
     /// The root key that a unit believes in.
@@ -60,14 +61,27 @@ impl RootKey {
     ///
     /// As [`RootKey::new`].
     pub fn of(trust: &Trust) -> Result<Self, Error> {
-        let public_key = trust.root_public_key().try_into();
-        let public_key = public_key.map_err(|_| Error::Value("public-key"))?;
-        Self::new(trust.trust_domain().to_owned(), public_key)
+        Self::new(trust.trust_domain().to_owned(), trust.root_key().clone())
+    }
+
+    /// Trust domain, e.g. `boston.example`.
+    pub fn trust_domain(&self) -> &str {
+        &self.trust_domain
+    }
+
+    /// The key.
+    pub fn key(&self) -> &VerifyingKey {
+        &self.key
+    }
+
+    /// Suite of the key.
+    pub fn suite(&self) -> Suite {
+        self.suite
     }
 
     /// Key id of the key: 40 hexadecimal digits.
     pub fn fingerprint(&self) -> &str {
-        &self.fingerprint
+        self.key.key_id()
     }
 }
 
@@ -75,9 +89,9 @@ impl fmt::Display for RootKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "{TITLE}")?;
         writeln!(formatter, "trust-domain: {}", self.trust_domain)?;
-        writeln!(formatter, "suite: ed25519")?;
-        writeln!(formatter, "public-key: {}", hex::encode(self.public_key))?;
-        writeln!(formatter, "fingerprint: {}", self.fingerprint)
+        writeln!(formatter, "suite: {}", self.suite)?;
+        writeln!(formatter, "public-key: {}", hex::encode(self.key.public_key()))?;
+        writeln!(formatter, "fingerprint: {}", self.fingerprint())
     }
 }
 
@@ -104,13 +118,11 @@ impl FromStr for RootKey {
         }
         let [domain, suite, key, fingerprint] =
             values.map(|(name, value)| value.ok_or_else(|| Error::Line(name.to_owned())));
-        if suite? != "ed25519" {
-            return Err(Error::Value("suite"));
-        }
-        let mut public_key = [0; 32];
-        hex::decode_to_slice(key?, &mut public_key).map_err(|_| Error::Value("public-key"))?;
-        let root = Self::new(domain?.to_owned(), public_key)?;
-        if fingerprint? != root.fingerprint {
+        let suite: Suite = suite?.parse().map_err(|_| Error::Value("suite"))?;
+        let public_key = hex::decode(key?).map_err(|_| Error::Value("public-key"))?;
+        let key = VerifyingKey::new(suite_to_proto(suite), &public_key);
+        let root = Self::new(domain?.to_owned(), key.map_err(|_| Error::Value("public-key"))?)?;
+        if fingerprint? != root.fingerprint() {
             return Err(Error::Fingerprint);
         }
         Ok(root)
@@ -124,7 +136,7 @@ mod tests {
     use super::*;
 
     fn root() -> RootKey {
-        let key = Signer::from_seed(&[7; 32]).public_key();
+        let key = Signer::from_seed(&[7; 32]).verifying_key();
         RootKey::new("boston.example".to_owned(), key).unwrap()
     }
 
@@ -137,19 +149,30 @@ mod tests {
     }
 
     #[test]
+    fn a_root_key_of_sm2_comes_back_too() {
+        let signer = Signer::from_private_bytes(lianxi_proto::envelope::Suite::Sm2Sm3, &[7; 32]);
+        let key = signer.unwrap().verifying_key();
+        let root = RootKey::new("boston.example".to_owned(), key).unwrap();
+        let text = root.to_string();
+        assert!(text.contains("suite: sm2-sm3\n"), "{text}");
+        assert_eq!(text.parse(), Ok(root));
+    }
+
+    #[test]
     fn a_root_key_that_was_changed_is_refused() {
         let text = root().to_string();
-        let other = Signer::from_seed(&[8; 32]).public_key();
+        let other = Signer::from_seed(&[8; 32]).verifying_key();
         let other = RootKey::new("boston.example".to_owned(), other).unwrap();
         let parse = |text: String| text.parse::<RootKey>().unwrap_err();
         let swapped = text.replace(root().fingerprint(), other.fingerprint());
         assert_eq!(parse(swapped), Error::Fingerprint);
         assert_eq!(parse(text.replace("key 1", "key 2")), Error::Title);
-        assert_eq!(parse(text.replace("ed25519", "sm2")), Error::Value("suite"));
+        assert_eq!(parse(text.replace("ed25519", "x25519")), Error::Value("suite"));
         assert_eq!(
             parse(text.replace("public-key: ", "public-key: f")),
             Error::Value("public-key")
         );
+        assert_eq!(parse(text.replace("ed25519", "sm2-sm3")), Error::Value("public-key"));
         assert!(matches!(parse(format!("{text}more: x\n")), Error::Line(_)));
         assert!(matches!(parse(format!("{text}suite: ed25519\n")), Error::Line(_)));
         assert!(matches!(parse(text.replace("suite: ed25519\n", "")), Error::Line(_)));
