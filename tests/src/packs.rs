@@ -326,6 +326,7 @@ pub fn header(source: &UnitCode, kind: &str, time_unix_ms: i64) -> Header {
         destination: None,
         traceparent: String::new(),
         on_behalf_of: None,
+        sealing: None,
     }
 }
 
