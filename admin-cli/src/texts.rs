@@ -110,6 +110,13 @@ texts! {
     Skew: "clock skew", "时钟偏差";
     Bytes: "bytes", "字节";
     Quota: "quota", "配额";
+    Revoked: "{} is revoked by {}: {} keys end", "{} 已被 {} 吊销：{} 个密钥失效";
+    WouldRevoke: "{} would be revoked by {}: {} keys would end; nothing was changed",
+        "{} 将被 {} 吊销：{} 个密钥将失效；未做任何改动";
+    RevokedBelow: "out of reach until it is back, or they have another parent: {}",
+        "在其恢复或改隶之前无法联系：{}";
+    RevokedHere: "{}: {}", "{}：{}";
+    RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
     NoUnits: "no units yet", "尚无单位";
     LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
     InitDone: "{} is ready in {}; start it with: lianxi node run --dir {}",

@@ -17,6 +17,11 @@ pub(crate) enum Error {
         "{0:?} is no time: write 2026-01-31T12:00:00+08:00, 2026-01-31 (its end), or 7d from here"
     )]
     Time(String),
+    /// Neither an instant, a day nor a duration.
+    #[error(
+        "{0:?} is no time: write 2026-01-31T12:00:00+08:00, 2026-01-31 (its beginning), or 3d for three days ago"
+    )]
+    Past(String),
 }
 
 /// A duration such as `500ms`, `10s`, `30m`, `72h`, `7d`.
@@ -81,6 +86,39 @@ impl Moment {
 }
 
 impl FromStr for Moment {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text, SystemClock.now_unix_ms(), &TimeZone::system())
+    }
+}
+
+/// A point in time that is over: an instant with its offset, a day (its first second here), or a
+/// duration back from the start of the command.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Past(UnixMillis);
+
+impl Past {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub(crate) fn unix_ms(self) -> UnixMillis {
+        self.0
+    }
+
+    fn parse(text: &str, now: UnixMillis, zone: &TimeZone) -> Result<Self, Error> {
+        if let Ok(instant) = text.parse::<Timestamp>() {
+            return Ok(Self(instant.as_millisecond()));
+        }
+        if let Ok(span) = text.parse::<Span>() {
+            return Ok(Self(now.saturating_sub(span.as_ms())));
+        }
+        let error = |_| Error::Past(text.to_owned());
+        let day: jiff::civil::Date = text.parse().map_err(error)?;
+        let start = day.to_zoned(zone.clone()).map_err(error)?;
+        Ok(Self(start.timestamp().as_millisecond()))
+    }
+}
+
+impl FromStr for Past {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -167,6 +205,16 @@ mod tests {
         assert_eq!(parse("2s"), Ok(3_000));
         assert_eq!(parse("tomorrow"), Err(Error::Time("tomorrow".to_owned())));
         assert_eq!(parse("2026-02-30"), Err(Error::Time("2026-02-30".to_owned())));
+    }
+
+    #[test]
+    fn a_past_is_an_instant_a_day_or_from_here_back() {
+        let zone = TimeZone::fixed(jiff::tz::offset(8));
+        let parse = |text: &str| Past::parse(text, 10_000_000, &zone).map(Past::unix_ms);
+        assert_eq!(parse("1970-01-01T01:00:00+00:00"), Ok(3_600_000));
+        assert_eq!(parse("1970-01-02"), Ok(16 * 3_600_000));
+        assert_eq!(parse("1h"), Ok(6_400_000));
+        assert_eq!(parse("soon"), Err(Error::Past("soon".to_owned())));
     }
 
     #[test]

@@ -6,13 +6,14 @@ use hyper_util::rt::TokioIo;
 use lianxi_node::{
     clock::{Clock as _, SystemClock},
     domain::unit::UnitCode,
+    grpc::enrolment::GrpcDoor,
     identity::{
         keys::UnitKeys,
         sealed::{ContentKey, Reader},
         tls::{self, ConnectError, Purpose, UnitTls},
         trust::Trust,
     },
-    services::enrolments::Identity,
+    services::enrolments::{Identity, Renewing},
     statement::{
         header::{self, Classification, Header, Sealing, StatementId},
         sealed::{SealedBody, encode_body},
@@ -93,6 +94,7 @@ impl Hostile {
             received: Vec::new(),
             clock_unix_ms: SystemClock.now_unix_ms(),
             roster_sha256: self.trust.roster_sha256(self.unit()).to_vec(),
+            revocations_sha256: self.trust.revocations_sha256().to_vec(),
             catalogue: String::new(),
         }
     }
@@ -110,6 +112,32 @@ impl Hostile {
     pub async fn open(&self) -> HostileLink {
         let io = self.dial(Purpose::Link, Some(&self.tls())).await.unwrap();
         HostileLink::over(io).await.unwrap()
+    }
+
+    /// Asks for new certificates with the spent token.
+    ///
+    /// # Errors
+    ///
+    /// What the parent says.
+    pub async fn renew(&self) -> Result<(), String> {
+        let renewing = Renewing {
+            identity: &self.identity,
+            keys: &self.keys,
+            host: "",
+            door: &GrpcDoor::new(Arc::new(SystemClock)),
+            clock: Arc::new(SystemClock),
+        };
+        let Some(error) = renewing.run().await.unwrap().failed else { return Ok(()) };
+        let cause = std::error::Error::source(&error).map(ToString::to_string);
+        Err(format!("{error}: {}", cause.unwrap_or_default()))
+    }
+
+    /// The statement as if it had been made earlier.
+    pub fn backdated(&self, envelope: &Envelope, by_ms: i64) -> Envelope {
+        let mut statement = header::decode(&envelope.payload).unwrap();
+        statement.header.id = StatementId::generate(statement.header.time_unix_ms - by_ms);
+        statement.header.time_unix_ms -= by_ms;
+        self.sign(&statement.header, &statement.body)
     }
 
     /// A header that the unit would write.

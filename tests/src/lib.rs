@@ -6,6 +6,7 @@
 pub mod acts;
 pub mod binary;
 pub mod boston;
+pub mod breach;
 pub mod client;
 pub mod collector;
 pub mod federation;

@@ -2,33 +2,22 @@
 //! operator, and costs nobody else anything.
 
 use lianxi_node::{
-    clock::{Clock as _, SystemClock},
     domain::{
-        component::{Component, MeasureKind},
-        period::Period,
-        summary::{Coverage, FigureKey, FigureSet, Figures, Summary, SummaryKind},
+        component::Component,
+        summary::{Coverage, Summary, SummaryKind},
     },
-    identity::{
-        certificates,
-        keys::UnitKeys,
-        tls::{self, Purpose, UnitTls},
-        token::Token,
-    },
-    node::{self, JoinOptions},
     statement::{
-        Envelope, SaltedCell,
-        header::{self, Header, kinds},
-        rejection,
-        summary::{encode_body, seal},
+        header::{self, kinds},
+        summary::encode_body,
     },
 };
 use lianxi_proto::{
-    admin::v1::{QuarantineRequest, QuarantinedStatement, StatusRequest, UnitStatus},
-    envelope::{self, Signer},
-    link::v1::{Heartbeat, Hello, Lane, frame::Kind},
+    admin::v1::QuarantineRequest,
+    envelope::Signer,
+    link::v1::Lane,
     local::v1::{
         IssueNoticeRequest, RaiseEscalationRequest, ShowEscalationRequest, ShowNoticeRequest,
-        ShowSummaryRequest, UnitFigures,
+        ShowSummaryRequest,
     },
     types::v1::{
         Escalation, EscalationEvent, EscalationKind, EscalationStep, Level, Notice, ReceiptStage,
@@ -36,176 +25,13 @@ use lianxi_proto::{
     },
 };
 use lianxi_tests::{
+    breach::{Breach, DAY_MS, PERIOD, figures, own_summary, report, status, summary, summary_of},
     federation::{Federation, count},
-    hostile::{Hostile, HostileLink, sign},
-    log,
+    hostile::sign,
     wait::until,
 };
 use prost::Message as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
-use tonic::{Code, Status};
-
-const PERIOD: &str = "2011-07";
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
-
-/// A federation in which one unit is in hostile hands and linked to its parent.
-struct Breach {
-    federation: Federation,
-    parent: String,
-    culprit: Hostile,
-    link: HostileLink,
-    version: u64,
-}
-
-impl Breach {
-    /// Takes over `unit`, whose host stops.
-    async fn of(unit: &str) -> Self {
-        log::capture();
-        let mut federation = Federation::four_levels().await;
-        federation.stop(unit).await;
-        let culprit = Hostile::take_over(&federation.directory(unit), unit).await;
-        let parent = culprit.identity.parent.as_ref().unwrap().unit.to_string();
-        let link = culprit.link().await;
-        Self { federation, parent, culprit, link, version: 0 }
-    }
-
-    /// Takes over another unit, whose host stops.
-    async fn accomplice(&mut self, unit: &str) -> Hostile {
-        self.federation.stop(unit).await;
-        Hostile::take_over(&self.federation.directory(unit), unit).await
-    }
-
-    /// Keys of another unit on the culprit's own host.
-    async fn hosted(&self, unit: &str) -> Hostile {
-        Hostile::take_over(&self.federation.directory(unit), unit).await
-    }
-
-    /// Sends what is to be refused, and looks at all that must come of it.
-    async fn is_refused(
-        &mut self,
-        attack: &str,
-        lane: Lane,
-        (envelope, cells): (Envelope, Vec<SaltedCell>),
-        (reason, field): (&str, &str),
-    ) {
-        let digest = envelope::payload_sha256(&envelope);
-        let lane_seq = self.link.deliver(lane, envelope, cells).await;
-        self.link.acknowledged(lane, lane_seq).await;
-
-        let trust = &self.culprit.trust;
-        let (source, rejection) = self
-            .link
-            .statement(|envelope| {
-                let opened = trust.open(envelope, SystemClock.now_unix_ms()).ok()?;
-                let header = opened.statement.header;
-                let rejection = rejection::decode_body(&opened.statement.body).ok();
-                let rejection = rejection.filter(|_| header.kind == kinds::REJECTION)?;
-                (rejection.payload_sha256 == digest).then_some((header.source, rejection))
-            })
-            .await;
-        assert_eq!(source.as_str(), self.parent, "{attack}");
-        let told = (rejection.reason.as_str(), rejection.field.as_str());
-        assert_eq!(told, (reason, field), "{attack}: {}", rejection.detail);
-
-        let shown = self.quarantined(&digest).await;
-        let shown = shown.unwrap_or_else(|| panic!("{attack}: the operator sees nothing"));
-        assert!(shown.refused_here, "{attack}");
-        assert_eq!((shown.reason.as_str(), shown.field.as_str()), (reason, field), "{attack}");
-        assert_eq!(shown.peer, self.culprit.unit().as_str(), "{attack}");
-        assert!(!shown.detail.is_empty(), "{attack}");
-
-        let parts = ["statement refused", &hex::encode(digest), &format!("reason={reason:?}")];
-        assert!(log::find(&parts).is_some(), "{attack}: no line in the log");
-    }
-
-    async fn quarantined(&self, digest: &[u8]) -> Option<QuarantinedStatement> {
-        let request = QuarantineRequest { unit: self.parent.clone() };
-        let mut node = self.federation.client(&self.parent).node();
-        let listed = node.quarantine(request).await.unwrap().into_inner().statements;
-        listed.into_iter().find(|statement| statement.payload_sha256 == digest)
-    }
-
-    /// A good summary of the culprit is still taken, on the same link.
-    async fn goes_on(&mut self) {
-        self.version += 1;
-        let received = 100 + self.version;
-        let (summary, cells) = summary(self.culprit.unit().as_str(), received, self.version);
-        let header = self.culprit.header(kinds::SUMMARY);
-        let envelope = self.culprit.sign(&header, &encode_body(&summary));
-        let lane_seq = self.link.deliver(Lane::Summary, envelope, cells).await;
-        self.link.acknowledged(Lane::Summary, lane_seq).await;
-        let unit = self.culprit.unit().to_string();
-        let held = report(&self.federation, &self.parent, &unit).await.unwrap();
-        assert_eq!(count(&held, "received", Scope::Subtree), received);
-    }
-
-    /// A summary of the culprit with a header that the caller changes.
-    fn summary(&self, change: impl FnOnce(&mut Header)) -> (Envelope, Vec<SaltedCell>) {
-        let (summary, cells) = summary(self.culprit.unit().as_str(), 9_999, 9_999);
-        let mut header = self.culprit.header(kinds::SUMMARY);
-        change(&mut header);
-        (self.culprit.sign(&header, &encode_body(&summary)), cells)
-    }
-}
-
-/// Figures of one indicator of the kit's catalogue.
-/// Everything that the kit's catalogue declares, zero but for `component`.
-fn figures(component: Component, group: &str) -> FigureSet {
-    let key = |indicator: &str, group: &str| FigureKey {
-        indicator: indicator.into(),
-        version: 1,
-        group: group.into(),
-    };
-    let mut figures = Figures::from([
-        (key("closed", ""), Component::zero(MeasureKind::Count)),
-        (key("close_seconds", ""), Component::zero(MeasureKind::Sum)),
-        (key("types", ""), Component::zero(MeasureKind::Distinct)),
-    ]);
-    figures.insert(key("received", group), component);
-    FigureSet { own: figures.clone(), subtree: figures }
-}
-
-fn summary_of(unit: &str, figures: &FigureSet, version: u64) -> (Summary, Vec<SaltedCell>) {
-    let sealed = seal(figures).unwrap();
-    let summary = Summary {
-        unit: unit.parse().unwrap(),
-        period: PERIOD.parse::<Period>().unwrap(),
-        kind: SummaryKind::Reported,
-        version,
-        supersedes: None,
-        cells_root: sealed.root,
-        cells_count: u32::try_from(sealed.cells.len()).unwrap(),
-        coverage: Coverage { expected: 1, included: 1, ..Coverage::default() },
-        as_of_unix_ms: SystemClock.now_unix_ms(),
-    };
-    (summary, sealed.cells)
-}
-
-fn summary(unit: &str, received: u64, version: u64) -> (Summary, Vec<SaltedCell>) {
-    summary_of(unit, &figures(Component::Count(received), ""), version)
-}
-
-/// A summary that the unit itself makes and signs.
-fn own_summary(unit: &Hostile, received: u64) -> (Envelope, Vec<SaltedCell>) {
-    let (summary, cells) = summary(unit.unit().as_str(), received, 1);
-    (unit.sign(&unit.header(kinds::SUMMARY), &encode_body(&summary)), cells)
-}
-
-/// What `unit` holds as the report of `of`.
-async fn report(federation: &Federation, unit: &str, of: &str) -> Result<UnitFigures, Status> {
-    let request = ShowSummaryRequest { unit: unit.into(), of: of.into(), period: PERIOD.into() };
-    Ok(federation.client(unit).summaries().show(request).await?.into_inner())
-}
-
-async fn status(federation: &Federation, unit: &str) -> UnitStatus {
-    let mut node = federation.client(unit).node();
-    let units = node.status(StatusRequest {}).await.unwrap().into_inner().units;
-    units.into_iter().find(|status| status.unit == unit).unwrap()
-}
+use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
@@ -527,217 +353,6 @@ async fn a_statement_that_comes_again_is_applied_once() {
     breach.link.acknowledged(Lane::Summary, lane_seq).await;
     let held = report(&breach.federation, "C-1", "C-1-1").await.unwrap();
     assert_eq!(held.summary.unwrap().version, 7);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_breaks_the_protocol_ends_with_its_reason() {
-    let mut breach = Breach::of("C-1-1").await;
-    let (envelope, cells) = breach.summary(|_| {});
-    let mut large = cells.clone();
-    large[0].cell = vec![0; 300 * 1024];
-    breach.link.deliver(Lane::Summary, envelope.clone(), large).await;
-    assert_eq!(breach.link.end().await.unwrap_err().code(), Code::ResourceExhausted);
-
-    breach.link = breach.culprit.link().await;
-    breach.link.deliver(Lane::Unspecified, envelope.clone(), cells.clone()).await;
-    let ended = breach.link.end().await.unwrap_err();
-    assert_eq!(ended.code(), Code::InvalidArgument);
-    assert!(ended.message().contains("names no lane"), "{ended}");
-
-    breach.link = breach.culprit.open().await;
-    breach.link.send(Kind::Heartbeat(Heartbeat { clock_unix_ms: 1 })).await;
-    let ended = breach.link.end().await.unwrap_err();
-    assert!(ended.message().contains("no hello"), "{ended}");
-
-    let held = report(&breach.federation, "C-1", "C-1-1").await;
-    assert_eq!(held.unwrap_err().code(), Code::NotFound);
-    breach.link = breach.culprit.link().await;
-    breach.goes_on().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hello_that_does_not_hold_is_refused_with_its_reason() {
-    let breach = Breach::of("C-1-1").await;
-    let hello = breach.culprit.hello();
-    let mut forged = hello.chain.clone();
-    let last = forged.last_mut().unwrap();
-    let mut payload = last.payload.to_vec();
-    *payload.last_mut().unwrap() ^= 1;
-    last.payload = payload.into();
-    for (hello, reason) in [
-        (Hello { unit: "C-1-2".into(), ..hello.clone() }, "certificate-mismatch"),
-        (Hello { unit: "C-1".into(), ..hello.clone() }, "certificate-mismatch"),
-        (Hello { trust_domain: "other.example".into(), ..hello.clone() }, "wrong-domain"),
-        (Hello { chain: forged, ..hello.clone() }, "bad-chain"),
-        (Hello { version_min: 2, version_max: 9, ..hello }, "version"),
-    ] {
-        let mut link = breach.culprit.open().await;
-        link.send(Kind::Hello(hello)).await;
-        match link.next().await {
-            Ok(Some(Kind::Refusal(refusal))) => {
-                assert_eq!(refusal.reason, reason, "{}", refusal.detail);
-            }
-            other => panic!("{reason}: {other:?}"),
-        }
-        assert!(link.end().await.is_ok());
-    }
-}
-
-/// What the parent says to a connection, and its line in the log.
-async fn refusal_of(culprit: &Hostile, client: Option<&UnitTls>) -> (String, String) {
-    let mut io = culprit.dial(Purpose::Link, client).await.unwrap();
-    let address = io.get_ref().0.local_addr().unwrap();
-    let error = io.read_u8().await.unwrap_err();
-    let told = tls::refusal(&error).unwrap_or_else(|| panic!("no word of the parent: {error}"));
-    let line = until("the line in the log", async || {
-        log::find(&["connection refused", &format!("{address}")])
-    })
-    .await;
-    (told, line)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_links_without_the_certificate_that_the_parent_gave() {
-    let mut breach = Breach::of("C-1-1").await;
-    let culprit = &breach.culprit;
-    let (told, line) = refusal_of(culprit, None).await;
-    assert!(told.contains("asks for a certificate"), "{told}");
-    assert!(line.contains("shows no certificate"), "{line}");
-
-    let domain = culprit.identity.trust_domain.clone();
-    let now = SystemClock.now_unix_ms();
-    let certified = |keys: &UnitKeys, issuer: &UnitKeys| {
-        let request = certificates::request(&keys.tls).unwrap();
-        let issuer = (&issuer.ca_certificate, &issuer.ca);
-        let client =
-            certificates::issue_client(culprit.unit(), &domain, &request, issuer, now).unwrap();
-        let server = culprit.identity.server_certificate.clone();
-        UnitTls::restore(culprit.unit(), &domain, keys, server, Some(client))
-    };
-    let false_parent = UnitKeys::generate(&"C-1".parse().unwrap(), &domain, now).unwrap();
-    let (_, line) = refusal_of(culprit, Some(&certified(&culprit.keys, &false_parent))).await;
-    assert!(line.contains("the handshake for C-1 failed"), "{line}");
-    let by_itself = certified(&culprit.keys, &culprit.keys);
-    let (_, line) = refusal_of(culprit, Some(&by_itself)).await;
-    assert!(line.contains("the handshake for C-1 failed"), "{line}");
-
-    // The parent's own CA for another key than the one that the child joined with.
-    let directory = breach.federation.directory("C-1").join("keys").join("C-1");
-    let parent = UnitKeys::load(&directory).unwrap();
-    let thief = UnitKeys::generate(culprit.unit(), &domain, now).unwrap();
-    let (_, line) = refusal_of(culprit, Some(&certified(&thief, &parent))).await;
-    assert!(line.contains("another key than the one that C-1-1 joined with"), "{line}");
-
-    // The door for joining needs no certificate, and leads nowhere else.
-    let io = culprit.dial(Purpose::Enrol, None).await.unwrap();
-    let refused = HostileLink::over(io).await.err().unwrap();
-    assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-
-    let stranger = breach.accomplice("C-2-1").await;
-    let (told, _) = refusal_of(&breach.culprit, Some(&stranger.tls())).await;
-    assert!(told.contains("does not know the CA"), "{told}");
-}
-
-/// A ClientHello of TLS 1.2 that asks for `name`.
-fn old_hello(name: &str) -> Vec<u8> {
-    let short = |value: usize| u16::try_from(value).unwrap().to_be_bytes();
-    let mut extensions = Vec::new();
-    let mut extension = |number: u16, body: &[u8]| {
-        extensions.extend_from_slice(&number.to_be_bytes());
-        extensions.extend_from_slice(&short(body.len()));
-        extensions.extend_from_slice(body);
-    };
-    let name_entry = [&[0][..], &short(name.len()), name.as_bytes()].concat();
-    extension(0, &[&short(name_entry.len())[..], &name_entry].concat());
-    extension(10, &[0, 2, 0, 23]);
-    extension(11, &[1, 0]);
-    extension(13, &[0, 4, 4, 3, 8, 4]);
-    let body = [
-        &[3, 3][..],
-        &[7; 32],
-        &[0, 0, 4, 0xc0, 0x2b, 0xc0, 0x2f, 1, 0],
-        &short(extensions.len()),
-        &extensions,
-    ]
-    .concat();
-    let handshake = [&[1, 0][..], &short(body.len()), &body].concat();
-    [&[22, 3, 1][..], &short(handshake.len()), &handshake].concat()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tls_below_1_3_is_refused() {
-    let federation = Federation::city("C").await;
-    let address = federation.host("C").link_address().unwrap();
-    for name in ["c.link.lianxi.internal", "c.enrol.lianxi.internal"] {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(&old_hello(name)).await.unwrap();
-        let mut alert = [0; 7];
-        stream.read_exact(&mut alert).await.unwrap();
-        // Alert, fatal, protocol_version.
-        assert_eq!((alert[0], &alert[5..]), (21, &[2, 70][..]), "{name}");
-    }
-}
-
-/// Joins in a directory of its own; what the child is told if it may not.
-async fn join(token: &str) -> Result<(), String> {
-    let directory = tempfile::tempdir().unwrap();
-    let child = directory.path().join("child");
-    let joined = node::join_offline(&child, token, JoinOptions::default()).await;
-    joined.map(|_| ()).map_err(|error| error.to_string())
-}
-
-async fn is_told(token: &str, words: &str) {
-    let told = join(token).await.unwrap_err();
-    assert!(told.contains(words), "{told}");
-}
-
-fn changed(token: &str, change: impl FnOnce(&mut Token)) -> String {
-    let mut token: Token = token.parse().unwrap();
-    change(&mut token);
-    token.to_text().to_string()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_good_once_for_its_unit_at_its_parent() {
-    let city = Federation::city("C").await;
-    let token = city.invite("C-1", "C", Level::District).await.unwrap();
-    is_told(&token[..token.len() - 9], "incomplete").await;
-
-    let other_unit = changed(&token, |token| token.unit = "C-2".parse().unwrap());
-    is_told(&other_unit, "the token is for C-1, a district").await;
-    let other_level = changed(&token, |token| {
-        token.level = lianxi_node::domain::unit::Level::Street;
-    });
-    is_told(&other_level, "the token is for C-1, a district").await;
-    let other_secret = changed(&token, |token| token.secret[0] ^= 1);
-    is_told(&other_secret, "no such token").await;
-
-    let false_city = Federation::city("C").await;
-    let false_address = false_city.host("C").link_address().unwrap().to_string();
-    let misled = changed(&token, |token| token.addresses = vec![false_address]);
-    is_told(&misled, "does not show the CA").await;
-    let other_city = Federation::city("D").await;
-    let other_address = other_city.host("D").link_address().unwrap().to_string();
-    let misled = changed(&token, |token| token.addresses = vec![other_address]);
-    is_told(&misled, "does not serve C").await;
-
-    let above = city.invite("C-9", "C", Level::City).await.unwrap_err();
-    assert_eq!(above.code(), Code::InvalidArgument, "{above}");
-
-    join(&token).await.unwrap();
-    is_told(&token, "the token was used").await;
-    let again = city.invite("C-1", "C", Level::District).await.unwrap_err();
-    assert_eq!(again.code(), Code::AlreadyExists, "{again}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_expired_token_is_refused_by_the_parents_clock() {
-    let city = Federation::city("C").await;
-    let token = city.invite("C-1", "C", Level::District).await.unwrap();
-    city.clock.shift_to(4 * DAY_MS);
-    is_told(&token, "the token has expired").await;
-    city.clock.shift_to(0);
-    join(&token).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

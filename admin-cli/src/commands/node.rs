@@ -6,6 +6,7 @@ mod join;
 mod list;
 mod offline;
 mod renewal;
+mod revoke;
 mod view;
 
 use anyhow::Context as _;
@@ -39,6 +40,8 @@ pub(crate) enum Verb {
     Recover(renewal::Recover),
     /// Show the units that a unit knows
     Units(Units),
+    /// End the grant of a unit or desk below, or one key of it, at once
+    Revoke(revoke::Revoke),
 }
 
 /// Arguments of `lianxi node status`.
@@ -66,6 +69,7 @@ impl Verb {
             Self::Renew(renew) => block_on(renew.run(context)),
             Self::Recover(recover) => block_on(recover.run(context)),
             Self::Units(units) => block_on(units.run(context)),
+            Self::Revoke(revoke) => block_on(revoke.run(context)),
         }
     }
 }

@@ -16,6 +16,7 @@ pub mod notice;
 pub mod period;
 pub mod personal;
 pub mod record;
+pub mod revocation;
 pub mod role;
 pub mod summary;
 pub mod unit;

@@ -17,8 +17,12 @@ use crate::{
         host::{InviteOrder, Operations, Units},
         hosted::Hosted,
         quarantine,
+        revocations::{self, Order},
     },
-    statement::delegation::{level_from_proto, level_to_proto},
+    statement::{
+        delegation::{level_from_proto, level_to_proto},
+        revocation::reason_from_proto,
+    },
     store::Store,
 };
 
@@ -64,6 +68,13 @@ impl NodeHandler {
             let ends = own.map(|own| own.not_after_unix_ms).unwrap_or_default();
             (own.map(|own| own.title.clone()).unwrap_or_default(), ends, children)
         };
+        let (revoked, revoked_children) = {
+            let trust = unit.trust();
+            let own = trust.revoked(&unit.code, None).map(revocations::remedy);
+            let children = trust.children(&unit.code).into_iter();
+            let gone = children.filter(|child| trust.revoked(child, None).is_some());
+            (own.unwrap_or_default(), gone.map(ToString::to_string).collect())
+        };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Ok(pb::UnitStatus {
             unit: unit.code.to_string(),
@@ -86,6 +97,8 @@ impl NodeHandler {
                 .unwrap_or_default(),
             delegation_ends_unix_ms,
             recoveries: recoveries.into_iter().map(recovery).collect(),
+            revoked,
+            revoked_children,
         })
     }
 }
@@ -237,6 +250,45 @@ impl pb::node_service_server::NodeService for NodeHandler {
             .await
             .map_err(to_status)?;
         Ok(Response::new(pb::AddDeskResponse { desk: Some(known_unit(&delegation)) }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<pb::RevokeRequest>,
+    ) -> Result<Response<pb::RevokeResponse>, Status> {
+        let actor = Actor::uid(caller(&request)?.uid);
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let desk = Some(request.desk.as_str()).filter(|desk| !desk.is_empty());
+        let desk = desk.map(|desk| {
+            desk.parse().map_err(|error| {
+                Status::invalid_argument(format!("{desk:?} is no id of a desk: {error}"))
+            })
+        });
+        let reason = reason_from_proto(request.reason).ok_or_else(|| {
+            Status::invalid_argument("reason is none of the reasons for a revocation")
+        })?;
+        let order = Order {
+            unit: unit(&request.revoked)?,
+            desk: desk.transpose()?,
+            key_id: Some(request.key_id).filter(|key_id| !key_id.is_empty()),
+            compromised_since_unix_ms: Some(request.compromised_since_unix_ms)
+                .filter(|since| *since != 0),
+            reason,
+            text: request.text,
+        };
+        let revoked = revocations::revoke(&hosted, &actor, order, request.dry_run).await;
+        let revoked = revoked.map_err(to_status)?;
+        let revocation = revoked.revocation;
+        Ok(Response::new(pb::RevokeResponse {
+            unit: revocation.unit.to_string(),
+            desk: revocation.desk.as_ref().map(ToString::to_string).unwrap_or_default(),
+            by: revoked.by.to_string(),
+            whole: revocation.serial > 0,
+            key_ids: revocation.key_ids,
+            was_linked: revoked.was_linked,
+            below: revoked.below.iter().map(ToString::to_string).collect(),
+        }))
     }
 
     async fn quarantine(

@@ -1,4 +1,4 @@
-//! Signs delegations.
+//! Signs delegations and revocations.
 //!
 //! Promises nothing about whether a grant holds: `trust` judges what was signed here like what came
 //! from elsewhere.
@@ -7,11 +7,12 @@ use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
 
 use crate::{
     clock::UnixMillis,
-    domain::delegation::Delegation,
+    domain::{delegation::Delegation, revocation::Revocation, unit::UnitCode},
     statement::{
         Envelope,
         delegation::encode_body,
         header::{self, Classification, Header, StatementId, kinds},
+        revocation,
     },
 };
 
@@ -39,5 +40,34 @@ pub fn sign(delegation: &Delegation, signer: &Signer, now: UnixMillis) -> Envelo
         sealing: None,
     };
     let payload = header::encode(&header, &encode_body(delegation));
+    envelope::sign(STATEMENT_TYPE, payload, &[signer])
+}
+
+/// Signs `revocation` in the name of `by` at `now`: with a DELEGATION key of `by`, or with the root
+/// key for the root's own. It stands outside the count of statements, as a delegation does.
+pub fn sign_revocation(
+    revocation: &Revocation,
+    by: &UnitCode,
+    signer: &Signer,
+    now: UnixMillis,
+) -> Envelope {
+    let header = Header {
+        id: StatementId::generate(now),
+        source: by.clone(),
+        kind: kinds::REVOCATION.to_owned(),
+        subject: revocation.unit.to_string(),
+        time_unix_ms: now,
+        dataschema: String::new(),
+        epoch: 0,
+        seq: 0,
+        purpose: String::new(),
+        classification: Classification::Internal,
+        exercise: false,
+        destination: None,
+        traceparent: String::new(),
+        on_behalf_of: None,
+        sealing: None,
+    };
+    let payload = header::encode(&header, &revocation::encode_body(revocation));
     envelope::sign(STATEMENT_TYPE, payload, &[signer])
 }

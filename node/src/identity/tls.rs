@@ -24,7 +24,7 @@ use rustls::{
 pub use self::{
     client::{ConnectError, ParentPin, connect},
     fault::refusal,
-    server::{AcceptError, Accepted, Peer, ServerTls},
+    server::{AcceptError, Accepted, IsRevoked, Peer, ServerTls},
 };
 use crate::{
     clock::{Clock, UnixMillis},

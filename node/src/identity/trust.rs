@@ -10,6 +10,7 @@ mod error;
 mod judge;
 mod known;
 mod readers;
+mod revoked;
 mod suites;
 mod tree;
 
@@ -27,6 +28,7 @@ use self::judge::check_not_ahead;
 pub use self::{
     error::Error,
     known::{Added, Checked, Known, Opened},
+    revoked::KnownRevocation,
 };
 use crate::{
     clock::UnixMillis,
@@ -65,6 +67,12 @@ pub struct Trust {
     children: BTreeMap<UnitCode, BTreeSet<UnitCode>>,
     keys: BTreeMap<String, Holder>,
     digests: BTreeMap<[u8; 32], (Subject, u64)>,
+    /// By id.
+    revocations: BTreeMap<[u8; 32], KnownRevocation>,
+    /// Ids of revocations by the key that they name.
+    revoked_keys: BTreeMap<String, BTreeSet<[u8; 32]>>,
+    /// Ids of revocations of whole grants by the unit that they name.
+    revoked_units: BTreeMap<UnitCode, BTreeSet<[u8; 32]>>,
 }
 
 impl fmt::Debug for Trust {
@@ -89,6 +97,9 @@ impl Trust {
             children: BTreeMap::new(),
             keys: BTreeMap::new(),
             digests: BTreeMap::new(),
+            revocations: BTreeMap::new(),
+            revoked_keys: BTreeMap::new(),
+            revoked_units: BTreeMap::new(),
         }
     }
 
@@ -159,6 +170,13 @@ impl Trust {
                 self.check_issued(&known.delegation, issuer, &signers, time)?;
             }
         }
+        if let Some(now) = now {
+            // What was stored was believed before the end was known.
+            for (key_id, holder) in signers.iter().filter_map(Signed::holder) {
+                self.check_ended(holder, key_id, now, None)?;
+            }
+            self.check_no_revoked_key(&known)?;
+        }
         self.check_keys(&known.delegation)?;
         self.check_suites(&known.delegation, header.time_unix_ms)?;
         self.check_serial(&known)?;
@@ -202,12 +220,28 @@ impl Trust {
     }
 
     /// Opens a statement: every signature must hold, and one must be by a STATEMENT key of the
-    /// source or of one of its desks that was valid at the time of the header.
+    /// source or of one of its desks that was valid at the time of the header and has not ended
+    /// since.
     ///
     /// # Errors
     ///
     /// [`Error`] with [`Error::reason`] and [`Error::field`] for the rejection.
     pub fn open(&self, envelope: &Envelope, now: UnixMillis) -> Result<Opened, Error> {
+        self.open_witnessed(envelope, now, None)
+    }
+
+    /// Opens a statement of which it is known that it was there at `witnessed`: a key that ended
+    /// later still holds for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trust::open`].
+    pub fn open_witnessed(
+        &self,
+        envelope: &Envelope,
+        now: UnixMillis,
+        witnessed: Option<UnixMillis>,
+    ) -> Result<Opened, Error> {
         let signers = self.signers(envelope)?;
         let statement = header::decode(&envelope.payload)?;
         let (source, time) = (&statement.header.source, statement.header.time_unix_ms);
@@ -224,6 +258,7 @@ impl Trust {
             }
             self.in_force(holder, key_id, time)?;
             self.check_signed_suite(holder, time)?;
+            self.check_ended(holder, key_id, now, witnessed)?;
             if holder.subject.0 == *source && signer.is_none() {
                 signer = Some(holder.subject.clone());
             }
@@ -265,7 +300,14 @@ enum Signed<'a> {
     Holder(&'a str, &'a Holder),
 }
 
-impl Signed<'_> {
+impl<'a> Signed<'a> {
+    fn holder(&self) -> Option<(&'a str, &'a Holder)> {
+        match self {
+            Self::Root => None,
+            Self::Holder(key_id, holder) => Some((key_id, holder)),
+        }
+    }
+
     fn shown(&self) -> String {
         match self {
             Self::Root => "the root key".to_owned(),

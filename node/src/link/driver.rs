@@ -30,7 +30,7 @@ use crate::{
         self, Arrival, Departure, Exchange, Lane, LinkEvent, NoAnswer, Parcel, Question, Refusal,
         Standing, Witnessing,
     },
-    statement::Envelope,
+    statement::{Envelope, revocation::Proven},
     store::{self, Commit},
 };
 
@@ -83,6 +83,13 @@ pub enum Command {
     },
     /// End the session.
     Close(Closed),
+    /// End the session of a child that may no longer link.
+    Banish {
+        /// Why.
+        refusal: Refusal,
+        /// What proves it.
+        proof: Vec<Proven>,
+    },
 }
 
 /// What every session of a host shares.
@@ -114,6 +121,8 @@ enum Done {
     Roster(Result<Vec<Envelope>, exchange::Error>),
     Introduced(Result<(), exchange::Error>),
     Witnessed(Result<Vec<Witnessing>, exchange::Error>),
+    Revocations(Vec<Proven>),
+    Revoked(Result<(), exchange::Error>),
     Handed(Lane, u64, Result<Commit, exchange::Error>),
     Committed(Lane, u64, Result<(), store::Error>),
     Told(Lane, Result<(), exchange::Error>),
@@ -281,6 +290,7 @@ impl Driver {
                 self.session.cancel(pull_id);
             }
             Command::Close(closed) => self.session.close(closed),
+            Command::Banish { refusal, proof } => self.session.banished(refusal, &proof),
         }
     }
 
@@ -301,6 +311,12 @@ impl Driver {
                 Effect::FetchRoster => {
                     self.spawn(async move { Done::Roster(exchange.roster(&peer).await) });
                 }
+                Effect::FetchRevocations => {
+                    self.spawn(async move { Done::Revocations(exchange.revocations().await) });
+                }
+                Effect::Revoke(items) => self.spawn(async move {
+                    Done::Revoked(exchange.take_revocations(&peer, items).await)
+                }),
                 Effect::Introduce(delegations) => self.spawn(async move {
                     Done::Introduced(exchange.introduce(&peer, delegations).await)
                 }),
@@ -395,6 +411,8 @@ impl Driver {
             Done::Roster(Ok(delegations)) => self.session.roster(delegations),
             Done::Introduced(Ok(())) => self.session.introduced(),
             Done::Witnessed(Ok(answers)) => self.session.witnessed(answers),
+            Done::Revocations(items) => self.session.revocations(items),
+            Done::Revoked(Ok(())) => self.session.took_revocations(),
             Done::Handed(lane, lane_seq, Ok(commit)) => {
                 self.spawn(commit.map(move |result| Done::Committed(lane, lane_seq, result)));
                 self.session.handed(lane);
@@ -415,6 +433,7 @@ impl Driver {
             | Done::Roster(Err(error))
             | Done::Introduced(Err(error))
             | Done::Witnessed(Err(error))
+            | Done::Revoked(Err(error))
             | Done::Handed(_, _, Err(error))
             | Done::Told(_, Err(error)) => self.fail(&error),
         }

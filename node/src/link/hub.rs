@@ -17,7 +17,8 @@ use tokio::{
 use super::{driver::Command, session::Closed};
 use crate::{
     domain::unit::UnitCode,
-    services::exchange::{Downlinks, NoAnswer, Parcel, Question},
+    services::exchange::{Downlinks, NoAnswer, Parcel, Question, Refusal},
+    statement::revocation::Proven,
 };
 
 /// One child's place.
@@ -150,6 +151,13 @@ impl Downlinks for Hub {
             Ok(Ok(answer)) => answer,
             Ok(Err(_)) => Err(NoAnswer::NoLink),
             Err(_) => Err(NoAnswer::Deadline),
+        }
+    }
+
+    fn close(&self, child: &UnitCode, refusal: Refusal, proof: Vec<Proven>) {
+        if let Some(commands) = self.commands(child) {
+            // One that has ended reads no commands.
+            commands.send(Command::Banish { refusal, proof }).ok();
         }
     }
 

@@ -40,7 +40,7 @@ use crate::{
     services::exchange::{
         Cursor, Departure, Lane, NoAnswer, Parcel, Question, Refusal, Standing, Witnessing,
     },
-    statement::Envelope,
+    statement::{Envelope, revocation::Proven},
 };
 
 /// Bytes that came in and are not yet durable, from which on no further frame is taken.
@@ -64,7 +64,33 @@ enum State {
 struct Greeted {
     received: Vec<Cursor>,
     roster_sha256: [u8; 32],
+    revocations_sha256: [u8; 32],
     clock_skew_ms: i64,
+}
+
+/// Revocations on their way out and in: they go before everything that they may forbid.
+#[derive(Default)]
+struct Flood {
+    own_sha256: [u8; 32],
+    due: bool,
+    fetching: bool,
+    /// What the peer has, as far as this stream tells.
+    shared: BTreeSet<[u8; 32]>,
+    frames: VecDeque<Frame>,
+    came: VecDeque<Vec<Proven>>,
+    taking: bool,
+}
+
+impl Flood {
+    /// While true, nothing else of substance may leave.
+    fn is_behind(&self) -> bool {
+        self.due || self.fetching || !self.frames.is_empty()
+    }
+
+    /// While true, nothing else of substance is taken in.
+    fn is_taking(&self) -> bool {
+        self.taking || !self.came.is_empty()
+    }
 }
 
 /// Delegations that this side sends ahead of its deliveries.
@@ -101,6 +127,7 @@ pub struct Session {
     introductions: VecDeque<Vec<Envelope>>,
     introducing: bool,
     roster: Roster,
+    flood: Flood,
     pulls: Pulls,
     witnesses: Witnesses,
     progressed: bool,
@@ -129,6 +156,7 @@ impl Session {
             introductions: VecDeque::new(),
             introducing: false,
             roster: Roster::default(),
+            flood: Flood::default(),
             pulls: Pulls::default(),
             witnesses: Witnesses::default(),
             progressed: false,
@@ -147,6 +175,7 @@ impl Session {
             self.inbound[index(cursor.lane)].begin(*cursor);
         }
         self.roster.own_sha256 = standing.roster_sha256;
+        self.flood.own_sha256 = standing.revocations_sha256;
         self.control.push_back(wire::hello(standing));
     }
 
@@ -165,6 +194,7 @@ impl Session {
         // What a child needs of the desks above it is little: it is introduced on every stream.
         self.roster.due |=
             self.role == Role::Parent || greeted.roster_sha256 != self.roster.own_sha256;
+        self.flood.due |= greeted.revocations_sha256 != self.flood.own_sha256;
         self.state = State::Open;
         self.heard_at = self.now.elapsed;
         self.effects.push_back(Effect::Up { clock_skew_ms: greeted.clock_skew_ms });
@@ -183,6 +213,21 @@ impl Session {
             if self.role == Role::Parent {
                 self.control.push_back(frame);
             }
+        }
+    }
+
+    /// The child may no longer link: an open link ends too, with the reason and what proves it.
+    pub fn banished(&mut self, refusal: Refusal, proof: &[Proven]) {
+        if self.state == State::Open {
+            let told = wire::frame(Kind::Refusal(pb::Refusal {
+                reason: refusal.reason.to_owned(),
+                detail: refusal.detail.clone(),
+            }));
+            self.close(Closed::Refusing(refusal));
+            let proof = proof.chunks(wire::MAX_REVOCATIONS).map(wire::revocations);
+            self.control.extend(proof.chain([told]));
+        } else {
+            self.refused(refusal);
         }
     }
 
@@ -232,7 +277,11 @@ impl Session {
         let unsettled: usize = self.inbound.iter().map(InLane::bytes).sum();
         match self.state {
             State::Greeting => true,
-            State::Open => unsettled < MAX_UNSETTLED_BYTES && self.introductions.len() < 64,
+            State::Open => {
+                unsettled < MAX_UNSETTLED_BYTES
+                    && self.introductions.len() < 64
+                    && self.flood.came.len() < 64
+            }
             State::Judging | State::Closed => false,
         }
     }
@@ -253,10 +302,11 @@ impl Session {
         self.pump();
     }
 
-    /// A delegation is new.
+    /// A delegation or a revocation is new.
     pub fn roster_changed(&mut self) {
         if self.state != State::Closed {
             self.roster.due = true;
+            self.flood.due = true;
             self.pump();
         }
     }
@@ -300,6 +350,22 @@ impl Session {
         if !batch.is_empty() {
             self.introduce(batch);
         }
+        self.pump();
+    }
+
+    /// What [`Effect::FetchRevocations`] brought. Only what the peer may not have is sent.
+    pub fn revocations(&mut self, items: Vec<Proven>) {
+        self.flood.fetching = false;
+        let shared = &mut self.flood.shared;
+        let new = |item: &Proven| shared.insert(Sha256::digest(&item.revocation.payload).into());
+        let new: Vec<Proven> = items.into_iter().filter(new).collect();
+        self.flood.frames.extend(new.chunks(wire::MAX_REVOCATIONS).map(wire::revocations));
+        self.pump();
+    }
+
+    /// What [`Effect::Revoke`] brought is kept.
+    pub fn took_revocations(&mut self) {
+        self.flood.taking = false;
         self.pump();
     }
 
@@ -358,9 +424,11 @@ impl Session {
         }
         self.state == State::Open
             && (self.inbound.iter().any(InLane::must_acknowledge)
-                || !self.roster.frames.is_empty()
-                || self.witnesses.is_waiting()
-                || (!self.roster.is_behind()
+                || !self.flood.frames.is_empty()
+                || (!self.flood.is_behind()
+                    && (self.witnesses.is_waiting() || !self.roster.frames.is_empty()))
+                || (!self.flood.is_behind()
+                    && !self.roster.is_behind()
                     && (self.pulls.is_waiting() || self.outbound.iter().any(OutLane::is_waiting))))
     }
 
@@ -379,6 +447,12 @@ impl Session {
         let acknowledgement = self.inbound.iter_mut().find_map(InLane::acknowledgement);
         if let Some(cursor) = acknowledgement {
             return Some(wire::acknowledgement(cursor));
+        }
+        if let Some(frame) = self.flood.frames.pop_front() {
+            return Some(frame);
+        }
+        if self.flood.is_behind() {
+            return None;
         }
         if let Some(frame) = self.roster.frames.pop_front() {
             return Some(frame);
@@ -459,6 +533,7 @@ impl Session {
         self.greeted = Greeted {
             received: standing.received.clone(),
             roster_sha256: standing.roster_sha256,
+            revocations_sha256: standing.revocations_sha256,
             clock_skew_ms: self.now.unix_ms.saturating_sub(standing.clock_unix_ms),
         };
         self.state = State::Judging;
@@ -487,6 +562,17 @@ impl Session {
             (_, Kind::CheckpointHeld(held)) => {
                 self.witnesses.said(Witnessing::Held { size: held.size })
             }
+            (_, Kind::Revocations(frame)) => {
+                let items = wire::proven(frame)?;
+                let id =
+                    |item: &Proven| -> [u8; 32] { Sha256::digest(&item.revocation.payload).into() };
+                self.flood.shared.extend(items.iter().map(id));
+                self.flood.came.push_back(items);
+                Ok(())
+            }
+            (Role::Child, Kind::Refusal(refusal)) => {
+                Err(Closed::Refused { reason: refusal.reason, detail: refusal.detail })
+            }
             (Role::Child, Kind::PullRequest(request)) => self.question(request),
             (Role::Child, Kind::PullCancel(cancel)) => {
                 let pull_id = cancel.pull_id;
@@ -506,7 +592,7 @@ impl Session {
                 self.came(end.pull_id, came);
                 Ok(())
             }
-            (_, Kind::Hello(_) | Kind::Refusal(_)) => {
+            (_, Kind::Hello(_)) | (Role::Parent, Kind::Refusal(_)) => {
                 Err(Closed::Protocol("it greets twice".to_owned()))
             }
             (Role::Parent, Kind::PullRequest(_) | Kind::PullCancel(_))
@@ -547,14 +633,26 @@ impl Session {
         if let Some(occasion) = self.witnesses.next() {
             self.effects.push_back(Effect::Witness(occasion));
         }
-        if !self.introducing
+        if self.flood.due && !self.flood.fetching {
+            self.flood.due = false;
+            self.flood.fetching = true;
+            self.effects.push_back(Effect::FetchRevocations);
+        }
+        if !self.flood.taking
+            && let Some(items) = self.flood.came.pop_front()
+        {
+            self.flood.taking = true;
+            self.effects.push_back(Effect::Revoke(items));
+        }
+        if !self.flood.is_taking()
+            && !self.introducing
             && let Some(delegations) = self.introductions.pop_front()
         {
             self.introducing = true;
             self.effects.push_back(Effect::Introduce(delegations));
         }
         // Deliveries that came after an introduction may need it.
-        let may_receive = !self.introducing;
+        let may_receive = !self.introducing && !self.flood.is_taking();
         for lane in Lane::ALL {
             let outbound = &mut self.outbound[index(lane)];
             if let Some(after) = outbound.fetch() {

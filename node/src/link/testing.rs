@@ -21,7 +21,7 @@ use crate::{
         Arrival, Cursor, Departure, Error, Exchange, Lane, LinkEvent, Occasion, Parcel, Question,
         Refusal, Standing, Witnessing,
     },
-    statement::Envelope,
+    statement::{Envelope, revocation::Proven},
     store::{self, Commit},
 };
 
@@ -59,6 +59,7 @@ struct State {
     calls_of_receive: usize,
     introduced: Vec<String>,
     roster: Vec<Envelope>,
+    revocations: Vec<Proven>,
     refusal: Option<Refusal>,
     events: Vec<String>,
     hold_answers: bool,
@@ -222,6 +223,7 @@ impl Exchange for MemoryExchange {
             clock_unix_ms: 0,
             roster_sha256: [u8::try_from(count).unwrap(); 32],
             catalogue: String::new(),
+            revocations_sha256: [u8::try_from(state.revocations.len()).unwrap(); 32],
         })
     }
 
@@ -236,6 +238,17 @@ impl Exchange for MemoryExchange {
     async fn introduce(&self, _peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error> {
         tokio::task::yield_now().await;
         self.state().introduced.extend(delegations.iter().map(text));
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn revocations(&self) -> Vec<Proven> {
+        self.state().revocations.clone()
+    }
+
+    async fn take_revocations(&self, _peer: &UnitCode, items: Vec<Proven>) -> Result<(), Error> {
+        tokio::task::yield_now().await;
+        self.state().revocations.extend(items);
         self.changed.notify_waiters();
         Ok(())
     }

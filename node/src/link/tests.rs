@@ -384,6 +384,7 @@ fn raw_hello() -> Frame {
         version_max: 1,
         unit: "DISTRICT".to_owned(),
         roster_sha256: vec![0; 32],
+        revocations_sha256: vec![0; 32],
         ..pb::Hello::default()
     }))
 }

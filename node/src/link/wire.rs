@@ -12,9 +12,12 @@ use lianxi_proto::{
 };
 use prost::Message;
 
-use crate::services::exchange::{
-    Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Wanted,
-    Witnessing,
+use crate::{
+    services::exchange::{
+        Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Wanted,
+        Witnessing,
+    },
+    statement::revocation::Proven,
 };
 
 /// Largest serialised frame.
@@ -31,6 +34,11 @@ const MAX_CURSORS: usize = 16;
 
 /// Most delegations beside an offered checkpoint.
 pub const MAX_COSIGNERS: usize = 16;
+/// SHA-256 of nothing: what a sender that says nothing of revocations holds.
+const NO_REVOCATIONS_SHA256: [u8; 32] = [
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24,
+    0x27, 0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+];
 
 /// What is wrong with a frame that came in.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -126,7 +134,26 @@ pub(crate) fn hello(standing: Standing) -> Frame {
         clock_unix_ms: standing.clock_unix_ms,
         roster_sha256: standing.roster_sha256.to_vec(),
         catalogue: standing.catalogue,
+        revocations_sha256: standing.revocations_sha256.to_vec(),
     }))
+}
+
+/// Most revocations of one frame.
+pub(crate) const MAX_REVOCATIONS: usize = 16;
+
+pub(crate) fn revocations(items: &[Proven]) -> Frame {
+    let items = items.iter().map(Proven::to_proto).collect();
+    frame(Kind::Revocations(pb::Revocations { items }))
+}
+
+pub(crate) fn proven(frame: pb::Revocations) -> Result<Vec<Proven>, Malformed> {
+    if frame.items.len() > MAX_REVOCATIONS {
+        return Err(field("revocations", "items", "are more than 16"));
+    }
+    let items = frame.items.into_iter().map(Proven::from_proto);
+    items
+        .collect::<Result<_, _>>()
+        .map_err(|_| field("revocations", "items", "lacks a revocation or its chain"))
 }
 
 pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
@@ -154,6 +181,12 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
             .try_into()
             .map_err(|_| field("hello", "roster_sha256", "is not 32 bytes long"))?,
         catalogue: hello.catalogue,
+        revocations_sha256: match hello.revocations_sha256.as_slice() {
+            [] => NO_REVOCATIONS_SHA256,
+            digest => digest
+                .try_into()
+                .map_err(|_| field("hello", "revocations_sha256", "is not 32 bytes long"))?,
+        },
     })
 }
 
@@ -337,6 +370,7 @@ mod tests {
             unit: "BOS-01".to_owned(),
             roster_sha256: vec![7; 32],
             received: vec![pb::Cursor { lane: 1, link_epoch: 5, lane_seq: 9 }],
+            revocations_sha256: vec![8; 32],
             ..pb::Hello::default()
         }
     }

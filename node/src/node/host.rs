@@ -20,8 +20,11 @@ use super::{Error, admin, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
-    domain::{journal::Actor, unit::UnitCode},
-    identity::tls::{Accepted, Purpose, ServerTls, UnitTls},
+    domain::{
+        journal::{Act, Actor},
+        unit::UnitCode,
+    },
+    identity::tls::{AcceptError, Accepted, Purpose, ServerTls, UnitTls},
     link::{
         Tap,
         dial::{Dial, Io},
@@ -208,6 +211,11 @@ impl Host {
             self.metrics.clone(),
         )
         .await?;
+        let judge = Arc::clone(&unit);
+        self.tls.refuse_revoked(
+            &code,
+            Arc::new(move |child| judge.trust().revoked(child, None).is_some()),
+        );
         let budget = RecoveryBudget {
             within: self.config.recovery.within,
             times: self.config.recovery.times,
@@ -312,7 +320,18 @@ impl Host {
             }
             Err(error) => {
                 tracing::warn!(peer = ?peer, error = %crate::grpc::status::chain(&error), "connection refused");
+                self.journal_refusal(peer, &error).await;
             }
+        }
+    }
+
+    async fn journal_refusal(&self, peer: Option<SocketAddr>, error: &AcceptError) {
+        let Some((unit, word)) = error.refusal() else { return };
+        let Some(hosted) = self.units.get(unit) else { return };
+        let from = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
+        let act = Act::refused(Actor::node(), "link.accept", from, word);
+        if let Err(error) = hosted.unit.record(act).await {
+            tracing::error!(%unit, %error, "cannot journal a refused connection");
         }
     }
 

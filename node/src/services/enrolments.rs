@@ -27,14 +27,14 @@ pub use self::{
         reach,
     },
     error::Error,
-    identity::{Identity, IdentityError, Membership, Parent, put_delegation},
+    identity::{Identity, IdentityError, Membership, Parent, put_delegation, put_revocation},
     recovery::{ChildRecovery, RecoveryBudget},
     rows::{Child, TokenState, TokenStatus},
 };
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
-        delegation::Delegation,
+        delegation::{Delegation, PublicKey},
         journal::{Act, Actor, Leaf},
         unit::{Level, UnitCode},
     },
@@ -44,8 +44,9 @@ use crate::{
         keys::UnitKeys,
         tls::{Peer, ServerTls},
         token::Token,
-        trust::{self, Checked, Trust},
+        trust::{self, Checked, KnownRevocation, Trust},
     },
+    services::revocations::remedy,
     statement::{Envelope, delegation::text, enrolment::Application, header::Malformed},
     store::{self, Batch, Store, Table},
 };
@@ -305,6 +306,7 @@ impl Enrolments {
         // Before anything is kept: a delegation for these keys would be believed by nobody.
         self.unit.trust().check_new_keys(&application.unit, &application.keys, now)?;
         let reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
+        self.check_not_revoked(&row, &reservation.keys())?;
         let until = match &row.state {
             State::Spent { by, .. } if *by == reservation.thumbprint => {
                 self.admit_renewal(&row, now).await?;
@@ -398,6 +400,7 @@ impl Enrolments {
         if row.child != peer.unit {
             return Err(Error::OtherPeer(peer.unit.clone()));
         }
+        self.check_not_revoked(&row, &[])?;
         match row.state.clone() {
             State::Open => Err(Error::NotReserved),
             State::Spent { tls_key_sha256, .. } if tls_key_sha256 == peer.key_sha256 => {
@@ -451,7 +454,12 @@ impl Enrolments {
         let mut batch = Batch::new(unit);
         batch.require(Table::Tokens, token_id, stored);
         batch.put(Table::Tokens, token_id, TokenRow { state, ..row }.encode());
-        batch.require_absent(Table::Children, child.unit.as_str());
+        // A child that was revoked comes back under its name, with new keys.
+        let before = self.unit.store().get(unit, Table::Children, child.unit.as_str().as_bytes());
+        match before.await? {
+            None => batch.require_absent(Table::Children, child.unit.as_str()),
+            Some(before) => batch.require(Table::Children, child.unit.as_str(), before),
+        }
         batch.put(Table::Children, child.unit.as_str(), child.encode());
         put_delegation(&mut batch, checked.known(), now);
         let act = Act::done(Actor::unit(&child.unit), "node.join", child.unit.as_str());
@@ -563,10 +571,28 @@ impl Enrolments {
                 return Err(Error::Elsewhere { child: child.clone(), parent });
             }
         }
-        if self.has_joined(child).await? {
+        let was_revoked = self.unit.trust().revoked(child, None).is_some();
+        if !was_revoked && self.has_joined(child).await? {
             return Err(Error::AlreadyJoined(child.clone()));
         }
         Ok(())
+    }
+
+    /// A revoked unit takes nobody in, and a token that was given out before its child was revoked,
+    /// or that comes with keys that were, brings nobody in.
+    fn check_not_revoked(&self, row: &TokenRow, keys: &[PublicKey]) -> Result<(), Error> {
+        let trust = self.unit.trust();
+        let refused = |known: &KnownRevocation| Err(Error::Revoked(remedy(known)));
+        if let Some(known) = trust.revoked(self.unit.code(), None) {
+            return refused(known);
+        }
+        if let Some(known) = trust.revoked(&row.child, None)
+            && row.issued_unix_ms <= known.time_unix_ms
+        {
+            return refused(known);
+        }
+        let ended = keys.iter().find_map(|key| trust.revocation_of_key(&row.child, key));
+        ended.map_or(Ok(()), refused)
     }
 
     async fn row(&self, token_id: &[u8; 16]) -> Result<(TokenRow, Vec<u8>), Error> {

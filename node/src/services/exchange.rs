@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::{
     clock::UnixMillis,
     domain::unit::UnitCode,
-    statement::{Envelope, SaltedCell},
+    statement::{Envelope, SaltedCell, revocation::Proven},
     store::{self, Commit},
 };
 
@@ -80,6 +80,8 @@ pub struct Standing {
     pub roster_sha256: [u8; 32],
     /// Highest catalogue, `name@version`, or empty.
     pub catalogue: String,
+    /// Digest of the revocations that are held.
+    pub revocations_sha256: [u8; 32],
 }
 
 /// Why a link is not made. Travels to the child.
@@ -198,6 +200,9 @@ pub trait Downlinks: Send + Sync + 'static {
 
     /// Children with an open link.
     fn linked(&self) -> Vec<UnitCode>;
+
+    /// Tells `child` why, and ends its link at once if one is open. What proves it goes first.
+    fn close(&self, child: &UnitCode, refusal: Refusal, proof: Vec<Proven>);
 }
 
 /// What the two sides of a link say about their journals.
@@ -290,6 +295,13 @@ pub trait Exchange: Send + Sync + 'static {
     /// Takes in delegations that `peer` introduces, durably.
     async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error>;
 
+    /// The revocations that are held, each with its proof.
+    async fn revocations(&self) -> Vec<Proven>;
+
+    /// Takes in the revocations that `peer` passes on, durably. One that does not hold is refused and
+    /// recorded; it does not end the link.
+    async fn take_revocations(&self, peer: &UnitCode, items: Vec<Proven>) -> Result<(), Error>;
+
     /// Takes one delivery in. Returns once its commit is submitted: calls for one peer and lane are
     /// made in order, without waiting for the commit; acknowledge when it resolves. A delivery at
     /// or below the cursor is settled without effect.
@@ -310,7 +322,7 @@ pub trait Exchange: Send + Sync + 'static {
     /// Changes whenever the outbox to `peer` has something new.
     fn outbox_changes(&self, peer: &UnitCode) -> watch::Receiver<u64>;
 
-    /// Changes whenever a delegation of the subtree is new.
+    /// Changes whenever a delegation of the subtree or a revocation is new.
     fn roster_changes(&self) -> watch::Receiver<u64>;
 
     /// Changes whenever the unit made a checkpoint of its journal.

@@ -25,20 +25,22 @@ use super::{
     notices::Notices,
     quarantine,
     records::Records,
+    revocations,
     summaries::Summaries,
     unit::{LearnError, Unit},
     witness::Witness,
 };
 use crate::{
     domain::{
-        journal::{Leaf, Statement as Named},
+        journal::{Act, Actor, Leaf, Statement as Named},
         period::Period,
         unit::UnitCode,
     },
-    identity::trust::Trust,
+    identity::trust::{Opened, Trust},
     statement::{
         Envelope,
         header::{StatementId, kinds},
+        revocation::Proven,
     },
     store::{self, Batch, Commit, Table},
     telemetry::{metrics::Side, set_parent_from},
@@ -77,7 +79,7 @@ pub struct Hosted {
     pub journal: Arc<Journal>,
     /// What the unit sees of its neighbours' journals, and they of its own.
     pub witness: Arc<Witness>,
-    downlinks: Arc<dyn Downlinks>,
+    pub(super) downlinks: Arc<dyn Downlinks>,
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
     cursors: Mutex<HashMap<(UnitCode, Lane), Cursor>>,
 }
@@ -156,23 +158,26 @@ impl Hosted {
         Ok(cursors)
     }
 
+    /// Whoever sends it, a statement must hold, and its source must be where it comes from.
+    fn believe(
+        &self,
+        peer: &UnitCode,
+        from_child: bool,
+        envelope: &Envelope,
+    ) -> Result<Opened, Refused> {
+        let trust = self.unit.trust();
+        let opened = trust
+            .open(envelope, self.unit.clock.now_unix_ms())
+            .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
+        let source = &opened.statement.header.source;
+        check_direction(&trust, &self.unit.code, peer, from_child, source)?;
+        Ok(opened)
+    }
+
     /// Verifies an arrival and lets its service plan.
     async fn judge(&self, peer: &UnitCode, arrival: &Arrival) -> Result<(Plan, Known), Undecided> {
         let from_child = self.unit.parent.as_ref() != Some(peer);
-        let opened = {
-            let trust = self.unit.trust();
-            let opened = trust
-                .open(&arrival.envelope, self.unit.clock.now_unix_ms())
-                .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
-            check_direction(
-                &trust,
-                &self.unit.code,
-                peer,
-                from_child,
-                &opened.statement.header.source,
-            )?;
-            opened
-        };
+        let opened = self.believe(peer, from_child, &arrival.envelope)?;
         let header = &opened.statement.header;
         set_parent_from(&header.traceparent, &Span::current());
         Span::current().record("kind", &header.kind);
@@ -293,6 +298,27 @@ impl Hosted {
         batch.put(Table::Inbox, key, encode_cursor(cursor));
     }
 
+    async fn judge_hello(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+        match self.unit.learn(&hello.chain).await {
+            Ok(_) => {}
+            Err(LearnError::Refused(detail)) => {
+                return Err(Refusal { reason: "bad-chain", detail });
+            }
+            Err(LearnError::Store(error)) => {
+                return Err(Refusal { reason: "busy", detail: error.to_string() });
+            }
+        }
+        self.check_peer(certified, hello)?;
+        let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
+        for cursor in &hello.received {
+            self.unit.acknowledged(certified, *cursor).await.map_err(busy)?;
+        }
+        if self.unit.parent.as_ref() != Some(certified) {
+            self.catalogues.offer(certified, &hello.catalogue).await.map_err(busy)?;
+        }
+        Ok(())
+    }
+
     fn side(&self, peer: &UnitCode) -> Side {
         if self.unit.parent.as_ref() == Some(peer) { Side::Child } else { Side::Parent }
     }
@@ -323,7 +349,10 @@ impl Hosted {
                 format!("{certified} is no child of {}; invite it first", self.unit.code),
             );
         }
-        Ok(())
+        match trust.revoked(certified, None) {
+            Some(known) => Err(revocations::refusal(known)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -437,29 +466,23 @@ impl Exchange for Hosted {
             received,
             clock_unix_ms: self.unit.clock.now_unix_ms(),
             roster_sha256: trust.roster_sha256(head),
+            revocations_sha256: trust.revocations_sha256(),
             catalogue: self.catalogues.label(),
         })
     }
 
     async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
-        match self.unit.learn(&hello.chain).await {
-            Ok(_) => {}
-            Err(LearnError::Refused(detail)) => {
-                return Err(Refusal { reason: "bad-chain", detail });
+        let met = self.judge_hello(certified, hello).await;
+        if let Err(refusal) = &met
+            && refusal.reason != "busy"
+        {
+            let actor = Actor::unit(certified);
+            let act = Act::refused(actor, "link.open", certified.as_str(), refusal.reason);
+            if let Err(error) = self.unit.record(act).await {
+                tracing::error!(unit = %self.unit.code, %error, "cannot journal a refused link");
             }
-            Err(LearnError::Store(error)) => {
-                return Err(Refusal { reason: "busy", detail: error.to_string() });
-            }
         }
-        self.check_peer(certified, hello)?;
-        let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
-        for cursor in &hello.received {
-            self.unit.acknowledged(certified, *cursor).await.map_err(busy)?;
-        }
-        if self.unit.parent.as_ref() != Some(certified) {
-            self.catalogues.offer(certified, &hello.catalogue).await.map_err(busy)?;
-        }
-        Ok(())
+        met
     }
 
     async fn roster(&self, peer: &UnitCode) -> Result<Vec<Envelope>, Error> {
@@ -476,7 +499,7 @@ impl Exchange for Hosted {
     }
 
     async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error> {
-        match self.unit.learn(&delegations).await {
+        match self.unit.learn_what_stands(&delegations).await {
             Ok(learned) => {
                 tracing::debug!(unit = %self.unit.code, %peer, learned, "delegations introduced");
                 Ok(())
@@ -484,6 +507,14 @@ impl Exchange for Hosted {
             Err(LearnError::Refused(detail)) => Err(Error::Introduction(detail)),
             Err(LearnError::Store(error)) => Err(error.into()),
         }
+    }
+
+    async fn revocations(&self) -> Vec<Proven> {
+        self.unit.trust().revocations().map(|known| known.proven.clone()).collect()
+    }
+
+    async fn take_revocations(&self, peer: &UnitCode, items: Vec<Proven>) -> Result<(), Error> {
+        Ok(revocations::take(self, peer, items).await?)
     }
 
     #[tracing::instrument(name = "statement.receive", skip_all, fields(unit = %self.unit.code, %peer, kind = Empty))]

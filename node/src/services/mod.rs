@@ -17,6 +17,7 @@ pub mod notices;
 pub mod packs;
 pub mod quarantine;
 pub mod records;
+pub mod revocations;
 pub mod summaries;
 pub mod unit;
 pub mod witness;

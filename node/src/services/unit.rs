@@ -19,23 +19,24 @@ use prost::Message;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 
 use super::{
-    enrolments::{Grantor, put_delegation},
+    enrolments::{Grantor, put_delegation, put_revocation},
     exchange::{Cursor, Departure, Lane},
 };
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
-        journal::{self, Act, Leaf},
+        journal::{self, Act, Actor, Leaf},
         unit::{DeskId, Level, UnitCode},
     },
     identity::{
         keys::{AgreementKey, DeskKeys, UnitKeys},
         sealed::{self, KeyRing},
-        trust::{Checked, Trust},
+        trust::{self, Checked, KnownRevocation, Trust},
     },
     statement::{
         Envelope, SaltedCell,
         header::{self, Classification, Header, StatementId},
+        revocation::Proven,
     },
     store::{self, Batch, Commit, LeafNumber, Store, Table},
     telemetry::{Metrics, current_traceparent, set_parent_from},
@@ -246,6 +247,35 @@ impl Unit {
     ///
     /// The first delegation that does not hold, as text; those before it are kept.
     pub async fn learn(&self, delegations: &[Envelope]) -> Result<usize, LearnError> {
+        self.learn_those(delegations, |_| false).await
+    }
+
+    /// As [`Unit::learn`], but passes over grants that fell with a revocation or the end of a key,
+    /// and those that rested on them: they are logged, and the others are taken in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Unit::learn`].
+    pub async fn learn_what_stands(&self, delegations: &[Envelope]) -> Result<usize, LearnError> {
+        let any_ended = self.trust().revocations().next().is_some();
+        let fell = move |error: &trust::Error| {
+            let itself =
+                matches!(error, trust::Error::Revoked { .. } | trust::Error::EndedKey { .. });
+            let rested_on_it = matches!(
+                error,
+                trust::Error::UnknownUnit(_)
+                    | trust::Error::Envelope(envelope::Error::UnknownKey(_))
+            );
+            itself || (any_ended && rested_on_it)
+        };
+        self.learn_those(delegations, fell).await
+    }
+
+    async fn learn_those(
+        &self,
+        delegations: &[Envelope],
+        passes_over: impl Fn(&trust::Error) -> bool,
+    ) -> Result<usize, LearnError> {
         let now = self.clock.now_unix_ms();
         let mut learned = 0;
         for chunk in delegations.chunks(200) {
@@ -261,7 +291,15 @@ impl Unit {
                             trust.take(checked);
                         }
                         Ok(_) => {}
+                        Err(error) if passes_over(&error) => {
+                            tracing::warn!(
+                                unit = %self.code, reason = error.reason(), %error,
+                                "delegation not believed"
+                            );
+                            batch.journal(now, &Leaf::Act(refused_grant(envelope, &error)));
+                        }
                         Err(error) => {
+                            batch.journal(now, &Leaf::Act(refused_grant(envelope, &error)));
                             failure = Some(LearnError::Refused(error.to_string()));
                             break;
                         }
@@ -279,6 +317,51 @@ impl Unit {
             self.roster.send_modify(|count| *count += 1);
         }
         Ok(learned)
+    }
+
+    /// Takes revocations in that prove themselves; what comes back was new. They hold from here on,
+    /// and are durable when this returns.
+    ///
+    /// # Errors
+    ///
+    /// The first one that does not hold, or the store's; those before it are kept.
+    pub async fn learn_revocations(
+        &self,
+        actor: &Actor,
+        items: &[Proven],
+    ) -> Result<Vec<KnownRevocation>, RevocationError> {
+        let now = self.clock.now_unix_ms();
+        let mut batch = Batch::new(&self.code);
+        let (mut learned, mut refused) = (Vec::new(), None);
+        {
+            let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+            for item in items {
+                match trust.check_revocation(item, Some(now)) {
+                    Ok(known) => {
+                        if trust.take_revocation(known.clone()) {
+                            put_revocation(&mut batch, &known, now);
+                            let subject = known.revocation.holder();
+                            let act = Act::done(actor.clone(), "node.revoke", subject);
+                            let act = act.about(known.payload_sha256);
+                            batch.journal(now, &Leaf::Act(act));
+                            learned.push(known);
+                        }
+                    }
+                    Err(error) => {
+                        refused = Some((item.revocation.clone(), error));
+                        break;
+                    }
+                }
+            }
+        }
+        if !batch.is_empty() {
+            self.store.submit(batch).await?;
+            self.roster.send_modify(|count| *count += 1);
+        }
+        match refused {
+            None => Ok(learned),
+            Some((envelope, error)) => Err(RevocationError::Refused { learned, envelope, error }),
+        }
     }
 
     /// Adds the keys of a desk whose delegation was learned.
@@ -590,6 +673,32 @@ pub enum LearnError {
     Refused(String),
     /// The store failed.
     #[error("cannot store a delegation")]
+    Store(#[from] store::Error),
+}
+
+/// A delegation that was not believed: whom it names is no more than a claim.
+fn refused_grant(envelope: &Envelope, error: &trust::Error) -> Act {
+    let claimed = header::decode(&envelope.payload).map(|statement| statement.header.subject);
+    let subject = claimed.unwrap_or_default();
+    let act = Act::refused(Actor::node(), "delegation.take", subject, error.reason());
+    act.about(envelope::payload_sha256(envelope))
+}
+
+/// Why revocations were not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum RevocationError {
+    /// One does not hold.
+    #[error("{error}")]
+    Refused {
+        /// Those before it, which are kept.
+        learned: Vec<KnownRevocation>,
+        /// The one.
+        envelope: Envelope,
+        /// Why.
+        error: trust::Error,
+    },
+    /// The store failed.
+    #[error("cannot store a revocation")]
     Store(#[from] store::Error),
 }
 

@@ -9,6 +9,7 @@ pub mod journal;
 pub mod notice;
 pub mod pack;
 pub mod rejection;
+pub mod revocation;
 pub mod sealed;
 pub mod summary;
 

@@ -88,6 +88,8 @@ pub enum Table {
     Granting = 30,
     /// What is kept of children's certificates: their ends and recoveries, by child.
     Recoveries = 31,
+    /// Revocations by id.
+    Revocations = 23,
 }
 
 /// Why the store did not do what was asked.

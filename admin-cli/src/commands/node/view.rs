@@ -39,6 +39,8 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "certificate_ends_unix_ms": unit.certificate_ends_unix_ms,
         "delegation_ends_unix_ms": unit.delegation_ends_unix_ms,
         "recoveries": unit.recoveries.iter().map(renewal::recovery_json).collect::<Vec<_>>(),
+        "revoked": unit.revoked,
+        "revoked_children": unit.revoked_children,
     })
 }
 
@@ -61,6 +63,15 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
     for unit in status.units.iter().filter(|unit| unit.parent_link() == LinkState::Down) {
         let reason: &dyn std::fmt::Display = &unit.parent_link_reason;
         output.line(output.fill(Text::LinkDownBecause, &[&unit.unit, reason]))?;
+    }
+    for unit in &status.units {
+        if !unit.revoked.is_empty() {
+            output.line(output.fill(Text::RevokedHere, &[&unit.unit, &unit.revoked]))?;
+        }
+        if !unit.revoked_children.is_empty() {
+            let children = unit.revoked_children.join(", ");
+            output.line(output.fill(Text::RevokedChildren, &[&unit.unit, &children]))?;
+        }
     }
     Ok(())
 }

@@ -91,6 +91,7 @@ impl Rule {
 
 const EVERYONE: &[Role] = &Role::ALL;
 const SYSTEM: &[Role] = &[SystemAdministrator];
+const SECURITY: &[Role] = &[SecurityAdministrator];
 const READS_FIGURES: &[Role] =
     &[Head, Reviewer, Convenor, MeetingOffice, Liaison, Operator, Observer];
 const READS_CASES: &[Role] = &[Head, Reviewer, MeetingOffice, Liaison, Operator];
@@ -132,6 +133,9 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.admin.v1.NodeService/AddDesk", "desk.add", SYSTEM)
         .confirmed_by(Confirmation::Administrator),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Quarantine", "quarantine.list", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Revoke", "node.revoke", SECURITY)
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(8),
     // RecordService
     Rule::of_host("/lianxi.local.v1.RecordService/Import", "record.import", &[Operator]),
     Rule::of_any("/lianxi.local.v1.RecordService/Count", "record.count", EVERYONE),

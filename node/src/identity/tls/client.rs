@@ -248,7 +248,11 @@ fn connect_error(address: &str, pin: &ParentPin, source: io::Error) -> ConnectEr
                 let pinned = hex::encode(&pin.ca_sha256[..8]);
                 ConnectError::WrongCa { address, unit, pinned }
             }
-            Fault::NoUnit | Fault::Domain { .. } | Fault::Unit { .. } | Fault::Key(_) => {
+            Fault::NoUnit
+            | Fault::Domain { .. }
+            | Fault::Unit { .. }
+            | Fault::Key(_)
+            | Fault::Revoked(_) => {
                 ConnectError::WrongUnit { address, unit, reason: fault.to_string() }
             }
         };

@@ -17,6 +17,8 @@ pub(super) enum Fault {
     Unit { found: UnitCode, expected: UnitCode },
     #[error("the certificate of {0} is for another key than the one that {0} joined with")]
     Key(UnitCode),
+    #[error("{0} was revoked; invite it again if it is to come back")]
+    Revoked(UnitCode),
     #[error("the pinned CA is not in the chain that was shown")]
     Pin,
 }
@@ -83,6 +85,9 @@ pub(super) fn reason_of(error: &(dyn StdError + 'static)) -> String {
                 CertificateError::UnknownIssuer | CertificateError::BadSignature,
             ),
         ) => "the peer's certificate is not from this unit's CA; it has to join again".to_owned(),
+        (None, rustls::Error::InvalidCertificate(CertificateError::Revoked)) => {
+            "the peer was revoked; invite it again if it is to come back".to_owned()
+        }
         (None, rustls::Error::NoCertificatesPresented) => {
             "the peer shows no certificate; it has to join first".to_owned()
         }
@@ -90,8 +95,39 @@ pub(super) fn reason_of(error: &(dyn StdError + 'static)) -> String {
     }
 }
 
+/// The fixed word of the journal for why a handshake was refused here. `None`: the connection broke,
+/// or the other side refused.
+pub(super) fn word_of(error: &io::Error) -> Option<&'static str> {
+    let tls = find_tls(error)?;
+    if let Some(fault) = find_fault(tls) {
+        return Some(match fault {
+            Fault::NoUnit => "no-unit",
+            Fault::Domain { .. } => "wrong-domain",
+            Fault::Unit { .. } => "wrong-unit",
+            Fault::Key(_) => "wrong-key",
+            Fault::Revoked(_) => "revoked",
+            Fault::Pin => "wrong-ca",
+        });
+    }
+    match (validity(tls), tls) {
+        (Some("expired"), _) => Some("expired"),
+        (Some(_), _) => Some("not-valid-yet"),
+        (None, rustls::Error::InvalidCertificate(CertificateError::Revoked)) => Some("revoked"),
+        (None, rustls::Error::InvalidCertificate(_)) => Some("wrong-ca"),
+        (None, rustls::Error::NoCertificatesPresented) => Some("no-certificate"),
+        (None, rustls::Error::PeerIncompatible(_)) => Some("tls-version"),
+        (None, rustls::Error::AlertReceived(_)) => None,
+        (None, _) => Some("handshake"),
+    }
+}
+
 fn alert_text(alert: AlertDescription) -> String {
-    const KNOWN: [(AlertDescription, &str); 8] = [
+    const KNOWN: [(AlertDescription, &str); 9] = [
+        (
+            AlertDescription::CertificateRevoked,
+            "the parent has revoked this unit; ask it for an invitation, and join again with new \
+             keys",
+        ),
         (
             AlertDescription::CertificateExpired,
             "the other side finds the certificate expired or not valid yet; compare the clocks of \

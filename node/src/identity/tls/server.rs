@@ -7,7 +7,7 @@ use std::{
 };
 
 use rustls::{
-    DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
     client::danger::HandshakeSignatureValid,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, UnixTime},
@@ -24,7 +24,7 @@ use tokio_rustls::{LazyConfigAcceptor, server};
 
 use super::{
     ALPN, ClockTime, HANDSHAKE_LIMIT, Purpose, UnitTls,
-    fault::{Fault, fault, reason_of},
+    fault::{Fault, fault, reason_of, word_of},
     read_server_name, roots,
 };
 use crate::{clock::Clock, domain::unit::UnitCode, identity::certificates};
@@ -69,6 +69,17 @@ pub enum AcceptError {
     Io(#[source] io::Error),
 }
 
+impl AcceptError {
+    /// The unit that was asked for and the fixed word for why this side refused; `None` if the
+    /// connection broke or the other side refused.
+    pub fn refusal(&self) -> Option<(&UnitCode, &'static str)> {
+        match self {
+            Self::Handshake { unit, source, .. } => Some((unit, word_of(source)?)),
+            Self::Timeout | Self::NoName | Self::NotServed(_) | Self::Io(_) => None,
+        }
+    }
+}
+
 /// A connection whose peer is known as far as its purpose asks.
 pub struct Accepted<IO> {
     /// The stream.
@@ -99,6 +110,12 @@ impl<IO> fmt::Debug for Accepted<IO> {
 /// The keys that parents bound to their children: (parent, child) → SHA-256 of the public key.
 type Bindings = Arc<RwLock<BTreeMap<(UnitCode, UnitCode), [u8; 32]>>>;
 
+/// Tells whether a child was revoked.
+pub type IsRevoked = Arc<dyn Fn(&UnitCode) -> bool + Send + Sync>;
+
+/// By unit: who of its children was revoked.
+type Revoked = Arc<RwLock<BTreeMap<UnitCode, IsRevoked>>>;
+
 struct Hosted {
     link: Arc<ServerConfig>,
     enrol: Arc<ServerConfig>,
@@ -109,13 +126,26 @@ struct Hosted {
 pub struct ServerTls {
     units: RwLock<BTreeMap<UnitCode, Hosted>>,
     bindings: Bindings,
+    revoked: Revoked,
     clock: Arc<dyn Clock>,
 }
 
 impl ServerTls {
     /// Serves no unit yet.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { units: RwLock::default(), bindings: Bindings::default(), clock }
+        Self {
+            units: RwLock::default(),
+            bindings: Bindings::default(),
+            revoked: Revoked::default(),
+            clock,
+        }
+    }
+
+    /// Asks `is_revoked` in every handshake with a child of `unit`: the key that it joined with no
+    /// longer gets in once it says so. Another key may come to join anew.
+    pub fn refuse_revoked(&self, unit: &UnitCode, is_revoked: IsRevoked) {
+        let mut revoked = self.revoked.write().unwrap_or_else(PoisonError::into_inner);
+        revoked.insert(unit.clone(), is_revoked);
     }
 
     /// Serves a unit, or changes its certificates for the connections to come.
@@ -209,6 +239,7 @@ impl ServerTls {
                 unit: unit.unit.clone(),
                 trust_domain: unit.trust_domain.clone(),
                 bindings: Arc::clone(&self.bindings),
+                revoked: Arc::clone(&self.revoked),
             })),
         };
         let chain = vec![unit.server_certificate.clone(), unit.ca_certificate.clone()];
@@ -236,15 +267,26 @@ fn chain_verifier(
 }
 
 /// Judges a child's certificate: webpki against the unit's own CA, then name and key.
-#[derive(Debug)]
 struct ChildVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     unit: UnitCode,
     trust_domain: String,
     bindings: Bindings,
+    revoked: Revoked,
+}
+
+impl fmt::Debug for ChildVerifier {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ChildVerifier").field("unit", &self.unit).finish_non_exhaustive()
+    }
 }
 
 impl ChildVerifier {
+    fn is_revoked(&self, child: &UnitCode) -> bool {
+        let revoked = self.revoked.read().unwrap_or_else(PoisonError::into_inner);
+        revoked.get(&self.unit).is_some_and(|is_revoked| is_revoked(child))
+    }
+
     fn check_holder(&self, certificate: &CertificateDer<'_>) -> Result<(), Fault> {
         let certified = certificates::read(certificate).map_err(|_| Fault::NoUnit)?;
         if certified.trust_domain != self.trust_domain {
@@ -253,6 +295,13 @@ impl ChildVerifier {
         }
         let bindings = self.bindings.read().unwrap_or_else(PoisonError::into_inner);
         match bindings.get(&(self.unit.clone(), certified.unit.clone())) {
+            Some(key) if self.is_revoked(&certified.unit) => {
+                if *key == certified.key_sha256 {
+                    Err(Fault::Revoked(certified.unit))
+                } else {
+                    Ok(())
+                }
+            }
             Some(key) if *key != certified.key_sha256 => Err(Fault::Key(certified.unit)),
             _ => Ok(()),
         }
@@ -271,7 +320,13 @@ impl ClientCertVerifier for ChildVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        self.check_holder(end_entity).map_err(fault)?;
+        self.check_holder(end_entity).map_err(|found| {
+            if matches!(found, Fault::Revoked(_)) {
+                // Its own alert, so that the child knows what to do.
+                return CertificateError::Revoked.into();
+            }
+            fault(found)
+        })?;
         Ok(verified)
     }
 

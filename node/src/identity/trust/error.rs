@@ -110,6 +110,39 @@ pub enum Error {
         /// When it signed, as it says.
         time_unix_ms: UnixMillis,
     },
+    /// The key was replaced or revoked, and nothing shows that what it signed is older.
+    #[error(
+        "a key of {holder} ended at {end_unix_ms} ms, and nothing shows that what it signed is older; let {holder} send it anew, or pass on evidence of a checkpoint that was cosigned before"
+    )]
+    EndedKey {
+        /// Whose key.
+        holder: String,
+        /// From when on it is not believed.
+        end_unix_ms: UnixMillis,
+    },
+    /// The unit or desk was revoked.
+    #[error(
+        "{holder} was revoked by {by} ({reason}); it has to ask for an invitation and join again with new keys"
+    )]
+    Revoked {
+        /// Who was revoked.
+        holder: String,
+        /// By whom.
+        by: UnitCode,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A statement of another type stands where a revocation should.
+    #[error("{0:?} is no revocation")]
+    NotARevocation(String),
+    /// A unit revokes what is not below it.
+    #[error("{by} cannot revoke {unit}, which is not below it")]
+    BeyondSubtree {
+        /// The unit.
+        unit: UnitCode,
+        /// Who revokes.
+        by: UnitCode,
+    },
     /// Made in the future.
     #[error("dated {ahead_ms} ms ahead of this host's clock; compare the clocks of both hosts")]
     Future {
@@ -164,13 +197,17 @@ impl Error {
             | Self::KeyTaken { .. }
             | Self::SerialReused { .. } => "malformed",
             Self::Envelope(envelope::Error::BadSignature(_)) => "bad-signature",
-            Self::NotADelegation(_) => "unknown-type",
+            Self::NotADelegation(_) | Self::NotARevocation(_) => "unknown-type",
+            Self::EndedKey { .. } => "ended-key",
+            Self::Revoked { .. } => "revoked",
             Self::Domain { .. } => "wrong-domain",
             Self::SuiteNotAccepted { .. } => "suite-not-accepted",
             Self::WrongSource { .. } => "wrong-source",
-            Self::UnknownUnit(_) | Self::Level { .. } | Self::Moved { .. } | Self::Loop { .. } => {
-                "outside-subtree"
-            }
+            Self::UnknownUnit(_)
+            | Self::Level { .. }
+            | Self::Moved { .. }
+            | Self::Loop { .. }
+            | Self::BeyondSubtree { .. } => "outside-subtree",
             Self::OutlivesIssuer { .. } | Self::Expired { .. } | Self::Future { .. } => "expired",
         }
     }
@@ -180,9 +217,13 @@ impl Error {
         match self {
             Self::Envelope(envelope::Error::PayloadType { .. }) => "payload_type",
             Self::Envelope(envelope::Error::TooLarge(_)) => "payload",
-            Self::Envelope(_) | Self::WrongUse { .. } => "signatures",
+            Self::Envelope(_)
+            | Self::WrongUse { .. }
+            | Self::EndedKey { .. }
+            | Self::Revoked { .. } => "signatures",
             Self::Malformed(malformed) => &malformed.field,
-            Self::NotADelegation(_) => "header.type",
+            Self::NotADelegation(_) | Self::NotARevocation(_) => "header.type",
+            Self::BeyondSubtree { .. } => "body.unit",
             Self::Domain { .. } => "body.trust_domain",
             Self::UnknownUnit(_) | Self::WrongSource { .. } => "header.source",
             Self::Level { .. } => "body.level",

@@ -13,6 +13,8 @@ use crate::{
     statement::header::{Classification, Header, StatementId},
 };
 
+mod revoked;
+
 const NOW: UnixMillis = 1_760_000_000_000;
 const DAY: i64 = 24 * 60 * 60 * 1000;
 const DOMAIN: &str = "boston.example";
@@ -405,9 +407,17 @@ fn a_replaced_key_speaks_for_its_own_time_only() {
     let now = NOW + 200 * DAY;
     let old = signer("BOS-01", KeyUse::Statement);
     let new = signer("renewed", KeyUse::Statement);
-    let open = |time, by: &Signer| trust.open(&stated("BOS-01", time, by), now).map(drop);
-    assert_eq!(open(NOW + 50 * DAY, &old), Ok(()));
-    assert_eq!(open(NOW + 102 * DAY, &old), Ok(()));
+    let witnessed = |time, by: &Signer, at: Option<UnixMillis>| {
+        trust.open_witnessed(&stated("BOS-01", time, by), now, at).map(drop)
+    };
+    let open = |time, by: &Signer| witnessed(time, by, None);
+    // Whoever has the old key can write any date on a statement: only a witness counts.
+    for time in [NOW + 50 * DAY, NOW + 102 * DAY] {
+        assert_eq!(open(time, &old).unwrap_err().reason(), "ended-key");
+        assert_eq!(witnessed(time, &old, Some(NOW + 100 * DAY - 1)), Ok(()));
+        let late = witnessed(time, &old, Some(NOW + 100 * DAY)).unwrap_err();
+        assert_eq!((late.reason(), late.field()), ("ended-key", "signatures"));
+    }
     assert_eq!(open(NOW + 104 * DAY, &old).unwrap_err().reason(), "expired");
     assert_eq!(open(NOW + 104 * DAY, &new), Ok(()));
     assert_eq!(open(NOW + 50 * DAY, &new).unwrap_err().reason(), "expired");
@@ -416,6 +426,15 @@ fn a_replaced_key_speaks_for_its_own_time_only() {
     let late = Delegation { not_before_unix_ms: now, ..late };
     let late = issue::sign(&late, &signer("BOS-01", KeyUse::Delegation), now);
     assert!(matches!(trust.add(&late, now), Err(Error::Expired { .. })));
+    let backdated = grant("BOS-01-W09", Level::Street, Some("BOS-01"));
+    assert_eq!(trust.add(&issued(&backdated), now).unwrap_err().reason(), "ended-key");
+    // What was believed before stays, also over a restart.
+    assert!(!trust.add(&issued_street(&trust), now).unwrap().new);
+    assert!(trust.restore(&issued(&backdated)).unwrap().new);
+}
+
+fn issued_street(trust: &Trust) -> Envelope {
+    trust.chain(&code("BOS-01-W03")).pop().unwrap()
 }
 
 fn sm2(holder: &str, key_use: KeyUse) -> Signer {

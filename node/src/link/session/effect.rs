@@ -8,7 +8,7 @@ use crate::{
     services::exchange::{
         Arrival, Cursor, Lane, NoAnswer, Occasion, Parcel, Question, Refusal, Standing,
     },
-    statement::Envelope,
+    statement::{Envelope, revocation::Proven},
 };
 
 /// Which end of the link this is.
@@ -118,6 +118,10 @@ pub enum Effect {
     },
     /// Read the own roster, then [`Session::roster`](super::Session::roster).
     FetchRoster,
+    /// Read the revocations that are held, then [`Session::revocations`](super::Session::revocations).
+    FetchRevocations,
+    /// Take revocations in, then [`Session::took_revocations`](super::Session::took_revocations).
+    Revoke(Vec<Proven>),
     /// Take delegations in, then [`Session::introduced`](super::Session::introduced).
     Introduce(Vec<Envelope>),
     /// See what is to be said about journals, then [`Session::witnessed`](super::Session::witnessed).

@@ -18,6 +18,7 @@ fn standing(code: &str, received: Vec<Cursor>, roster: u8) -> Standing {
         received,
         clock_unix_ms: 1_000,
         roster_sha256: [roster; 32],
+        revocations_sha256: [0; 32],
         catalogue: String::new(),
     }
 }
@@ -326,7 +327,9 @@ fn only_new_delegations_are_introduced_when_the_roster_changes() {
     let mut counts = Vec::new();
     for names in [vec!["a", "b"], vec!["a", "b", "c"], vec!["a", "b", "c"]] {
         child.roster_changed();
-        assert!(matches!(effects(&mut child)[..], [Effect::FetchRoster]));
+        let wanted = effects(&mut child);
+        assert!(matches!(wanted[..], [Effect::FetchRoster, Effect::FetchRevocations]));
+        child.revocations(Vec::new());
         child.roster(names.into_iter().map(envelope).collect());
         counts.push(match child.frame().map(|frame| frame.kind) {
             Some(Some(Kind::Introduction(introduction))) => introduction.delegations.len(),
@@ -578,7 +581,9 @@ impl Side {
             Effect::Up { .. } => {}
             Effect::FetchRoster => self.session.roster(Vec::new()),
             Effect::Witness(_) => self.session.witnessed(Vec::new()),
+            Effect::FetchRevocations => self.session.revocations(Vec::new()),
             Effect::Introduce(_)
+            | Effect::Revoke(_)
             | Effect::Answer { .. }
             | Effect::StopAnswer { .. }
             | Effect::Settled { .. }
@@ -679,4 +684,89 @@ fn run(seed: u64) -> usize {
 fn every_delivery_arrives_once_and_in_order_over_a_pipe_that_loses_repeats_and_cuts() {
     let cuts: usize = (1..=60).map(|seed| run(seed * 0x9E37_79B9)).sum();
     assert!(cuts > 600, "only {cuts} cuts: the pipe is too kind");
+}
+
+fn proven(text: &str) -> Proven {
+    Proven { revocation: envelope(text), chain: vec![envelope("chain")] }
+}
+
+fn kinds(session: &mut Session) -> Vec<&'static str> {
+    let frames = std::iter::from_fn(|| session.frame());
+    let kind = |frame: Frame| match frame.kind {
+        Some(Kind::Revocations(_)) => "revocations",
+        Some(Kind::Introduction(_)) => "introduction",
+        Some(Kind::Delivery(_)) => "delivery",
+        Some(Kind::Refusal(_)) => "refusal",
+        _ => "other",
+    };
+    frames.map(kind).collect()
+}
+
+#[test]
+fn revocations_leave_before_everything_that_they_may_forbid() {
+    let (mut child, mut parent) = quiet();
+    parent.roster_changed();
+    parent.roster(vec![envelope("delegation")]);
+    offer(&mut parent, vec![departure(Lane::Escalation, 1, 0, "whistle")]);
+    assert!(!parent.has_frame(), "as long as it is not read what was revoked");
+    parent.revocations(vec![proven("first"), proven("second")]);
+    let frame = parent.frame().unwrap();
+    assert!(matches!(&frame.kind, Some(Kind::Revocations(sent)) if sent.items.len() == 2));
+    assert_eq!(kinds(&mut parent), ["introduction", "delivery"]);
+
+    // What came with or after it waits until it is kept.
+    child.received(frame);
+    child.received(wire::frame(Kind::Introduction(pb::Introduction {
+        delegations: vec![envelope("delegation")],
+    })));
+    child.received(wire::delivery(departure(Lane::Escalation, 1, 0, "whistle")));
+    let taken = effects(&mut child);
+    assert!(matches!(&taken[..], [Effect::Revoke(items)] if items.len() == 2), "{taken:?}");
+    child.took_revocations();
+    assert!(matches!(&effects(&mut child)[..], [Effect::Introduce(_)]));
+    child.introduced();
+    assert!(matches!(&effects(&mut child)[..], [Effect::Receive(_)]));
+
+    // What the peer has is not sent back to it.
+    child.roster_changed();
+    drop(effects(&mut child));
+    child.roster(Vec::new());
+    child.revocations(vec![proven("first"), proven("second")]);
+    assert_eq!(kinds(&mut child), Vec::<&str>::new());
+}
+
+#[test]
+fn a_peer_that_holds_the_same_revocations_is_sent_none() {
+    let fetches = |session: &mut Session| {
+        effects(session).iter().any(|effect| matches!(effect, Effect::FetchRevocations))
+    };
+    let (mut child, _) = greeted(1);
+    assert!(!fetches(&mut child));
+    let mut child = new(Role::Child);
+    child.begin(Standing { revocations_sha256: [7; 32], ..standing("DISTRICT", Vec::new(), 1) });
+    child.received(wire::hello(standing("CITY", Vec::new(), 1)));
+    child.accepted(None);
+    assert!(fetches(&mut child));
+}
+
+#[test]
+fn a_banished_child_is_told_why_and_what_proves_it() {
+    let (mut child, mut parent) = quiet();
+    let refusal = Refusal { reason: "revoked", detail: "join again".to_owned() };
+    parent.banished(refusal.clone(), &[proven("revocation")]);
+    assert_eq!(closed(&mut parent), Some(Closed::Refusing(refusal)));
+    let proof = parent.frame().unwrap();
+    child.received(proof);
+    assert!(matches!(&effects(&mut child)[..], [Effect::Revoke(_)]));
+    child.received(parent.frame().unwrap());
+    let Some(Closed::Refused { reason, detail }) = closed(&mut child) else { panic!("goes on") };
+    assert_eq!((reason.as_str(), detail.as_str()), ("revoked", "join again"));
+    assert!(!parent.has_frame());
+}
+
+#[test]
+fn a_child_refuses_nobody() {
+    let (_, mut parent) = quiet();
+    parent.received(wire::frame(Kind::Refusal(pb::Refusal::default())));
+    assert!(matches!(closed(&mut parent), Some(Closed::Protocol(_))));
 }

@@ -51,6 +51,9 @@ pub enum Error {
     /// The certificate is of another unit than the token.
     #[error("the certificate is of {0}, for whom this token is not")]
     OtherPeer(UnitCode),
+    /// The child, or this unit itself, was revoked.
+    #[error("{0}")]
+    Revoked(String),
     /// The child has joined.
     #[error("{0} has joined already")]
     AlreadyJoined(UnitCode),
@@ -145,6 +148,7 @@ impl Error {
             Self::NotReserved => "not-reserved",
             Self::OtherUnit { claim, .. } => claim,
             Self::OtherPeer(_) => "other-peer",
+            Self::Revoked(_) => "revoked",
             Self::AlreadyJoined(_) => "already-joined",
             Self::Elsewhere { .. } => "elsewhere",
             Self::Level { .. } => "level",
@@ -172,6 +176,7 @@ impl ServiceError for Error {
             | Self::Elsewhere { .. }
             | Self::NoAddress
             | Self::IssuerExpired(_)
+            | Self::Revoked(_)
             | Self::RecoveryLate { .. }
             | Self::RecoveryBudget { .. }
             | Self::Trust(_) => ErrorKind::FailedPrecondition,

@@ -17,10 +17,10 @@ use crate::{
         certificates,
         keys::UnitKeys,
         tls::{ParentPin, UnitTls},
-        trust::{self, Known, Trust},
+        trust::{self, Known, KnownRevocation, Trust},
     },
     services::enrolments::rows::{SuiteRow, hex_array, hex_bytes},
-    statement::Envelope,
+    statement::{Envelope, revocation::Proven},
     store::{self, Batch, Store, Table},
 };
 
@@ -279,7 +279,24 @@ impl Identity {
                 return Err(error.into());
             }
         }
+        self.load_revocations(store, &mut trust).await?;
         Ok(trust)
+    }
+
+    /// Revocations come last: what was granted before them was believed when it came.
+    async fn load_revocations(
+        &self,
+        store: &dyn Store,
+        trust: &mut Trust,
+    ) -> Result<(), IdentityError> {
+        let rows = store.scan(&self.unit, Table::Revocations, b"", None, usize::MAX).await?;
+        for (_, value) in rows {
+            let proven = decode_revocation(&value);
+            let proven = proven.ok_or_else(|| IdentityError::Unreadable(self.unit.clone()))?;
+            let known = trust.check_revocation(&proven, None)?;
+            trust.take_revocation(known);
+        }
+        Ok(())
     }
 
     /// True once it is time to renew the server or client certificate with [`super::Renewing`].
@@ -343,6 +360,22 @@ fn delegation_key(known: &Known) -> Vec<u8> {
     key.push(0);
     key.extend_from_slice(&delegation.serial.to_be_bytes());
     key
+}
+
+/// Puts a revocation that proves itself into [`Table::Revocations`] of the batch's unit. Key: SHA-256
+/// of its payload. Value: version, when it was taken in (big-endian), the revocation with its proof.
+pub fn put_revocation(batch: &mut Batch, known: &KnownRevocation, now: UnixMillis) {
+    let mut value = vec![VERSION];
+    value.extend_from_slice(&now.to_be_bytes());
+    value.extend_from_slice(&known.proven.encode());
+    batch.put(Table::Revocations, known.payload_sha256, value);
+}
+
+fn decode_revocation(value: &[u8]) -> Option<Proven> {
+    match value {
+        [VERSION, rest @ ..] => Proven::decode(rest.get(8..)?).ok(),
+        _ => None,
+    }
 }
 
 fn decode_delegation(value: &[u8]) -> Option<Envelope> {

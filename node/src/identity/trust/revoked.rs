@@ -1,0 +1,344 @@
+//! Revocations, and when a key ended.
+//!
+//! Promises that whether a revocation counts does not depend on the order in which revocations came:
+//! all that prove themselves are kept, and each is judged by all others whenever it is asked for. One
+//! that was signed with a key that had been revoked by then counts for nothing.
+
+use lianxi_proto::envelope;
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Holder, Known, Signed, Subject, Trust, id_of, judge::check_not_ahead, shown};
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        delegation::{KeyUse, PublicKey},
+        revocation::{Revocation, predates},
+        unit::{DeskId, UnitCode},
+    },
+    statement::{
+        Envelope,
+        header::{self, kinds},
+        revocation::{Proven, decode_body},
+    },
+};
+
+/// A revocation that proves itself.
+#[derive(Clone, Debug)]
+pub struct KnownRevocation {
+    /// What it ends.
+    pub revocation: Revocation,
+    /// Unit that revokes.
+    pub by: UnitCode,
+    /// True if the root key signed it.
+    by_root_key: bool,
+    /// The keys that it rests on: whose, which, and when they signed. The root key is not listed.
+    rests_on: Vec<(UnitCode, String, UnixMillis)>,
+    /// When it says that it was signed.
+    pub time_unix_ms: UnixMillis,
+    /// As it travels.
+    pub proven: Proven,
+    /// SHA-256 of its payload: its id.
+    pub payload_sha256: [u8; 32],
+}
+
+impl KnownRevocation {
+    /// From when on what the keys signed is not believed.
+    pub fn cutoff(&self) -> UnixMillis {
+        self.revocation.cutoff(self.time_unix_ms)
+    }
+}
+
+/// How a key ended.
+pub(super) enum End<'a> {
+    /// A newer delegation leaves it out.
+    Replaced(UnixMillis),
+    /// It was revoked, perhaps with its unit.
+    Revoked(&'a KnownRevocation),
+}
+
+impl End<'_> {
+    pub(super) fn at(&self) -> UnixMillis {
+        match self {
+            Self::Replaced(at) => *at,
+            Self::Revoked(known) => known.cutoff(),
+        }
+    }
+}
+
+impl Trust {
+    /// Judges a revocation by its own proof, without taking it in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]: the chain does not lead from the root key to the unit that revokes, the signature is
+    /// not by its DELEGATION key, or it reaches beyond its subtree as far as that is known here.
+    pub fn check_revocation(
+        &self,
+        proven: &Proven,
+        now: Option<UnixMillis>,
+    ) -> Result<KnownRevocation, Error> {
+        let mut proof = Self::new(self.trust_domain.clone(), self.root_key.clone());
+        for envelope in &proven.chain {
+            proof.restore(envelope)?;
+        }
+        let signers = proof.signers(&proven.revocation)?;
+        let statement = header::decode(&proven.revocation.payload)?;
+        let header = &statement.header;
+        if header.kind != kinds::REVOCATION {
+            return Err(Error::NotARevocation(header.kind.clone()));
+        }
+        let revocation = decode_body(&statement.body)?;
+        if revocation.trust_domain != self.trust_domain {
+            let (found, expected) = (revocation.trust_domain, self.trust_domain.clone());
+            return Err(Error::Domain { found, expected });
+        }
+        check_not_ahead(header.time_unix_ms, now)?;
+        let by = header.source.clone();
+        let mut rests_on = proof.granting_keys()?;
+        let signed_with = proof.revoker(&by, &revocation, &signers, header.time_unix_ms)?;
+        let by_root_key = signed_with.is_none();
+        rests_on.extend(signed_with.map(|key_id| (by.clone(), key_id, header.time_unix_ms)));
+        if now.is_some() {
+            self.check_reach(&by, by_root_key, &revocation)?;
+        }
+        Ok(KnownRevocation {
+            revocation,
+            by,
+            by_root_key,
+            rests_on,
+            time_unix_ms: header.time_unix_ms,
+            proven: proven.clone(),
+            payload_sha256: envelope::payload_sha256(&proven.revocation),
+        })
+    }
+
+    /// Who granted what is believed here, with which key, and when.
+    fn granting_keys(&self) -> Result<Vec<(UnitCode, String, UnixMillis)>, Error> {
+        let mut keys = Vec::new();
+        for known in self.all() {
+            let time = header::decode(&known.envelope.payload)?.header.time_unix_ms;
+            for signature in &known.envelope.signatures {
+                if let Some(issuer) = &known.delegation.issuer {
+                    keys.push((issuer.clone(), signature.key_id.clone(), time));
+                }
+            }
+        }
+        Ok(keys)
+    }
+
+    /// The key that signed a revocation: one DELEGATION key of `by`, in force when it signed. `None`:
+    /// the root key, for the root's own grant alone.
+    fn revoker(
+        &self,
+        by: &UnitCode,
+        revocation: &Revocation,
+        signers: &[Signed<'_>],
+        time: UnixMillis,
+    ) -> Result<Option<String>, Error> {
+        let mut by_key = None;
+        for signed in signers {
+            match signed {
+                Signed::Root if self.root() == Some(by) && revocation.unit == *by => {}
+                Signed::Holder(key_id, holder) if holder.subject == (by.clone(), None) => {
+                    if holder.key_use != KeyUse::Delegation {
+                        let (holder, key_use) = (shown(&holder.subject), holder.key_use);
+                        return Err(Error::WrongUse { holder, key_use });
+                    }
+                    self.in_force(holder, key_id, time)?;
+                    by_key = Some((*key_id).to_owned());
+                }
+                Signed::Holder(..) | Signed::Root => {
+                    let (claimed, holder) = (by.clone(), signed.shown());
+                    return Err(Error::WrongSource { claimed, holder });
+                }
+            }
+        }
+        Ok(by_key)
+    }
+
+    /// A unit revokes what is below it, and its own desks; the root key the root. Of a unit that is
+    /// not known here nothing can be said yet: the revocation is kept, and judged when it is.
+    fn check_reach(
+        &self,
+        by: &UnitCode,
+        by_root_key: bool,
+        revocation: &Revocation,
+    ) -> Result<(), Error> {
+        let unknown = self.delegation(&revocation.unit, None).is_none();
+        if unknown || self.reaches(by, by_root_key, revocation) {
+            return Ok(());
+        }
+        Err(Error::BeyondSubtree { unit: revocation.unit.clone(), by: by.clone() })
+    }
+
+    fn reaches(&self, by: &UnitCode, by_root_key: bool, revocation: &Revocation) -> bool {
+        let unit = &revocation.unit;
+        if by_root_key {
+            return self.root() == Some(unit);
+        }
+        if unit == by {
+            return revocation.desk.is_some();
+        }
+        self.is_in_subtree(unit, by)
+    }
+
+    /// Keeps what [`Trust::check_revocation`] accepted; false if it was kept before.
+    pub fn take_revocation(&mut self, known: KnownRevocation) -> bool {
+        let id = known.payload_sha256;
+        if self.revocations.contains_key(&id) {
+            return false;
+        }
+        for key_id in &known.revocation.key_ids {
+            self.revoked_keys.entry(key_id.clone()).or_default().insert(id);
+        }
+        if known.revocation.serial > 0 {
+            self.revoked_units.entry(known.revocation.unit.clone()).or_default().insert(id);
+        }
+        self.revocations.insert(id, known);
+        true
+    }
+
+    /// All revocations that are kept, by id.
+    pub fn revocations(&self) -> impl Iterator<Item = &KnownRevocation> {
+        self.revocations.values()
+    }
+
+    /// SHA-256 over the ids of all of them, as `Hello.revocations_sha256` says.
+    pub fn revocations_sha256(&self) -> [u8; 32] {
+        let ids = self.revocations.keys();
+        ids.fold(Sha256::new(), |digest, id| digest.chain_update(id)).finalize().into()
+    }
+
+    /// The revocation by which the newest grant of a unit or desk has ended.
+    pub fn revoked(&self, unit: &UnitCode, desk: Option<&DeskId>) -> Option<&KnownRevocation> {
+        let newest = self.delegation(unit, desk)?.delegation.serial;
+        let ids = self.revoked_units.get(unit)?;
+        let known = ids.iter().filter_map(|id| self.revocations.get(id));
+        let ends = |known: &&KnownRevocation| {
+            known.revocation.desk.as_ref() == desk && known.revocation.serial >= newest
+        };
+        let ended = known.filter(ends).filter(|known| self.counts(known));
+        let own = ended.min_by_key(|known| known.cutoff());
+        own.or_else(|| desk.and_then(|_| self.revoked(unit, None)))
+    }
+
+    /// Ids of all keys that a unit with its desks, or one desk, ever had; the newest first.
+    pub fn key_ids(&self, unit: &UnitCode, desk: Option<&DeskId>) -> Vec<String> {
+        let is_holder = |subject: &Subject| {
+            subject.0 == *unit && (desk.is_none() || subject.1.as_ref() == desk)
+        };
+        let of_holder = self.subjects.iter().filter(|(subject, _)| is_holder(subject));
+        let mut ids: Vec<String> = Vec::new();
+        for known in of_holder.flat_map(|(_, history)| history.iter().rev()) {
+            let new = known.delegation.keys.iter().map(id_of).filter(|id| !ids.contains(id));
+            let new: Vec<String> = new.collect();
+            ids.extend(new);
+        }
+        ids
+    }
+
+    /// Units below `unit`, itself left out.
+    pub fn units_below(&self, unit: &UnitCode) -> Vec<UnitCode> {
+        let units = self.subtree(unit).into_iter().map(|known| &known.delegation);
+        let below = units.filter(|it| it.desk.is_none() && it.unit != *unit);
+        below.map(|delegation| delegation.unit.clone()).collect()
+    }
+
+    /// True if the unit that revoked had the right to, and a key that nobody had revoked.
+    fn counts(&self, known: &KnownRevocation) -> bool {
+        self.reaches(&known.by, known.by_root_key, &known.revocation)
+            && known.rests_on.iter().all(|(unit, key_id, time)| {
+                // Ends, because only a unit above can have revoked the key.
+                let earlier = self.revocation_of(unit, None, key_id);
+                earlier.is_none_or(|earlier| *time < earlier.cutoff())
+            })
+    }
+
+    fn revocation_of(
+        &self,
+        unit: &UnitCode,
+        desk: Option<&DeskId>,
+        key_id: &str,
+    ) -> Option<&KnownRevocation> {
+        let ids = self.revoked_keys.get(key_id)?;
+        let known = ids.iter().filter_map(|id| self.revocations.get(id));
+        let of_holder = known.filter(|known| known.revocation.concerns(unit, desk));
+        of_holder.filter(|known| self.counts(known)).min_by_key(|known| known.cutoff())
+    }
+
+    /// The revocation by which a key of a unit has ended.
+    pub fn revocation_of_key(&self, unit: &UnitCode, key: &PublicKey) -> Option<&KnownRevocation> {
+        self.revocation_of(unit, None, &id_of(key))
+    }
+
+    /// How a key ended, as far as it has by `now`; what came first.
+    pub(super) fn end_of(&self, holder: &Holder, key_id: &str, now: UnixMillis) -> Option<End<'_>> {
+        let (unit, desk) = (&holder.subject.0, holder.subject.1.as_ref());
+        let of_key = self.revocation_of(unit, desk, key_id);
+        // The grant itself can have ended without the key being named, e.g. that of a desk.
+        let of_grant = self.revoked(unit, desk);
+        let revoked = of_key.into_iter().chain(of_grant).min_by_key(|known| known.cutoff());
+        let replaced = self.replaced_at(holder, key_id, now);
+        match (revoked, replaced) {
+            (Some(known), Some(at)) if at < known.cutoff() => Some(End::Replaced(at)),
+            (Some(known), _) => Some(End::Revoked(known)),
+            (None, Some(at)) => Some(End::Replaced(at)),
+            (None, None) => None,
+        }
+    }
+
+    /// When the first delegation began that leaves the key out, after the last that holds it.
+    fn replaced_at(&self, holder: &Holder, key_id: &str, now: UnixMillis) -> Option<UnixMillis> {
+        let history = self.history(&holder.subject);
+        let holds = |known: &Known| known.holds(key_id, holder.key_use);
+        let last = history.iter().rposition(holds)?;
+        let after = history.get(last + 1)?.delegation.not_before_unix_ms;
+        (after <= now).then_some(after)
+    }
+
+    /// What an ended key signed is believed only if it was there before the end.
+    pub(super) fn check_ended(
+        &self,
+        holder: &Holder,
+        key_id: &str,
+        now: UnixMillis,
+        witnessed: Option<UnixMillis>,
+    ) -> Result<(), Error> {
+        let Some(end) = self.end_of(holder, key_id, now) else { return Ok(()) };
+        if predates(witnessed, end.at()) {
+            return Ok(());
+        }
+        Err(match end {
+            End::Revoked(known) if known.revocation.serial > 0 => Error::Revoked {
+                holder: shown(&holder.subject),
+                by: known.by.clone(),
+                reason: known.revocation.reason.as_str(),
+            },
+            End::Revoked(_) | End::Replaced(_) => {
+                Error::EndedKey { holder: shown(&holder.subject), end_unix_ms: end.at() }
+            }
+        })
+    }
+
+    /// A grant that comes after a revocation brings new keys.
+    pub(super) fn check_no_revoked_key(&self, known: &Known) -> Result<(), Error> {
+        let delegation = &known.delegation;
+        let (unit, desk) = (&delegation.unit, delegation.desk.as_ref());
+        for key in &delegation.keys {
+            if let Some(ended) = self.revocation_of(unit, desk, &id_of(key))
+                && delegation.serial > ended.revocation.serial
+            {
+                let (holder, end_unix_ms) = (shown(&known.subject()), ended.cutoff());
+                return Err(Error::EndedKey { holder, end_unix_ms });
+            }
+        }
+        Ok(())
+    }
+
+    /// True if the statement was signed by a key that has ended by `now`: whoever is to believe it
+    /// needs to see that it is older.
+    pub fn is_by_ended_key(&self, envelope: &Envelope, now: UnixMillis) -> bool {
+        let mut ids = envelope.signatures.iter().map(|signature| &signature.key_id);
+        ids.any(|id| self.keys.get(id).is_some_and(|holder| self.end_of(holder, id, now).is_some()))
+    }
+}
