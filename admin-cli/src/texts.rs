@@ -349,6 +349,8 @@ texts! {
     DemoNotice: "notice {}: {} of {} receipts validated", "任务 {}：{}／{} 已校验";
     DemoWhistle: "whistle {}: {}", "吹哨 {}：{}";
     DemoPulled: "pulled {} units, {} of {} included", "已调取 {} 个单位，已报 {}／{}";
+    DemoPack: "{} holds {} signed reports", "{} 含 {} 份签名汇总";
+    DemoVerify: "to check it with the root key alone: {}", "仅凭根密钥核验：{}";
     DemoStopping: "stopping {} processes", "正在停止 {} 个进程";
     DemoStopped: "stopped", "已停止";
     DemoEnded: "the process of {} ended; start it again with: {}", "{} 的进程已结束；重新启动：{}";

@@ -6,6 +6,7 @@
 mod example;
 mod federation;
 mod home;
+mod pack;
 mod plan;
 mod processes;
 mod report;
@@ -120,6 +121,12 @@ impl Demo {
         } else {
             report.print(output)?;
         }
+        if !federation.home.is_temporary() {
+            let (pack, root) = (report.pack.pack.display(), report.pack.root.display());
+            output.note(
+                output.fill(Text::DemoVerify, &[&command(&format!("verify {pack} --root {root}"))]),
+            );
+        }
         if !self.once {
             instructions(federation, report);
             outside.stay(federation).await;
@@ -184,10 +191,15 @@ async fn drive(federation: &Federation<'_>, files: &[(String, Rows)]) -> anyhow:
     let Some(period) = work::period(&months) else {
         bail!("no row was kept, so that there is no month to report: see the bad rows above");
     };
-    federation.report_months(&months).await?;
+    let mut reported = months.clone();
+    if !reported.contains(&period) {
+        reported.push(period.clone());
+    }
+    federation.report_months(&reported).await?;
     let notice = federation.issue_notice(district).await?;
     let escalation = federation.blow_whistle(district, street).await?;
     let units = federation.pull(&period).await?;
+    let pack = federation.export_pack(&period).await?;
     let root = plan.root().code.clone();
     let lang = federation.output.lang();
     let columns = summary::indicator_columns(&federation.client(&root)?, &root, &units, lang).await;
@@ -201,6 +213,7 @@ async fn drive(federation: &Federation<'_>, files: &[(String, Rows)]) -> anyhow:
         imports,
         notice,
         escalation,
+        pack,
         processes,
         elapsed,
     })

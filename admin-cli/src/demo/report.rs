@@ -10,7 +10,7 @@ use lianxi_proto::{
 };
 use serde_json::{Value, json};
 
-use super::work::Imported;
+use super::{pack::Files, work::Imported};
 use crate::{
     commands::{escalation, notice, record, summary},
     figures::{self, Figure, Totals},
@@ -45,6 +45,8 @@ pub(crate) struct Report {
     pub(crate) notice: NoticeState,
     /// The whistle, as the district sees it.
     pub(crate) escalation: EscalationState,
+    /// Everything that was reported, as a file.
+    pub(crate) pack: Files,
     /// Processes of the federation.
     pub(crate) processes: usize,
     /// From the start to the last answer.
@@ -76,6 +78,11 @@ impl Report {
             "imports": imports,
             "notice": notice_json(&self.notice),
             "escalation": escalation::state_json(&self.escalation),
+            "pack": {
+                "file": self.pack.pack,
+                "root_key": self.pack.root,
+                "statements": self.pack.statements,
+            },
             "processes": self.processes,
             "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
         }))
@@ -279,6 +286,7 @@ mod tests {
                 lamp: "done".to_owned(),
                 ..EscalationState::default()
             },
+            pack: Files { pack: "pack.lianxi".into(), root: "root.pub".into(), statements: 2 },
             processes: 2,
             elapsed: Duration::from_millis(1_500),
         }
