@@ -22,7 +22,7 @@ use crate::{
 /// Most readers that a statement names itself; more get its key by grants.
 pub const MAX_RECIPIENTS: usize = 64;
 
-/// Most readers of one grant.
+/// Most readers of one grant, or of one file.
 pub const MAX_GRANTED: usize = 128;
 
 /// Bytes of a nonce of AES-GCM.
@@ -237,6 +237,37 @@ pub fn decode_grant(bytes: &[u8]) -> Result<KeyGrant, Malformed> {
         recipients: keys_from_proto(body.recipients, MAX_GRANTED)?,
         statement: body.statement,
         desk,
+    })
+}
+
+/// Who can open a file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FileHead {
+    /// Commitment to the content key.
+    pub key_commitment: [u8; 32],
+    /// The key for each reader.
+    pub recipients: Vec<SealedKey>,
+}
+
+/// Serialises the head of a file.
+pub fn encode_file_head(head: &FileHead) -> Vec<u8> {
+    pb::SealedFileHead {
+        key_commitment: head.key_commitment.to_vec(),
+        recipients: keys_to_proto(&head.recipients),
+    }
+    .encode_to_vec()
+}
+
+/// Parses the head of a file.
+///
+/// # Errors
+///
+/// [`Malformed`] with the field.
+pub fn decode_file_head(bytes: &[u8]) -> Result<FileHead, Malformed> {
+    let head = pb::SealedFileHead::decode(bytes).map_err(|error| Malformed::new("head", error))?;
+    Ok(FileHead {
+        key_commitment: fixed("head.key_commitment", &head.key_commitment)?,
+        recipients: keys_from_proto(head.recipients, MAX_GRANTED)?,
     })
 }
 
