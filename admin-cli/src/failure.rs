@@ -40,6 +40,9 @@ pub(crate) enum Failure {
     /// Units whose certificates were not renewed.
     #[error("{0} units were not renewed")]
     NotRenewed(usize),
+    /// The parent has yet to end the unit's grant.
+    #[error("{0} has not answered yet")]
+    NotLeft(String),
     /// Something will bite, and there is time.
     #[error("{0} warnings")]
     Warnings(usize),
@@ -98,6 +101,7 @@ impl Failure {
             Self::RejectedRows(_) => exit::REJECTED_ROWS,
             Self::NotJoined(_) => exit::NOT_JOINED,
             Self::NotRenewed(_) => exit::UNAVAILABLE,
+            Self::NotLeft(_) => exit::CUT_OFF,
             Self::Warnings(_) => exit::WARNINGS,
             Self::Alarms(_) => exit::ALARMS,
             Self::Interrupted => exit::INTERRUPTED,
@@ -112,6 +116,7 @@ impl Failure {
             Self::RejectedRows(_) => Some(Text::RemedyRejectedRows.get(lang).to_owned()),
             Self::NotJoined(_) => Some(Text::RemedyNotJoined.get(lang).to_owned()),
             Self::NotRenewed(_) => Some(Text::RemedyNotRenewed.get(lang).to_owned()),
+            Self::NotLeft(_) => Some(Text::RemedyNotLeft.get(lang).to_owned()),
             Self::Warnings(_) | Self::Alarms(_) => Some(Text::RemedyDoctor.get(lang).to_owned()),
             Self::FileExists(_) => Some(Text::RemedyFileExists.get(lang).to_owned()),
             Self::Broken(_) => Some(Text::RemedyBroken.get(lang).to_owned()),

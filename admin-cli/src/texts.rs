@@ -149,6 +149,9 @@ texts! {
     NoRecoveries: "no child let its certificate end", "没有下级的证书失效";
     RecoveryApproved: "{} is let in once until {}", "{} 在 {} 前可恢复一次";
     RecoveryWouldWork: "{} could be let in until {}; nothing was approved", "{} 可准许恢复至 {}；未作任何更改";
+    LeaveWaits: "{} statements wait for {}", "尚有 {} 份报文待送 {}";
+    HasLeft: "{} has left {}; {2} statements waited, {3} items were open", "{} 已脱离 {}；待发 {2} 份，未结 {3} 项";
+    WouldLeave: "{} is still under {}; {2} statements wait, {3} items are open", "{} 仍属 {}；待发 {2} 份，未结 {3} 项";
     Severity: "severity", "程度";
     SeverityGood: "good", "正常";
     SeverityWarning: "warning", "警告";
@@ -302,6 +305,7 @@ texts! {
     RemedyNotJoined: "the reasons stand above; give the same command again: what has joined stays",
         "原因见上；再次执行同一命令即可，已加入的单位不受影响";
     RemedyNotRenewed: "the reasons stand above; the node tries again by itself", "原因见上；节点会自动重试";
+    RemedyNotLeft: "wait until the link is up, and give the same command again", "待链路畅通后再次执行同一命令";
     RemedyDoctor: "take the remedies above", "请按上列办法处理";
     RemedyUnavailable: "see the link's state with `lianxi node status`, and try again",
         "用 `lianxi node status` 查看链路状态后重试";

@@ -179,3 +179,38 @@ async fn a_parent_that_is_away_burns_no_token_of_a_file() {
     let report = run(place, join.iter().chain(&["--json"])).await.json();
     assert_eq!(states(&report), ["joined"; 3]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_starts_at_any_level_above_the_lowest() {
+    let temporary = tempfile::tempdir().unwrap();
+    let place = temporary.path();
+    for (code, level, below) in [("D", "district", "street"), ("S", "street", "community")] {
+        let listen = free_address().to_string();
+        let init = [
+            "node",
+            "init",
+            "--dir",
+            code,
+            "--code",
+            code,
+            "--level",
+            level,
+            "--title",
+            "Root",
+            "--domain",
+            "test.example",
+            "--listen",
+            &listen,
+        ];
+        run(place, init).await.succeeds();
+        let _root = Running::start(place, code).await;
+        let child = format!("{code}-1");
+        let invite = ["node", "invite", &child, "--level", below, "--title", "T", "--dir", code];
+        let token = run(place, invite).await.succeeds();
+        run(place, ["node", "join", token.trim(), "--dir", &child]).await.succeeds();
+        assert_eq!(known(place, code).await.len(), 2);
+        // A root takes nobody of its own level or above.
+        let above = ["node", "invite", "X", "--level", level, "--title", "T", "--dir", code];
+        run(place, above).await.fails(2, &["choose a lower level"]);
+    }
+}

@@ -3,6 +3,7 @@
 mod doctor;
 mod invite;
 mod join;
+mod leave;
 mod list;
 mod offline;
 mod renewal;
@@ -36,6 +37,8 @@ pub(crate) enum Verb {
     Doctor(doctor::Doctor),
     /// Renew the certificates of the host's units now
     Renew(renewal::Renew),
+    /// Leave the tree, or let a child go that is gone
+    Leave(leave::Leave),
     /// Let a child in whose certificate ended too long ago or too often
     Recover(renewal::Recover),
     /// Show the units that a unit knows
@@ -67,6 +70,7 @@ impl Verb {
             Self::Status(status) => block_on(status.run(context)),
             Self::Doctor(doctor) => block_on(doctor.run(context)),
             Self::Renew(renew) => block_on(renew.run(context)),
+            Self::Leave(leave) => block_on(leave.run(context)),
             Self::Recover(recover) => block_on(recover.run(context)),
             Self::Units(units) => block_on(units.run(context)),
             Self::Revoke(revoke) => block_on(revoke.run(context)),

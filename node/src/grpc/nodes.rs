@@ -16,6 +16,7 @@ use crate::{
         enrolments::ChildRecovery,
         host::{InviteOrder, Operations, Units},
         hosted::Hosted,
+        leaving::{self, Progress},
         quarantine,
         revocations::{self, Order},
     },
@@ -64,7 +65,8 @@ impl NodeHandler {
         let (title, delegation_ends_unix_ms, children) = {
             let trust = unit.trust();
             let own = trust.delegation(&unit.code, None).map(|known| &known.delegation);
-            let children = trust.children(&unit.code).len();
+            let children = trust.children(&unit.code).into_iter();
+            let children = children.filter(|child| !trust.has_left(child)).count();
             let ends = own.map(|own| own.not_after_unix_ms).unwrap_or_default();
             (own.map(|own| own.title.clone()).unwrap_or_default(), ends, children)
         };
@@ -209,6 +211,39 @@ impl pb::node_service_server::NodeService for NodeHandler {
             certificate_ended_unix_ms: renewed.certificate_ended_unix_ms,
             certificate_ends_unix_ms: renewed.certificate_ends_unix_ms,
             delegation_ends_unix_ms: renewed.delegation_ends_unix_ms,
+        }))
+    }
+
+    async fn leave(
+        &self,
+        request: Request<pb::LeaveRequest>,
+    ) -> Result<Response<pb::LeaveResponse>, Status> {
+        let by = actor(&request)?;
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let left = if request.child.is_empty() {
+            leaving::leave(&hosted, by, request.text, request.dry_run).await
+        } else {
+            let child = unit(&request.child)?;
+            leaving::let_go(&hosted, by, child, request.text, request.dry_run).await
+        };
+        let left = left.map_err(to_status)?;
+        let state = match left.progress {
+            Progress::Draining => pb::LeaveState::Draining,
+            Progress::Announced => pb::LeaveState::Announced,
+            Progress::Left => pb::LeaveState::Left,
+        };
+        let open = left.open.into_iter().map(|item| pb::OpenItem {
+            kind: item.kind.to_owned(),
+            number: item.number,
+            party: item.party.to_string(),
+        });
+        Ok(Response::new(pb::LeaveResponse {
+            unit: left.unit.to_string(),
+            parent: left.parent.to_string(),
+            state: state.into(),
+            unsent: left.unsent,
+            open: open.collect(),
         }))
     }
 

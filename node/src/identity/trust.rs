@@ -9,6 +9,7 @@
 mod error;
 mod judge;
 mod known;
+mod left;
 mod readers;
 mod revoked;
 mod suites;

@@ -13,6 +13,7 @@ pub mod hosted;
 pub mod imports;
 pub mod intake;
 pub mod journal;
+pub mod leaving;
 pub mod notices;
 pub mod packs;
 pub mod quarantine;

@@ -4,14 +4,12 @@
 //! revoked is closed at once, and that every revocation goes on to every other linked unit: the
 //! link sends what the other side does not have, ahead of everything else.
 
-use std::sync::Arc;
-
 use super::{
     error::{ErrorKind, ServiceError},
     exchange::Refusal,
     hosted::Hosted,
     intake::Refused,
-    quarantine,
+    leaving, quarantine,
     unit::RevocationError,
 };
 use crate::{
@@ -156,7 +154,7 @@ pub struct Revoked {
 ///
 /// [`Error`]; nothing was revoked.
 pub async fn revoke(
-    hosted: &Arc<Hosted>,
+    hosted: &Hosted,
     actor: &Actor,
     order: Order,
     dry_run: bool,
@@ -243,7 +241,10 @@ pub(super) async fn take(
 ) -> Result<(), store::Error> {
     for item in items {
         match hosted.unit.learn_revocations(&Actor::unit(peer), &[item]).await {
-            Ok(learned) => apply(hosted, &learned),
+            Ok(learned) => {
+                apply(hosted, &learned);
+                leaving::follow(hosted, &learned).await?;
+            }
             Err(RevocationError::Store(error)) => return Err(error),
             Err(RevocationError::Refused { envelope, error, .. }) => {
                 let refused = Refused::new(error.reason(), error.field(), error.to_string());

@@ -38,7 +38,6 @@ use crate::{
         },
         unit::{Level, UnitCode},
     },
-    identity::trust::Trust,
     statement::{
         Envelope,
         header::{self, StatementId, kinds},
@@ -365,7 +364,8 @@ impl Summaries {
     fn children(&self) -> Vec<(UnitCode, u32)> {
         let trust = self.unit.trust();
         let children = trust.children(&self.unit.code);
-        children.into_iter().map(|unit| (unit.clone(), size(&trust, unit))).collect()
+        let stays = |unit: &&UnitCode| !trust.has_left(unit);
+        children.into_iter().filter(stays).map(|unit| (unit.clone(), trust.staying(unit))).collect()
     }
 
     async fn pointer(
@@ -460,7 +460,9 @@ impl Summaries {
     /// Delegations travel ahead of figures: a summary of more units than are known is not believed,
     /// because its counts would go into the coverage of every unit above.
     fn check_expected(&self, summary: &Summary) -> Result<(), Refused> {
-        let known = size(&self.unit.trust(), &summary.unit);
+        // Those that have left are in: the summary may have been made before.
+        let below = self.unit.trust().units_below(&summary.unit).len();
+        let known = u32::try_from(below).unwrap_or(u32::MAX).saturating_add(1);
         if summary.coverage.expected > known {
             let detail = format!("is over the {known} units that are known there");
             return Err(Refused::new("malformed", "body.coverage.expected", detail));
@@ -672,13 +674,6 @@ impl Summaries {
         }
         Ok(held)
     }
-}
-
-/// Number of units of a subtree, its head included, as far as they are known.
-fn size(trust: &Trust, unit: &UnitCode) -> u32 {
-    let known = trust.subtree(unit);
-    let units = known.iter().filter(|known| known.delegation.desk.is_none()).count();
-    u32::try_from(units).unwrap_or(u32::MAX)
 }
 
 /// Checks a summary whose signature holds: it is of its source, of the kind, its cells its own.

@@ -591,6 +591,35 @@ impl Unit {
         }
     }
 
+    /// Number of deliveries that wait for `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn waiting_for(&self, peer: &UnitCode) -> Result<u64, store::Error> {
+        let mut count = 0;
+        for lane in Lane::ALL {
+            let prefix = outbox_prefix(peer, lane);
+            let rows =
+                self.store.scan(&self.code, Table::Outbox, &prefix, None, usize::MAX).await?;
+            count += rows.len() as u64;
+        }
+        Ok(count)
+    }
+
+    /// Drops what waits for a peer that has left: it will never ask for it.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn forget_outbox(&self, peer: &UnitCode) -> Result<(), store::Error> {
+        for lane in Lane::ALL {
+            let cursor = Cursor { lane, link_epoch: self.link_epoch, lane_seq: u64::MAX };
+            self.acknowledged(peer, cursor).await?;
+        }
+        Ok(())
+    }
+
     /// Puts the current span under the act that caused the kept statement, so that what follows
     /// from it is one trace. Without such a statement nothing changes.
     ///

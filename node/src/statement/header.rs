@@ -32,6 +32,8 @@ pub mod kinds {
     pub const ESCALATION_EVENT: &str = "lianxi.escalation-event.v1";
     /// Why a statement was quarantined.
     pub const REJECTION: &str = "lianxi.rejection.v1";
+    /// A unit leaves the tree.
+    pub const LEAVE: &str = "lianxi.leave.v1";
     /// A journal that does not go on from what was seen of it.
     pub const ALARM: &str = "lianxi.alarm.v1";
     /// A content key for readers of a statement.

@@ -6,6 +6,7 @@ pub mod enrolment;
 pub mod escalation;
 pub mod header;
 pub mod journal;
+pub mod leave;
 pub mod notice;
 pub mod pack;
 pub mod rejection;
