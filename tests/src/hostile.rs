@@ -26,7 +26,7 @@ use lianxi_node::{
 use lianxi_proto::{
     envelope::{self, STATEMENT_TYPE, Signer},
     link::v1::{Delivery, Frame, Hello, Lane, frame::Kind, link_client::LinkClient},
-    types::v1::{Envelope, SaltedCell},
+    types::v1::{Envelope, Evidence, SaltedCell},
 };
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 use tokio_rustls::client::TlsStream;
@@ -209,6 +209,8 @@ pub struct HostileLink {
     lanes: BTreeMap<i32, u64>,
     /// Statements that came from the parent.
     pub came: Vec<Envelope>,
+    /// What goes beside the next delivery.
+    pub evidence: Option<Evidence>,
     _channel: Channel,
 }
 
@@ -230,7 +232,7 @@ impl HostileLink {
         let random = StatementId::generate(0);
         let link_epoch = u64::from_be_bytes(random.as_bytes()[8..].try_into().unwrap());
         let (lanes, came) = (BTreeMap::new(), Vec::new());
-        Ok(Self { outbound, inbound, link_epoch, lanes, came, _channel: channel })
+        Ok(Self { outbound, inbound, link_epoch, lanes, came, evidence: None, _channel: channel })
     }
 
     /// Sends a frame.
@@ -261,7 +263,8 @@ impl HostileLink {
         *last += 1;
         let lane_seq = *last;
         let (lane, link_epoch, envelope) = (lane.into(), self.link_epoch, Some(envelope));
-        let delivery = Delivery { lane, link_epoch, lane_seq, after, envelope, cells };
+        let evidence = self.evidence.take();
+        let delivery = Delivery { lane, link_epoch, lane_seq, after, envelope, cells, evidence };
         self.send(Kind::Delivery(delivery)).await;
         lane_seq
     }

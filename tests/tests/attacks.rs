@@ -6,10 +6,14 @@ use lianxi_node::{
         component::Component,
         summary::{Coverage, Summary, SummaryKind},
     },
+    services::exchange::{self, Exchange as _},
     statement::{
+        Envelope,
         header::{self, kinds},
+        journal,
         summary::encode_body,
     },
+    store::journal::leaves,
 };
 use lianxi_proto::{
     admin::v1::QuarantineRequest,
@@ -402,4 +406,65 @@ async fn wait_for_receipts(federation: &Federation) {
         (state.recipients.iter().filter(validated).count() == 2).then_some(())
     })
     .await;
+}
+
+/// Reasons of all statements that `unit` refused, as its journal has them.
+async fn refused_statements(federation: &Federation, unit: &str) -> Vec<String> {
+    let (store, unit) = (federation.host(unit).store(), unit.parse().unwrap());
+    let (mut refused, mut from) = (Vec::new(), 0);
+    loop {
+        let page = leaves(store.as_ref(), &unit, from).await.unwrap();
+        let Some((last, _)) = page.last() else { return refused };
+        from = last + 1;
+        let lines = page.iter().map(|(_, leaf)| journal::read(leaf).unwrap());
+        let lines = lines.filter(|line| line.event == "statement-refused");
+        refused.extend(lines.map(|line| line.refused));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tampered_byte_at_every_position_of_an_envelope_is_refused() {
+    let breach = Breach::of("C-1-1").await;
+    let (envelope, cells) = own_summary(&breach.culprit, 5);
+    let hosted = breach.federation.host("C-1").units().get(&"C-1".parse().unwrap()).unwrap();
+    let peer = breach.culprit.unit();
+    let mut lane_seq = 0;
+    let mut receive = async |envelope: Envelope| {
+        lane_seq += 1;
+        let lane = exchange::Lane::Summary;
+        let cursor = exchange::Cursor { lane, link_epoch: 7, lane_seq };
+        let arrival = exchange::Arrival {
+            cursor,
+            after: lane_seq - 1,
+            envelope,
+            cells: cells.clone(),
+            evidence: None,
+        };
+        hosted.receive(peer, arrival).await.unwrap().await.unwrap();
+    };
+    let bytes = envelope.encode_to_vec();
+    let (mut received, mut unreadable) = (0, 0);
+    for position in 0..bytes.len() {
+        let mut tampered = bytes.clone();
+        tampered[position] ^= 1 << (position % 8);
+        // What cannot be read as an envelope does not leave the frame: the link ends.
+        let Ok(tampered) = Envelope::decode(tampered.as_slice()) else {
+            unreadable += 1;
+            continue;
+        };
+        assert_ne!(tampered, envelope, "byte {position} says nothing");
+        receive(tampered).await;
+        received += 1;
+    }
+    assert!(received > 250 && unreadable < 50, "{received} received, {unreadable} unreadable");
+    let refused = refused_statements(&breach.federation, "C-1").await;
+    assert_eq!(refused.len(), received);
+    let expected = ["bad-signature", "unknown-key", "malformed"];
+    assert!(refused.iter().all(|reason| expected.contains(&reason.as_str())), "{refused:?}");
+    let held = report(&breach.federation, "C-1", "C-1-1").await;
+    assert_eq!(held.unwrap_err().code(), Code::NotFound);
+    // Untouched it is taken.
+    receive(envelope).await;
+    let held = report(&breach.federation, "C-1", "C-1-1").await.unwrap();
+    assert_eq!(count(&held, "received", Scope::Subtree), 5);
 }

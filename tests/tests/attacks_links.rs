@@ -9,17 +9,22 @@ use lianxi_node::{
         tls::{self, Purpose, UnitTls},
     },
 };
-use lianxi_proto::link::v1::{Heartbeat, Hello, Lane, frame::Kind};
+use lianxi_proto::{
+    link::v1::{Heartbeat, Hello, Lane, frame::Kind},
+    types::v1::Scope,
+};
 use lianxi_tests::{
-    breach::{Breach, report},
-    federation::Federation,
+    acts::refusals,
+    breach::{Breach, DAY_MS, own_summary, report},
+    federation::{Federation, count},
     hostile::{Hostile, HostileLink},
     log,
     wait::until,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
 };
 use tonic::Code;
 
@@ -170,4 +175,121 @@ async fn tls_below_1_3_is_refused() {
         // Alert, fatal, protocol_version.
         assert_eq!((alert[0], &alert[5..]), (21, &[2, 70][..]), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_self_signed_an_expired_and_a_not_yet_valid_certificate_are_refused() {
+    let breach = Breach::of("C-1-1").await;
+    let culprit = &breach.culprit;
+    let directory = breach.federation.directory("C-1").join("keys").join("C-1");
+    let parent = UnitKeys::load(&directory).unwrap();
+    let domain = &culprit.identity.trust_domain;
+    let server = &culprit.identity.server_certificate;
+    let issued_at = |time| {
+        let request = certificates::request(&culprit.keys.tls).unwrap();
+        let issuer = (&parent.ca_certificate, &parent.ca);
+        let client = certificates::issue_client(culprit.unit(), domain, &request, issuer, time);
+        let client = Some(client.unwrap());
+        UnitTls::restore(culprit.unit(), domain, &culprit.keys, server.clone(), client)
+    };
+    let now = SystemClock.now_unix_ms();
+    let (told, line) = refusal_of(culprit, Some(&issued_at(now - 40 * DAY_MS))).await;
+    assert!(told.contains("compare the clocks") && line.contains("expired"), "{told} {line}");
+    let (told, line) = refusal_of(culprit, Some(&issued_at(now + 10 * DAY_MS))).await;
+    assert!(told.contains("compare the clocks") && line.contains("not valid yet"), "{told} {line}");
+
+    // A certificate that its own key signed.
+    let keys = breach.federation.directory("C-1-1").join("keys").join("C-1-1");
+    let mut keys = UnitKeys::load(&keys).unwrap();
+    std::mem::swap(&mut keys.tls, &mut keys.ca);
+    let itself = Some(keys.ca_certificate.clone());
+    let itself = UnitTls::restore(culprit.unit(), domain, &keys, server.clone(), itself);
+    let (_, line) = refusal_of(culprit, Some(&itself)).await;
+    assert!(line.contains("the handshake for C-1 failed"), "{line}");
+
+    let refused = until("three refusals in the journal", async || {
+        let refused = refusals(&breach.federation, "C-1", "link.accept", "127.0.0.1").await;
+        (refused.len() == 3).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused, ["expired", "not-valid-yet", "wrong-ca"]);
+    // The real one still links.
+    culprit.link().await;
+}
+
+/// Passes one connection on to `address` and gives what the client sent.
+async fn recording(address: String) -> (String, JoinHandle<Vec<u8>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = listener.local_addr().unwrap().to_string();
+    let recorded = tokio::spawn(async move {
+        let (mut child, _) = listener.accept().await.unwrap();
+        let mut parent = TcpStream::connect(address).await.unwrap();
+        let (mut from_child, mut to_child) = child.split();
+        let (mut from_parent, mut to_parent) = parent.split();
+        let mut sent = Vec::new();
+        let upward = async {
+            let mut bytes = [0; 4096];
+            loop {
+                match from_child.read(&mut bytes).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => {
+                        sent.extend_from_slice(&bytes[..count]);
+                        to_parent.write_all(&bytes[..count]).await.unwrap();
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = upward => {}
+            _ = tokio::io::copy(&mut from_parent, &mut to_child) => {}
+        }
+        sent
+    });
+    (near, recorded)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_captured_session_played_again_changes_nothing() {
+    let Breach { federation, mut culprit, link, .. } = Breach::of("C-1-1").await;
+    drop(link);
+    let addresses = &mut culprit.identity.parent.as_mut().unwrap().addresses;
+    let address = addresses[0].clone();
+    let (near, recorded) = recording(address.clone()).await;
+    *addresses = vec![near];
+    let mut link = culprit.link().await;
+    let (summary, cells) = own_summary(&culprit, 5);
+    let lane_seq = link.deliver(Lane::Summary, summary, cells).await;
+    link.acknowledged(Lane::Summary, lane_seq).await;
+    drop(link);
+    let recorded = recorded.await.unwrap();
+    assert!(recorded.len() > 2_000, "only {} bytes of a session", recorded.len());
+    let journal = federation.host("C-1").units().get(&"C-1".parse().unwrap()).unwrap();
+    let held = || async { report(&federation, "C-1", "C-1-1").await.unwrap() };
+    let before = held().await;
+    assert_eq!(count(&before, "received", Scope::Subtree), 5);
+
+    let mut again = TcpStream::connect(&address).await.unwrap();
+    // The first record is the greeting; the others go once the parent has answered it.
+    let first = 5 + usize::from(u16::from_be_bytes([recorded[3], recorded[4]]));
+    again.write_all(&recorded[..first]).await.unwrap();
+    let mut answer = vec![0; 5];
+    again.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer[0], 22, "the parent greets whoever comes");
+    // It may hang up before it has read all of it.
+    let _ = again.write_all(&recorded[first..]).await;
+    let _ = again.read_to_end(&mut answer).await;
+    let from = again.local_addr().unwrap();
+    let line = until("the line in the log", async || {
+        log::find(&["connection refused", &format!("{from}")])
+    })
+    .await;
+    assert!(line.contains("the handshake for C-1 failed"), "{line}");
+    let refused = until("the refusal in the journal", async || {
+        let refused = refusals(&federation, "C-1", "link.accept", "127.0.0.1").await;
+        (!refused.is_empty()).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused, ["handshake"]);
+    assert_eq!(held().await, before);
+    assert!(!journal.linked_children().iter().any(|child| child.as_str() == "C-1-1"));
 }

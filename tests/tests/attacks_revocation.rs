@@ -10,12 +10,19 @@ use lianxi_node::{
     identity::{issue, tls, tls::Purpose},
     node::{self, JoinOptions},
     services::host::Units,
-    statement::{header::kinds, rejection, revocation::Proven},
+    statement::{
+        Envelope,
+        header::{self, kinds},
+        journal::Evidence,
+        rejection,
+        revocation::Proven,
+    },
 };
 use lianxi_proto::{
     admin::v1::{RevokeRequest, RevokeResponse},
     envelope,
     link::v1::{Lane, Revocations, frame::Kind},
+    note::Note,
     types::v1::{Level, RevocationReason},
 };
 use lianxi_tests::{
@@ -275,4 +282,60 @@ async fn invitations_of_and_for_a_revoked_unit_die_and_a_new_one_brings_it_back(
     let old = Hostile::take_over(&federation.directory("C-1-1"), "C-1-1").await;
     let refused = old.renew().await.unwrap_err();
     assert!(refused.contains("revoked"), "{refused}");
+}
+
+/// What `unit` can show about a statement that it took in, once a witness has cosigned it.
+async fn cosigned_evidence(federation: &Federation, unit: &str, envelope: &Envelope) -> Evidence {
+    let hosted = federation.host(unit).units().get(&code(unit)).unwrap();
+    let id = header::decode(&envelope.payload).unwrap().header.id;
+    until(&format!("cosigned evidence at {unit}"), async || {
+        hosted.journal.checkpoint().await.unwrap();
+        let evidence = hosted.journal.evidence_of(id).await.unwrap()?;
+        let note = Note::parse(&evidence.checkpoint).unwrap();
+        note.names().any(|name| name != hosted.journal.origin()).then_some(evidence)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_cosigned_before_a_theft_is_believed_and_nothing_else() {
+    let mut breach = Breach::of("C-1-1").await;
+    let (first, cells) = own_summary(&breach.culprit, 7);
+    let lane_seq = breach.link.deliver(Lane::Summary, first.clone(), cells.clone()).await;
+    breach.link.acknowledged(Lane::Summary, lane_seq).await;
+    let evidence = cosigned_evidence(&breach.federation, "C-1", &first).await;
+    let key_id = breach.culprit.trust.key_ids(breach.culprit.unit(), None)[0].clone();
+    let one = RevokeRequest { key_id, ..order("C-1", "C-1-1") };
+    // Cosignatures tell the second: the end lies in a later one.
+    breach.federation.clock.shift_to(10_000);
+    revoke(&breach.federation, one).await.unwrap();
+
+    // At the parent: it had taken it in, so that it may come again.
+    let lane_seq = breach.link.deliver(Lane::Summary, first.clone(), cells.clone()).await;
+    breach.link.acknowledged(Lane::Summary, lane_seq).await;
+    assert_eq!(status(&breach.federation, "C-1").await.quarantined, 0);
+    // A new one with the evidence of the old one shows nothing.
+    breach.link.evidence = Some(evidence.to_message());
+    let reason = ("ended-key", "signatures");
+    let later = own_summary(&breach.culprit, 8);
+    breach.is_refused("the evidence of another", Lane::Summary, later, reason).await;
+
+    // At the city, which never saw it: the evidence alone decides.
+    wait_for_revocation(&breach.federation, "C", "C-1-1").await;
+    let city = breach.federation.host("C").units().get(&code("C")).unwrap();
+    let trust = city.unit.trust();
+    let now = SystemClock.now_unix_ms() + 10_000;
+    let witnessed = trust.witnessed_at(&first, &evidence, now).expect("a witness before the end");
+    assert!(trust.open(&first, now).is_err());
+    assert!(trust.open_witnessed(&first, now, Some(witnessed)).is_ok());
+    let mut forged = evidence.clone();
+    forged.leaf_index += 1;
+    assert_eq!(trust.witnessed_at(&first, &forged, now), None);
+    let note = Note::parse(&evidence.checkpoint).unwrap();
+    let alone = Evidence { checkpoint: note.only(&note_owner(&note)).to_string(), ..evidence };
+    assert_eq!(trust.witnessed_at(&first, &alone, now), None, "nobody but its owner saw it");
+}
+
+fn note_owner(note: &Note) -> String {
+    note.text().lines().next().unwrap().to_owned()
 }

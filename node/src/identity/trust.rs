@@ -14,6 +14,7 @@ mod readers;
 mod revoked;
 mod suites;
 mod tree;
+mod witnessed;
 
 #[cfg(test)]
 mod tests;

@@ -302,6 +302,7 @@ impl Exchange for MemoryExchange {
                 after: *after,
                 envelope: envelope.clone(),
                 cells: Vec::new(),
+                evidence: None,
             })
             .collect())
     }

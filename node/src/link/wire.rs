@@ -17,7 +17,7 @@ use crate::{
         Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Wanted,
         Witnessing,
     },
-    statement::revocation::Proven,
+    statement::{journal::Evidence, revocation::Proven},
 };
 
 /// Largest serialised frame.
@@ -198,6 +198,7 @@ pub(crate) fn delivery(departure: Departure) -> Frame {
         after: departure.after,
         envelope: Some(departure.envelope),
         cells: departure.cells,
+        evidence: departure.evidence.as_ref().map(Evidence::to_message),
     }))
 }
 
@@ -207,11 +208,13 @@ pub(crate) fn arrival(delivery: pb::Delivery) -> Result<Arrival, Malformed> {
         return Err(field("delivery", "after", "is not below lane_seq"));
     }
     let envelope = delivery.envelope.ok_or_else(|| field("delivery", "envelope", "is missing"))?;
+    let evidence = delivery.evidence.map(Evidence::of_message).transpose();
     Ok(Arrival {
         cursor: Cursor { lane, link_epoch: delivery.link_epoch, lane_seq: delivery.lane_seq },
         after: delivery.after,
         envelope,
         cells: delivery.cells,
+        evidence: evidence.map_err(|_| field("delivery", "evidence", "has a broken hash"))?,
     })
 }
 
@@ -414,6 +417,7 @@ mod tests {
             after: 1,
             envelope: Some(Envelope::default()),
             cells: Vec::new(),
+            evidence: None,
         };
         assert!(arrival(whole.clone()).is_ok());
         for broken in [

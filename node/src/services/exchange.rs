@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::{
     clock::UnixMillis,
     domain::unit::UnitCode,
-    statement::{Envelope, SaltedCell, revocation::Proven},
+    statement::{Envelope, SaltedCell, journal::Evidence, revocation::Proven},
     store::{self, Commit},
 };
 
@@ -105,6 +105,8 @@ pub struct Arrival {
     pub envelope: Envelope,
     /// For a summary: its cells.
     pub cells: Vec<SaltedCell>,
+    /// For a statement by a key that has ended: that it was there before.
+    pub evidence: Option<Evidence>,
 }
 
 /// A delivery that is to go out.
@@ -118,6 +120,8 @@ pub struct Departure {
     pub envelope: Envelope,
     /// For a summary: its cells.
     pub cells: Vec<SaltedCell>,
+    /// For a statement by a key that has ended: that it was there before.
+    pub evidence: Option<Evidence>,
 }
 
 /// Why an arrival could not be settled. Says nothing about the statement itself: an invalid one is

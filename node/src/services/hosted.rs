@@ -32,6 +32,7 @@ use super::{
     witness::Witness,
 };
 use crate::{
+    clock::UnixMillis,
     domain::{
         journal::{Act, Actor, Leaf, Statement as Named},
         period::Period,
@@ -40,7 +41,7 @@ use crate::{
     identity::trust::{Opened, Trust},
     statement::{
         Envelope,
-        header::{StatementId, kinds},
+        header::{self, StatementId, kinds},
         revocation::Proven,
     },
     store::{self, Batch, Commit, Table},
@@ -160,25 +161,48 @@ impl Hosted {
     }
 
     /// Whoever sends it, a statement must hold, and its source must be where it comes from.
-    fn believe(
+    async fn believe(
         &self,
         peer: &UnitCode,
         from_child: bool,
-        envelope: &Envelope,
-    ) -> Result<Opened, Refused> {
-        let trust = self.unit.trust();
-        let opened = trust
-            .open(envelope, self.unit.clock.now_unix_ms())
+        arrival: &Arrival,
+    ) -> Result<Opened, Undecided> {
+        let now = self.unit.clock.now_unix_ms();
+        let opened = self.unit.trust().open(&arrival.envelope, now);
+        let opened = match opened {
+            Err(error) if error.is_ended() => match self.witnessed(arrival, now).await? {
+                Some(at) => self.unit.trust().open_witnessed(&arrival.envelope, now, Some(at)),
+                None => Err(error),
+            },
+            decided => decided,
+        };
+        let opened = opened
             .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
         let source = &opened.statement.header.source;
-        check_direction(&trust, &self.unit.code, peer, from_child, source)?;
+        check_direction(&self.unit.trust(), &self.unit.code, peer, from_child, source)?;
         Ok(opened)
+    }
+
+    /// When the statement is known to have been there, at the latest: it was taken in here before,
+    /// or a witness cosigned a checkpoint that holds it.
+    async fn witnessed(
+        &self,
+        arrival: &Arrival,
+        now: UnixMillis,
+    ) -> Result<Option<UnixMillis>, store::Error> {
+        if let Ok(statement) = header::decode(&arrival.envelope.payload)
+            && self.unit.statement(statement.header.id).await?.as_ref() == Some(&arrival.envelope)
+        {
+            return Ok(Some(UnixMillis::MIN));
+        }
+        let Some(evidence) = &arrival.evidence else { return Ok(None) };
+        Ok(self.unit.trust().witnessed_at(&arrival.envelope, evidence, now))
     }
 
     /// Verifies an arrival and lets its service plan.
     async fn judge(&self, peer: &UnitCode, arrival: &Arrival) -> Result<(Plan, Known), Undecided> {
         let from_child = self.unit.parent.as_ref() != Some(peer);
-        let opened = self.believe(peer, from_child, &arrival.envelope)?;
+        let opened = self.believe(peer, from_child, arrival).await?;
         let header = &opened.statement.header;
         set_parent_from(&header.traceparent, &Span::current());
         Span::current().record("kind", &header.kind);
@@ -555,7 +579,16 @@ impl Exchange for Hosted {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Departure>, Error> {
-        Ok(self.unit.outgoing(peer, lane, after, limit).await?)
+        let mut departures = self.unit.outgoing(peer, lane, after, limit).await?;
+        let now = self.unit.clock.now_unix_ms();
+        for departure in &mut departures {
+            if self.unit.trust().is_by_ended_key(&departure.envelope, now)
+                && let Ok(statement) = header::decode(&departure.envelope.payload)
+            {
+                departure.evidence = self.journal.evidence_of(statement.header.id).await?;
+            }
+        }
+        Ok(departures)
     }
 
     async fn acknowledged(&self, peer: &UnitCode, cursor: Cursor) -> Result<(), Error> {

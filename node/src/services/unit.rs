@@ -552,7 +552,13 @@ impl Unit {
             })?;
             let cells = if lane == Lane::Summary { self.cells(id).await? } else { Vec::new() };
             let cursor = Cursor { lane, link_epoch: self.link_epoch, lane_seq };
-            departures.push(Departure { cursor, after: row.after, envelope, cells });
+            departures.push(Departure {
+                cursor,
+                after: row.after,
+                envelope,
+                cells,
+                evidence: None,
+            });
         }
         Ok(departures)
     }

@@ -212,6 +212,11 @@ impl Error {
         }
     }
 
+    /// True if only a witness from before the end is missing.
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::EndedKey { .. } | Self::Revoked { .. })
+    }
+
     /// The field at fault as a dotted path; empty: the whole.
     pub fn field(&self) -> &str {
         match self {

@@ -29,7 +29,7 @@ fn envelope(text: &str) -> Envelope {
 
 fn departure(lane: Lane, lane_seq: u64, after: u64, text: &str) -> Departure {
     let cursor = Cursor { lane, link_epoch: 5, lane_seq };
-    Departure { cursor, after, envelope: envelope(text), cells: Vec::new() }
+    Departure { cursor, after, envelope: envelope(text), cells: Vec::new(), evidence: None }
 }
 
 fn question() -> Question {
