@@ -115,7 +115,7 @@ texts! {
         "{} 将被 {} 吊销：{} 个密钥将失效；未做任何改动";
     RevokedBelow: "out of reach until it is back, or they have another parent: {}",
         "在其恢复或改隶之前无法联系：{}";
-    RevokedHere: "{}: {}", "{}：{}";
+    RevokedHere: "{}: {}", "{}（已吊销）：{}";
     RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
     NoUnits: "no units yet", "尚无单位";
     LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
