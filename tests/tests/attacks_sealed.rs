@@ -15,11 +15,11 @@ use lianxi_node::{
         Envelope,
         header::{self, Header, Sealing, StatementId, kinds},
         rejection,
-        sealed::{KeyGrant, Outline, SealedBody, encode_body, encode_grant},
+        sealed::{self, KeyGrant, Outline, SealedBody, encode_body, encode_grant},
     },
 };
 use lianxi_proto::{
-    admin::v1::{AddDeskRequest, QuarantineRequest},
+    admin::v1::{AddDeskRequest, QuarantineRequest, RevokeRequest},
     envelope,
     link::v1::{Frame, Lane, frame},
     local::v1::{
@@ -27,7 +27,9 @@ use lianxi_proto::{
         NoticeState, RaiseEscalationRequest, ShareEscalationRequest, ShareNoticeRequest,
         ShowEscalationRequest, ShowNoticeRequest, StepEscalationRequest,
     },
-    types::v1::{Escalation, EscalationKind, EscalationStep, Level, Notice, ReceiptStage},
+    types::v1::{
+        Escalation, EscalationKind, EscalationStep, Level, Notice, ReceiptStage, RevocationReason,
+    },
 };
 use lianxi_tests::{
     federation::Federation,
@@ -324,6 +326,35 @@ async fn a_unit_that_joins_later_gets_the_notice_from_one_that_reads_it_on_the_r
     .await;
     assert_eq!(reads.notice.unwrap().title, NOTICE_TITLE);
     assert_eq!(reads.recipients.len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_sealed_to_a_unit_that_was_revoked() {
+    let frames = Arc::new(Frames::default());
+    let federation = Federation::four_levels_with(Some(frames.clone())).await;
+    let order = RevokeRequest {
+        unit: "C".into(),
+        revoked: "C-1-2-1".into(),
+        reason: RevocationReason::KeyStolen.into(),
+        ..RevokeRequest::default()
+    };
+    federation.client("C").node().revoke(order).await.unwrap();
+    let id = issue(&federation, "C-1").await;
+    wait_for_stage(&federation, "C", &id, ReceiptStage::Validated, 3).await;
+    let sent = std::mem::take(&mut *frames.0.lock().unwrap());
+    let readers = sent.iter().find_map(|frame| {
+        let Some(frame::Kind::Delivery(delivery)) = Frame::decode(&frame[..]).unwrap().kind else {
+            return None;
+        };
+        let statement = header::decode(&delivery.envelope?.payload).unwrap();
+        (statement.header.id.as_bytes()[..] == id)
+            .then(|| sealed::decode_body(&statement.body).unwrap().recipients.len())
+    });
+    // The city itself, and three of four communities.
+    assert_eq!(readers, Some(1 + 3));
+    let refused = share(&federation, "C", &id, "C-1-2-1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("revoked"), "{refused}");
 }
 
 /// More readers than a notice names itself: they get their keys by grants, which go on after a stop.

@@ -36,6 +36,9 @@ pub enum Error {
     /// Neither above nor below.
     #[error("unit {0} is neither above nor below this unit: let a unit above both share it")]
     OutOfReach(UnitCode),
+    /// Nothing can be sealed to it.
+    #[error("unit {0} was revoked or has no agreement key: it must join again with new keys")]
+    NoKey(UnitCode),
     /// It reads already.
     #[error("unit {0} has the key already")]
     Reads(UnitCode),
@@ -51,7 +54,9 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::NotFound(_) => ErrorKind::NotFound,
-            Self::NotAReader | Self::OutOfReach(_) => ErrorKind::FailedPrecondition,
+            Self::NotAReader | Self::OutOfReach(_) | Self::NoKey(_) => {
+                ErrorKind::FailedPrecondition
+            }
             Self::Reads(_) => ErrorKind::AlreadyExists,
             Self::Unit(unit::Error::Store(error)) | Self::Store(error) => error.kind(),
             Self::Unit(unit::Error::TooLarge(_)) => ErrorKind::InvalidArgument,
@@ -118,8 +123,13 @@ impl Grants {
         if to == own {
             return Err(Error::Reads(to.clone()));
         }
-        let trust = self.unit.trust();
-        let is_in_line = trust.is_in_subtree(to, own) || trust.is_in_subtree(own, to);
+        let is_in_line = {
+            let trust = self.unit.trust();
+            if trust.delegation(to, None).is_some() && trust.reader(to, None).is_none() {
+                return Err(Error::NoKey(to.clone()));
+            }
+            trust.is_in_subtree(to, own) || trust.is_in_subtree(own, to)
+        };
         let hop = if is_in_line { self.unit.hop_to(to) } else { None };
         hop.ok_or_else(|| Error::OutOfReach(to.clone()))
     }

@@ -1,18 +1,26 @@
 //! Who can be sealed to, and whose a key of a reader is.
 
-use super::{Known, Subject, Trust};
+use super::{Subject, Trust, id_of};
 use crate::{
     domain::{
-        delegation::{KeyUse, Suite},
+        delegation::{KeyUse, PublicKey, Suite},
         unit::{DeskId, UnitCode},
     },
     identity::sealed::Reader,
 };
 
 impl Trust {
-    /// The newest agreement key of a unit or desk. A desk without one is read for by its unit.
+    /// The newest agreement key of a unit or desk that was not revoked. A desk without one is read
+    /// for by its unit.
     pub fn reader(&self, unit: &UnitCode, desk: Option<&DeskId>) -> Option<Reader> {
-        let own = |desk| self.delegation(unit, desk).and_then(agreement);
+        let own = |desk: Option<&DeskId>| {
+            let known = self.delegation(unit, desk)?;
+            let key = known.delegation.keys.iter().find(|key| is_agreement(key))?;
+            let has_ended = self.revoked(unit, desk).is_some()
+                || self.revocation_of(unit, desk, &id_of(key)).is_some();
+            let public_key = key.bytes.as_slice().try_into().ok()?;
+            (!has_ended).then(|| Reader::new(public_key))
+        };
         own(desk).or_else(|| own(None))
     }
 
@@ -23,8 +31,6 @@ impl Trust {
     }
 }
 
-fn agreement(known: &Known) -> Option<Reader> {
-    let mut keys = known.delegation.keys.iter();
-    let key = keys.find(|key| key.key_use == KeyUse::Agreement && key.suite == Suite::X25519)?;
-    key.bytes.as_slice().try_into().ok().map(Reader::new)
+fn is_agreement(key: &PublicKey) -> bool {
+    key.key_use == KeyUse::Agreement && key.suite == Suite::X25519
 }

@@ -254,7 +254,7 @@ impl Trust {
             })
     }
 
-    fn revocation_of(
+    pub(super) fn revocation_of(
         &self,
         unit: &UnitCode,
         desk: Option<&DeskId>,
