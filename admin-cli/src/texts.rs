@@ -335,6 +335,8 @@ texts! {
     TotalsUnexplained: "{}, {} not: parts are withheld or not in the file", "{}，{} 项无法重算：部分数据未公开或未随附";
     SignedAt: "signed", "签名时间";
     SigningKey: "key", "密钥";
+    WitnessedBy: "witnessed by", "见证单位";
+    NotWitnessed: "not witnessed", "未见证";
     Chain: "chain", "授权链";
     Withheld: "withheld", "未公开";
     NoStatements: "nothing of that unit or depth is in the file", "文件中没有该单位或该层级的报文";

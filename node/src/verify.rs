@@ -7,15 +7,19 @@
 //! is shown then.
 
 mod broken;
+mod evidence;
 mod fold;
 mod root_key;
 
 pub use broken::Broken;
+pub use evidence::{Witness, Witnessed};
 pub use root_key::{Error as RootKeyError, RootKey};
 
 use std::collections::BTreeSet;
 
-use self::broken::Place;
+use lianxi_proto::envelope::payload_sha256;
+
+use self::{broken::Place, evidence::Keys};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -27,7 +31,7 @@ use crate::{
     identity::trust::{Known, Opened, Trust},
     statement::{
         Envelope, catalogue,
-        header::{Header, kinds},
+        header::{self, Header, kinds},
         pack::{self, Head, Pack, Packed},
         summary::{decode_body, open_cells},
     },
@@ -72,6 +76,8 @@ pub struct Verification {
     pub key_ids: Vec<String>,
     /// SHA-256 of its payload: what a coverage names it by.
     pub payload_sha256: [u8; 32],
+    /// The journal that it stands in, and who witnessed that. `None`: the file does not say.
+    pub witnessed: Option<Witnessed>,
     /// For a summary: its figures.
     pub summary: Option<VerifiedSummary>,
 }
@@ -214,7 +220,8 @@ fn single(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> 
     }
     let (part, packed) = &pack.statements[0];
     let place = Place { part: *part, envelope: &packed.envelope };
-    let (verification, _) = statement(trust, place, packed, pack.head.exported_unix_ms)?;
+    let (verification, _) =
+        statement(trust, &Keys::of(trust), place, packed, pack.head.exported_unix_ms)?;
     if verification.header.source != pack.head.unit {
         return Err(place.broken("wrong-source", "header.source", "is not the unit of the file"));
     }
@@ -224,17 +231,28 @@ fn single(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> 
 /// Opens one statement; for a summary with its cells.
 fn statement(
     trust: &Trust,
+    keys: &Keys<'_>,
     place: Place<'_>,
     packed: &Packed,
     at: UnixMillis,
 ) -> Result<(Verification, Option<Disclosed>), Box<Broken>> {
-    let opened = open(trust, place, at)?;
+    // Whose it is stands in the header, which is believed only when the signature holds.
+    let claimed = header::decode(&place.envelope.payload).ok();
+    let witnessed = packed.evidence.as_ref().zip(claimed).map(|(found, claimed)| {
+        let digest = payload_sha256(place.envelope);
+        evidence::check(found, place, &claimed.header.source, digest, trust, keys)
+    });
+    let earliest = witnessed.as_ref().and_then(|found| found.as_ref().ok()?.earliest());
+    let opened = trust.open_witnessed(place.envelope, at, earliest);
+    let opened = opened.map_err(|error| place.distrusted(&error))?;
+    let witnessed = witnessed.transpose()?;
     let header = opened.statement.header;
     let mut verification = Verification {
         body: opened.statement.body,
         desk: opened.signer.1,
         key_ids: key_ids(place.envelope),
         payload_sha256: opened.payload_sha256,
+        witnessed,
         summary: None,
         header,
     };
@@ -276,10 +294,11 @@ fn key_ids(envelope: &Envelope) -> Vec<String> {
 /// totals are the sums of their parts.
 fn figures(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> {
     let mut tree = fold::Tree::new(&pack.head, grants(trust));
+    let keys = Keys::of(trust);
     for (part, packed) in &pack.statements {
         let place = Place { part: *part, envelope: &packed.envelope };
         let (verification, disclosed) =
-            statement(trust, place, packed, pack.head.exported_unix_ms)?;
+            statement(trust, &keys, place, packed, pack.head.exported_unix_ms)?;
         let (Some(found), Some(disclosed)) = (&verification.summary, disclosed) else {
             return Err(place.broken("unknown-type", "header.type", "is no summary"));
         };

@@ -11,6 +11,8 @@ cannot run.
 """
 
 import argparse
+import base64
+import binascii
 import hashlib
 import pathlib
 import re
@@ -118,6 +120,7 @@ def fields(data):
 # Fields of the messages of the file itself: number, kind, and whether repeated.
 ENVELOPE = {1: ("text", False), 2: ("bytes", False), 3: ({1: ("text", False), 2: ("bytes", False)}, True)}
 CELL = {1: ("uint32", False), 2: ("bytes", False), 3: ("bytes", False), 4: ("bytes", False)}
+EVIDENCE = {1: ("bytes", False), 2: ("uint64", False), 3: ("hash", True), 4: ("text", False)}
 PART = {
     1: (
         {
@@ -132,7 +135,7 @@ PART = {
     ),
     2: (ENVELOPE, False),
     4: (ENVELOPE, False),
-    5: ({1: (ENVELOPE, False), 2: (CELL, True)}, False),
+    5: ({1: (ENVELOPE, False), 2: (CELL, True), 3: (EVIDENCE, False)}, False),
     6: (ENVELOPE, False),
 }
 
@@ -147,11 +150,11 @@ def check_canonical(data, schema):
         if number == last and not repeated:
             raise Malformed("canonical")
         last = number
-        if wire != (0 if kind in ("uint32", "int64") else 2):
+        if wire != (0 if kind in ("uint32", "uint64", "int64") else 2):
             raise Malformed("canonical")
         if isinstance(kind, dict):
             check_canonical(value, kind)
-        elif not value or (kind == "uint32" and value >= 1 << 32):
+        elif kind != "hash" and not value or (kind == "uint32" and value >= 1 << 32):
             raise Malformed("canonical")
         elif kind == "text":
             decode_text(value)
@@ -335,6 +338,13 @@ def claimed_unit(envelope):
     if statement.type == "lianxi.delegation.v1" and UNIT.match(statement.subject):
         return statement.subject
     return statement.source
+
+
+def claimed_source(envelope):
+    try:
+        return Statement(envelope.payload).source
+    except Malformed:
+        return ""
 
 
 # --- delegations ---
@@ -540,7 +550,17 @@ class Trust:
         if known and (known.issuer, known.level) != (grant.issuer, grant.level):
             raise Broken("outside-subtree")
 
-    def open(self, envelope):
+    def check_ended(self, holder, identifier, witnessed):
+        """What a replaced key signed counts only if a witness had seen it before."""
+        _, subject, use = holder
+        history = self.history[subject]
+        last = max(at for at, known in enumerate(history) if known.has(identifier, use))
+        if last + 1 == len(history) or history[last + 1].begins > self.exported:
+            return
+        if witnessed is None or witnessed >= history[last + 1].begins:
+            raise Broken("ended-key")
+
+    def open(self, envelope, witnessed=None):
         """The statement, and the desk that signed it, if one did."""
         holders = envelope.verify(self.find)
         statement = Statement(envelope.payload)
@@ -556,12 +576,133 @@ class Trust:
             self.in_force(holder, identifier, statement.time)
             if not self.accepted_at(holder[0][0], statement.time):
                 raise Broken("suite-not-accepted")
+            self.check_ended(holder, identifier, witnessed)
             if subject[0] == statement.source and signer is None:
                 signer = subject
         if signer is None:
             known = self.newest(statement.source)
             raise Broken("wrong-source" if known else "outside-subtree")
         return statement, signer[1]
+
+
+# --- journals: RFC 6962 proofs, C2SP notes ---
+
+
+def key_hash(name, kind, key):
+    """Hash of a key in a signature line; `kind` 0 for a signature, 1 for a cosignature."""
+    suite, public = key
+    types = {ED25519: (b"\x01", b"\x04"), SM2: (b"\xfflianxi/sm2-sm3/v1", b"\xfflianxi/sm2-sm3/cosignature/v1")}
+    return hashlib.sha256(name.encode() + b"\n" + types[suite][kind] + public).digest()[:4]
+
+
+def decode_base64(text):
+    try:
+        data = base64.b64decode(text.encode(), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Malformed("base64") from error
+    require(base64.b64encode(data).decode() == text, "base64")
+    return data
+
+
+class Note:
+    def __init__(self, note):
+        require(len(note.encode()) <= 32 * 1024, "size of a note")
+        require(all(one >= " " or one == "\n" for one in note), "control character")
+        border = note.rfind("\n\n")
+        require(border >= 0, "border")
+        self.text, signatures = note[: border + 1], note[border + 2 :]
+        require(signatures.endswith("\n") and signatures.count("\n") <= 64, "signature lines")
+        self.lines = []
+        for line in signatures[:-1].split("\n"):
+            require(line.startswith("\u2014 "), "signature line")
+            name, space, signature = line[2:].partition(" ")
+            require(space and name and not any(one.isspace() or one == "+" for one in name), "name")
+            signature = decode_base64(signature)
+            require(len(signature) > 4, "signature")
+            self.lines.append((name, signature[:4], signature[4:]))
+        lines = self.text[:-1].split("\n")
+        require(len(lines) >= 3 and all(lines[:3]), "checkpoint")
+        self.origin, size, root = lines[:3]
+        require(re.fullmatch(r"0|[1-9][0-9]*", size, re.ASCII) and int(size) < 1 << 64, "size")
+        self.size, self.root = int(size), decode_base64(root)
+        require(len(self.root) == 32, "root")
+
+    def signature(self, name, kind, key):
+        """The first line by the key, or None."""
+        hashed = key_hash(name, kind, key)
+        return next((line[2] for line in self.lines if line[:2] == (name, hashed)), None)
+
+
+def is_included(leaf, index, size, proof, root):
+    if index >= size:
+        return False
+    node, last, found = index, size - 1, hashlib.sha256(b"\x00" + leaf).digest()
+    for beside in proof:
+        if last == 0:
+            return False
+        if node & 1 or node == last:
+            found = hashlib.sha256(b"\x01" + beside + found).digest()
+            while not node & 1 and node:
+                node, last = node >> 1, last >> 1
+        else:
+            found = hashlib.sha256(b"\x01" + found + beside).digest()
+        node, last = node >> 1, last >> 1
+    return last == 0 and found == root
+
+
+def statement_keys(trust, unit):
+    keys = {}
+    for grant in trust.history.get((unit, ""), []):
+        for identifier, public, use in grant.keys:
+            if use == STATEMENT:
+                keys[identifier] = public
+    return sorted(keys.items())
+
+
+def named(trust, name):
+    """The unit that a journal or a witness's line is named after."""
+    prefix = f"{trust.domain}/unit/"
+    unit = name[len(prefix) :] if name.startswith(prefix) else ""
+    return unit if UNIT.match(unit) else None
+
+
+def check_evidence(trust, data, source, digest):
+    """When the first witness had seen the statement, in milliseconds, or None."""
+    evidence = read(data, leaf_bytes=1, index_number=2, inclusion=[3], note_text=4)
+    note = Note(evidence["note_text"])
+    owner = named(trust, note.origin)
+    require(owner is not None and owner in trust.line(source), "owner")
+    signed = False
+    for _, key in statement_keys(trust, owner):
+        signature = note.signature(note.origin, 0, key)
+        if signature is not None:
+            signed = holds(*key, signature, note.text.encode())
+    require(signed, "signature of the checkpoint")
+    leaf, index = bytes(evidence["leaf_bytes"]), evidence["index_number"]
+    require(is_included(leaf, index, note.size, evidence["inclusion"], note.root), "inclusion")
+    event = None
+    for number, wire, value, _ in fields(leaf):
+        if 2 <= number <= 8:
+            require(wire == 2, "leaf")
+            event = number, value
+    require(event and event[0] == (2 if owner == source else 3), "leaf")
+    require(read(event[1], sha256_bytes=4)["sha256_bytes"] == digest, "leaf")
+    times = []
+    for name in sorted({line[0] for line in note.lines} - {note.origin}):
+        unit = named(trust, name)
+        for identifier, key in statement_keys(trust, unit) if unit else []:
+            signature = note.signature(name, 1, key)
+            if signature is None:
+                continue
+            require(len(signature) >= 8, "cosignature")
+            time = int.from_bytes(signature[:8], "big")
+            text = f"cosignature/v1\ntime {time}\n{note.text}".encode()
+            require(holds(*key, signature[8:], text), "cosignature")
+            time = min(time * 1000, (1 << 63) - 1)
+            grants = trust.history[(unit, "")]
+            if any(grant.has(identifier, STATEMENT) and grant.covers(time) for grant in grants):
+                times.append(time)
+    return min(times, default=None)
 
 
 # --- summaries and cells ---
@@ -847,7 +988,11 @@ def parts_of(data):
             if number == 1:
                 head = Head(content)
             elif number == 5:
-                require(next(iter(fields(content)), (0,))[0] == 1, "envelope")
+                packed = read(content, envelope=1, evidence=3)
+                require(packed["envelope"] is not None, "envelope")
+                if packed["evidence"] is not None:
+                    inclusion = read(packed["evidence"], inclusion=[3])["inclusion"]
+                    require(all(len(one) == 32 for one in inclusion), "inclusion")
         except Malformed as error:
             raise Broken("malformed") from error
         if number == 6:
@@ -899,10 +1044,19 @@ class Node:
 
 def open_statement(trust, head, content):
     """A statement with what it holds: (envelope, statement, summary, disclosed figures)."""
-    packed = read(content, envelope=1, cells=[2])
+    packed = read(content, envelope=1, cells=[2], evidence=3)
     envelope = Envelope(packed["envelope"])
     with at_part(envelope):
-        statement, desk = trust.open(envelope)
+        witnessed, wrong = None, None
+        source = claimed_source(envelope)
+        if packed["evidence"] is not None and source:
+            try:
+                witnessed = check_evidence(trust, packed["evidence"], source, envelope.sha256)
+            except Malformed as error:
+                wrong = error
+        statement, desk = trust.open(envelope, witnessed)
+        if wrong:
+            raise Broken("wrong-evidence") from wrong
         if statement.type != "lianxi.summary.v1":
             require(not packed["cells"], "cells of no summary")
             return envelope, statement, None, None

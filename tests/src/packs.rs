@@ -8,6 +8,7 @@ use lianxi_node::{
         component::Component,
         delegation::{Delegation, KeyUse, PublicKey, Suite},
         distinct::{self, Distinct},
+        journal::{self, Leaf},
         period::Period,
         summary::{Child, Coverage, FigureKey, FigureSet, Figures, Summary, SummaryKind, roll_up},
         unit::{Level, UnitCode},
@@ -17,6 +18,7 @@ use lianxi_node::{
         Envelope, SaltedCell,
         catalogue::{CatalogueBody, encode_body as encode_catalogue},
         header::{self, Classification, Header, StatementId, kinds},
+        journal::{Evidence, encode as journal_bytes},
         pack::{Head, MAGIC, Packed, Part, SealBody, Writer, encode_seal},
         summary::{encode_body, seal},
     },
@@ -24,6 +26,8 @@ use lianxi_node::{
 };
 use lianxi_proto::{
     envelope::{self, STATEMENT_TYPE, Signer, payload_sha256},
+    merkle,
+    note::{self, Checkpoint},
     types::v1::{PackPart, pack_part},
 };
 use prost::Message as _;
@@ -169,7 +173,12 @@ impl City {
             let figures = FigureSet { own, subtree };
             let mut made = Made { summary: summary(&member.code, coverage), figures };
             change(&member.code, &mut made);
-            signed.insert(member.code.clone(), made.sign(&statement_key(&member.code)));
+            let mut one = made.sign(&statement_key(&member.code));
+            // Everybody is witnessed by the unit above; the root by its first child.
+            let witness = member.parent.as_ref().or(self.members.get(1).map(|it| &it.code));
+            let witnesses: Vec<&UnitCode> = witness.into_iter().collect();
+            one.packed.evidence = Some(evidence(&member.code, &one.packed.envelope, &witnesses));
+            signed.insert(member.code.clone(), one);
             if let Some(parent) = &member.parent {
                 below.entry(parent).or_default().push(&member.code);
             }
@@ -219,7 +228,8 @@ impl Made {
     pub fn sign_over(self, cells: Vec<SaltedCell>, signer: &Signer) -> Signed {
         let header = header(&self.summary.unit, kinds::SUMMARY, NOW - DAY / 2);
         let envelope = sign(&header, &encode_body(&self.summary), signer);
-        Signed { made: self, packed: Packed { envelope, cells } }
+        let evidence = Some(evidence(&self.summary.unit, &envelope, &[]));
+        Signed { made: self, packed: Packed { envelope, cells, evidence } }
     }
 }
 
@@ -270,6 +280,39 @@ pub fn key(name: &str) -> Signer {
     let mut seed = [0; 32];
     seed[..name.len()].copy_from_slice(name.as_bytes());
     Signer::from_seed(&seed)
+}
+
+/// A unit's journal with the statement between two other leaves, its checkpoint cosigned by
+/// `witnesses` an hour after it was signed.
+pub fn evidence(unit: &UnitCode, envelope: &Envelope, witnesses: &[&UnitCode]) -> Evidence {
+    let statement = header::decode(&envelope.payload).unwrap().header;
+    let named = journal::Statement {
+        id: *statement.id.as_bytes(),
+        kind: statement.kind,
+        source: statement.source.clone(),
+        payload_sha256: payload_sha256(envelope),
+    };
+    let leaf = if *unit == statement.source {
+        Leaf::StatementOut(named)
+    } else {
+        Leaf::StatementIn(named)
+    };
+    let leaf = journal_bytes(NOW - DAY / 2, &leaf);
+    let [before, after] =
+        [[1; 32], [2; 32]].map(|it| merkle::leaf_hash(&journal_bytes(NOW, &Leaf::Config(it))));
+    let own = merkle::leaf_hash(&leaf);
+    let checkpoint = Checkpoint {
+        origin: note::origin(DOMAIN, unit.as_str()),
+        size: 3,
+        root: merkle::root(&[before, own, after]),
+    };
+    let mut signed = checkpoint.sign(&statement_key(unit));
+    for witness in witnesses {
+        let time_unix_s = u64::try_from((NOW - DAY / 2) / 1_000 + 3_600).unwrap();
+        let name = note::origin(DOMAIN, witness.as_str());
+        signed.cosign(&name, &statement_key(witness), time_unix_s);
+    }
+    Evidence { leaf, leaf_index: 1, inclusion: vec![before, after], checkpoint: signed.to_string() }
 }
 
 /// The STATEMENT key of a unit.

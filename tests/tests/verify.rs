@@ -9,13 +9,13 @@ use lianxi_node::{
         summary::{CoverageState, SummaryKind},
         unit::{Level, UnitCode},
     },
-    statement::header::kinds,
+    statement::{header::kinds, journal::Evidence},
     verify::{Verified, verify},
 };
 use lianxi_proto::cells::withhold;
 use lianxi_tests::packs::{
-    City, DOMAIN, Made, NOW, Parts, delegation_key, figure, header, key, part_ranges, reseal, sign,
-    statement_key,
+    City, DOMAIN, Made, NOW, Parts, delegation_key, evidence, figure, header, key, part_ranges,
+    reseal, sign, statement_key,
 };
 
 fn city() -> City {
@@ -118,7 +118,11 @@ fn a_cut_or_longer_file_is_refused() {
 #[test]
 fn a_tampered_byte_at_every_position_of_an_envelope_is_refused() {
     let small = City::new(1, 0, 0);
-    let file = small.parts().seal();
+    let mut parts = small.parts();
+    for packed in &mut parts.statements {
+        packed.evidence = None;
+    }
+    let file = parts.seal();
     let ranges = part_ranges(&file);
     // Head, two delegations, catalogue, two summaries, seal.
     assert_eq!(ranges.len(), 7);
@@ -460,6 +464,7 @@ fn one_statement_stands_alone() {
     assert_eq!(verified.statements[0].summary.as_ref().unwrap().summary.unit, code("C-1-1"));
     parts.head.unit = code("C-1");
     assert_refused(&parts, "wrong-source", "C-1-1");
+    parts.statements[0].evidence = None;
     let notice = header(&code("C-1"), kinds::NOTICE, NOW);
     parts.statements[0].envelope = sign(&notice, b"anything", &statement_key(&code("C-1")));
     assert_refused(&parts, "malformed", "C-1");
@@ -467,4 +472,95 @@ fn one_statement_stands_alone() {
     assert_eq!(accepted(&parts.seal()).statements[0].body.as_ref(), b"anything");
     parts.statements.push(parts.statements[0].clone());
     assert_refused(&parts, "part-order", "C-1");
+}
+
+#[test]
+fn witnesses_are_named_with_their_time_and_strangers_are_not() {
+    let city = city();
+    let verified = accepted(&city.parts().seal());
+    for one in &verified.statements {
+        let witnessed = one.witnessed.as_ref().unwrap();
+        assert_eq!(witnessed.journal, one.header.source);
+        let parent = city.members.iter().find(|it| it.code == one.header.source).unwrap();
+        let expected = parent.parent.clone().unwrap_or_else(|| code("C-1"));
+        let named: Vec<&UnitCode> = witnessed.witnesses.iter().map(|it| &it.unit).collect();
+        assert_eq!(named, [&expected]);
+        assert!(witnessed.witnesses[0].time_unix_ms > one.header.time_unix_ms);
+    }
+    let mut parts = city.parts();
+    let street = parts.position("C-1-1");
+    let envelope = parts.statements[street].envelope.clone();
+    // A line by nobody that the file knows proves nothing, and harms nothing.
+    parts.statements[street].evidence = Some(evidence(&code("C-1-1"), &envelope, &[&code("X")]));
+    let verified = accepted(&parts.seal());
+    assert!(verified.statements[street].witnessed.as_ref().unwrap().witnesses.is_empty());
+    // The district's journal can say that it took the street's summary in.
+    let taken = evidence(&code("C-1"), &envelope, &[&code("C")]);
+    parts.statements[street].evidence = Some(taken);
+    let verified = accepted(&parts.seal());
+    assert_eq!(verified.statements[street].witnessed.as_ref().unwrap().journal, code("C-1"));
+    parts.statements[street].evidence = None;
+    assert!(accepted(&parts.seal()).statements[street].witnessed.is_none());
+}
+
+#[test]
+fn evidence_that_proves_something_else_is_refused() {
+    let city = city();
+    let parts = city.parts();
+    let (street, other) = (parts.position("C-1-1"), parts.position("C-2-1"));
+    let envelope = parts.statements[street].envelope.clone();
+    let own = evidence(&code("C-1-1"), &envelope, &[&code("C-1")]);
+    let with = |evidence: Evidence| {
+        let mut parts = parts.clone();
+        parts.statements[street].evidence = Some(evidence);
+        parts
+    };
+    let refused = |evidence| assert_refused(&with(evidence), "wrong-evidence", "C-1-1");
+    // Of another statement, of another journal, of one beside or below.
+    refused(parts.statements[other].evidence.clone().unwrap());
+    refused(evidence(&code("C-1-1"), &parts.statements[other].envelope, &[]));
+    refused(evidence(&code("C-2"), &envelope, &[]));
+    refused(evidence(&code("C-1-1-1"), &envelope, &[]));
+    // A leaf, an index, a proof, a checkpoint or a cosignature that was changed.
+    refused(Evidence { leaf: [&own.leaf[..], &[0]].concat(), ..own.clone() });
+    refused(Evidence { leaf_index: 0, ..own.clone() });
+    refused(Evidence { leaf_index: 3, ..own.clone() });
+    refused(Evidence { inclusion: own.inclusion[..1].to_vec(), ..own.clone() });
+    refused(Evidence { checkpoint: own.checkpoint.replacen("\n3\n", "\n4\n", 1), ..own.clone() });
+    let lines: Vec<&str> = own.checkpoint.lines().collect();
+    let unsigned = format!("{}\n{}\n{}\n\n{}\n", lines[0], lines[1], lines[2], lines[5]);
+    refused(Evidence { checkpoint: unsigned, ..own.clone() });
+    let forged = lines[5].replacen("C-1 ", "C ", 1);
+    let forged = own.checkpoint.replace(lines[5], &forged);
+    // Under another name the key is unknown: no witness, but no lie that can be told either.
+    let verified = accepted(&with(Evidence { checkpoint: forged, ..own.clone() }).seal());
+    assert!(verified.statements[street].witnessed.as_ref().unwrap().witnesses.is_empty());
+    let mut stolen = own.checkpoint.clone().into_bytes();
+    let last = stolen.len() - 6;
+    stolen[last] = if stolen[last] == b'A' { b'B' } else { b'A' };
+    refused(Evidence { checkpoint: String::from_utf8(stolen).unwrap(), ..own });
+}
+
+#[test]
+fn what_a_replaced_key_signed_needs_a_witness_from_before_its_end() {
+    let city = city();
+    let street = city.members.iter().position(|member| member.code == code("C-1-1")).unwrap();
+    let hour = 60 * 60 * 1000;
+    let renewed = |begins| {
+        let mut parts = city.parts();
+        let newer = city.delegation(&city.members[street], |grant| {
+            grant.serial = 2;
+            grant.not_before_unix_ms = begins;
+            grant.keys[0].bytes = key("renewed/s").public_key().to_vec();
+        });
+        parts.delegations.insert(street + 1, newer);
+        parts
+    };
+    // Signed twelve hours before the export, witnessed an hour later.
+    accepted(&renewed(NOW - hour).seal());
+    assert_refused(&renewed(NOW - 11 * hour), "ended-key", "C-1-1");
+    let mut unwitnessed = renewed(NOW - hour);
+    let position = unwitnessed.position("C-1-1");
+    unwitnessed.statements[position].evidence = None;
+    assert_refused(&unwitnessed, "ended-key", "C-1-1");
 }

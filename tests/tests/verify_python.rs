@@ -20,7 +20,7 @@ use lianxi_node::{
 use lianxi_proto::cells::withhold;
 use lianxi_tests::{
     packs::{
-        City, Made, NOW, PERIOD, Parts, delegation_key, figure, key, part_ranges, reseal,
+        City, Made, NOW, PERIOD, Parts, delegation_key, evidence, figure, key, part_ranges, reseal,
         statement_key,
     },
     python::Python,
@@ -195,6 +195,10 @@ impl Scene {
         let cells = &mut parts.statements[place].cells;
         let (one, two) = (numbers.below(cells.len()), numbers.below(cells.len() - 1));
         let two = if two >= one { two + 1 } else { two };
+        if numbers.below(3) == 0 {
+            self.evidence(&mut parts, place, numbers);
+            return parts.seal();
+        }
         match numbers.below(6) {
             0 => cells[one].salt[3] ^= 1,
             1 => drop(cells.remove(one)),
@@ -210,6 +214,24 @@ impl Scene {
             _ => cells[one].index = u32::MAX,
         }
         parts.seal()
+    }
+
+    /// Evidence of something else.
+    fn evidence(&self, parts: &mut Parts, place: usize, numbers: &mut Numbers) {
+        let (unit, other) = (self.city.members[place].code.clone(), self.unit(numbers));
+        let next = (place + 1) % parts.statements.len();
+        let foreign = parts.statements[next].envelope.clone();
+        let packed = &mut parts.statements[place];
+        let mut found = evidence(&unit, &packed.envelope, &[&other]);
+        match numbers.below(6) {
+            0 => found.leaf_index = numbers.next() % 5 + 2,
+            1 => found.leaf[0] ^= 1,
+            2 => found.inclusion[numbers.below(2)][5] ^= 1,
+            3 => drop(found.inclusion.pop()),
+            4 => found = evidence(&unit, &foreign, &[&other]),
+            _ => found.checkpoint = found.checkpoint.replacen("\n3\n", "\n5\n", 1),
+        }
+        packed.evidence = Some(found);
     }
 
     /// Delegations that reach too far, or were signed by the wrong key.
@@ -394,6 +416,7 @@ fn another_implementation_agrees_on_valid_and_on_a_thousand_tampered_packs() {
         "malformed",
         "cells-do-not-match",
         "twice",
+        "wrong-evidence",
         "missing-child",
         "other-child",
         "not-included",

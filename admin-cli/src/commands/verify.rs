@@ -17,7 +17,7 @@ use lianxi_node::{
         pack::MAX_FILE_BYTES,
         summary::{figures_to_proto, to_proto},
     },
-    verify::{Broken, Link, RootKey, Verification, Verified, VerifiedSummary, verify},
+    verify::{Broken, Link, RootKey, Verification, Verified, VerifiedSummary, Witness, verify},
 };
 use lianxi_proto::{local::v1::UnitFigures, types::v1::Scope};
 use serde_json::{Value, json};
@@ -185,6 +185,15 @@ fn statement_json(verified: &Verified, one: &Verification) -> anyhow::Result<Val
         "exercise": header.exercise,
         "chain": chain,
     });
+    more["journal"] = one.witnessed.as_ref().map_or(Value::Null, |witnessed| {
+        let witness =
+            |it: &Witness| json!({ "unit": it.unit.to_string(), "unix_ms": it.time_unix_ms });
+        json!({
+            "unit": witnessed.journal.to_string(),
+            "leaf_index": witnessed.leaf_index,
+            "witnesses": witnessed.witnesses.iter().map(witness).collect::<Value>(),
+        })
+    });
     if let Some(found) = &one.summary {
         let keys = found.explained.unexplained.iter().map(
             |key| json!({ "indicator": key.indicator, "version": key.version, "group": key.group }),
@@ -333,6 +342,7 @@ fn signers(output: &Output, verified: &Verified, shown: &[(usize, &Verification)
         .text(output.text(Text::Id))
         .text(output.text(Text::SignedAt))
         .text(output.text(Text::SigningKey))
+        .text(output.text(Text::WitnessedBy))
         .text(output.text(Text::Chain));
     // A chain is the same for all statements of a unit.
     let mut chains: BTreeMap<&UnitCode, String> = BTreeMap::new();
@@ -355,8 +365,18 @@ fn signers(output: &Output, verified: &Verified, shown: &[(usize, &Verification)
             one.header.id.to_string(),
             values::time(one.header.time_unix_ms),
             keys.join(" "),
+            witnesses(output, one),
             chain.clone(),
         ]);
     }
     table
+}
+
+/// Who had seen the journal with the statement, and when; said plainly if nobody had.
+fn witnesses(output: &Output, one: &Verification) -> String {
+    let witnesses = one.witnessed.iter().flat_map(|witnessed| &witnessed.witnesses);
+    let shown: Vec<String> = witnesses
+        .map(|witness| format!("{} {}", witness.unit, values::time(witness.time_unix_ms)))
+        .collect();
+    if shown.is_empty() { output.text(Text::NotWitnessed).to_owned() } else { shown.join(", ") }
 }

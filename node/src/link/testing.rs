@@ -342,7 +342,7 @@ impl Exchange for MemoryExchange {
             std::future::pending::<()>().await;
         }
         let envelope = envelope(&format!("{} of {}", question.period, self.unit));
-        vec![Parcel { envelope, cells: Vec::new() }]
+        vec![Parcel { envelope, cells: Vec::new(), evidence: None }]
     }
 
     fn note(&self, peer: &UnitCode, event: LinkEvent) {

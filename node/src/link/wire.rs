@@ -279,12 +279,19 @@ pub(crate) fn question(request: pb::PullRequest) -> Result<Question, Malformed> 
 
 pub(crate) fn pull_item(pull_id: u64, parcel: Parcel) -> Frame {
     let envelope = Some(parcel.envelope);
-    frame(Kind::PullItem(pb::PullItem { pull_id, envelope, cells: parcel.cells }))
+    frame(Kind::PullItem(pb::PullItem {
+        pull_id,
+        envelope,
+        cells: parcel.cells,
+        evidence: parcel.evidence.as_ref().map(Evidence::to_message),
+    }))
 }
 
 pub(crate) fn parcel(item: pb::PullItem) -> Result<Parcel, Malformed> {
     let envelope = item.envelope.ok_or_else(|| field("pull item", "envelope", "is missing"))?;
-    Ok(Parcel { envelope, cells: item.cells })
+    let evidence = item.evidence.map(Evidence::of_message).transpose();
+    let evidence = evidence.map_err(|_| field("pull item", "evidence", "holds no hashes"))?;
+    Ok(Parcel { envelope, cells: item.cells, evidence })
 }
 
 pub(crate) fn pull_end(pull_id: u64, outcome: Result<(), NoAnswer>) -> Frame {

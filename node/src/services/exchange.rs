@@ -182,6 +182,8 @@ pub struct Parcel {
     pub envelope: Envelope,
     /// All its cells.
     pub cells: Vec<SaltedCell>,
+    /// Of a reported one: that it stands in a journal.
+    pub evidence: Option<Evidence>,
 }
 
 /// Why a child gave no answer: a fixed word of `CoverageGap.reason`.

@@ -105,14 +105,15 @@ impl Hosted {
     ) -> Result<Arc<Self>, super::catalogues::Error> {
         let catalogues = Catalogues::open(Arc::clone(&unit), Arc::clone(&records)).await?;
         let catalogues = Arc::new(catalogues);
+        let journal = Arc::new(Journal::new(Arc::clone(&unit)));
         let summaries = Summaries::new(
             Arc::clone(&unit),
             Arc::clone(&records),
             Arc::clone(&catalogues),
             Arc::clone(&downlinks),
+            Arc::clone(&journal),
         );
         unit.go_on_fanning_out();
-        let journal = Arc::new(Journal::new(Arc::clone(&unit)));
         let notices = Arc::new(Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)));
         let escalations = Arc::new(Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)));
         Ok(Arc::new(Self {

@@ -141,6 +141,7 @@ pub async fn statement(hosted: &Hosted, id: StatementId) -> Result<Exported, Err
         kinds::SUMMARY => unit.cells(id).await?,
         _ => Vec::new(),
     };
+    let evidence = hosted.journal.evidence_of(id).await?;
     let source = statement.header.source;
     let desks = unit.trust().all().map(|known| &known.delegation).fold(
         BTreeSet::new(),
@@ -152,7 +153,7 @@ pub async fn statement(hosted: &Hosted, id: StatementId) -> Result<Exported, Err
         },
     );
     let head = head(unit, source, String::new());
-    write(unit, head, desks, None, vec![Packed { envelope, cells }])
+    write(unit, head, desks, None, vec![Packed { envelope, cells, evidence }])
 }
 
 fn head(unit: &Unit, of: UnitCode, period: String) -> Head {
@@ -184,9 +185,9 @@ fn withhold_cells(
     withheld: &[String],
     found: &mut BTreeSet<String>,
 ) -> Result<Packed, store::Error> {
-    let Parcel { envelope, cells } = parcel;
+    let Parcel { envelope, cells, evidence } = parcel;
     if withheld.is_empty() {
-        return Ok(Packed { envelope, cells });
+        return Ok(Packed { envelope, cells, evidence });
     }
     let statement = header::decode(&envelope.payload).map_err(|error| damaged(&error))?;
     let summary = decode_body(&statement.body).map_err(|error| damaged(&error))?;
@@ -203,7 +204,7 @@ fn withhold_cells(
         Some(_) | None => cell.clone(),
     };
     let cells = by_index.iter().zip(opened).map(hide).collect();
-    Ok(Packed { envelope, cells })
+    Ok(Packed { envelope, cells, evidence })
 }
 
 /// Writes the parts and seals them.

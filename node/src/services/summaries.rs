@@ -25,6 +25,7 @@ use super::{
     error::{ErrorKind, ServiceError},
     exchange::{Downlinks, Lane, NoAnswer, Parcel, Question},
     intake::{Arrived, Plan, Refused, Undecided},
+    journal::Journal,
     records::{self, Records},
     unit::{self, Draft, Unit},
 };
@@ -156,6 +157,7 @@ pub struct Summaries {
     records: Arc<Records>,
     catalogues: Arc<Catalogues>,
     downlinks: Arc<dyn Downlinks>,
+    journal: Arc<Journal>,
     publishing: AsyncMutex<()>,
     waiting: Arc<Waiting>,
     answers: Mutex<HashMap<String, Arc<Answer>>>,
@@ -192,12 +194,14 @@ impl Summaries {
         records: Arc<Records>,
         catalogues: Arc<Catalogues>,
         downlinks: Arc<dyn Downlinks>,
+        journal: Arc<Journal>,
     ) -> Self {
         Self {
             unit,
             records,
             catalogues,
             downlinks,
+            journal,
             publishing: AsyncMutex::default(),
             waiting: Arc::default(),
             answers: Mutex::default(),
@@ -501,7 +505,7 @@ impl Summaries {
         let mut draft = Draft::new(kinds::SUMMARY, period.to_string(), encode_body(&summary));
         draft.dataschema = self.catalogues.label();
         let signed = self.unit.sign_live(&draft)?;
-        parcels.push(Parcel { envelope: signed.envelope, cells: sealed.cells });
+        parcels.push(Parcel { envelope: signed.envelope, cells: sealed.cells, evidence: None });
         let answer = Answer { at_unix_ms, depth: question.depth, parcels: parcels.clone() };
         self.answers
             .lock()

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{
     Envelope, SaltedCell,
     header::{Malformed, unit_at},
+    journal::Evidence,
 };
 use crate::{clock::UnixMillis, domain::unit::UnitCode};
 
@@ -105,6 +106,8 @@ pub struct Packed {
     pub envelope: Envelope,
     /// Cells of a summary.
     pub cells: Vec<SaltedCell>,
+    /// That it stands in a journal.
+    pub evidence: Option<Evidence>,
 }
 
 /// A part but the seal.
@@ -219,6 +222,7 @@ fn to_proto(part: Part) -> pb::pack_part::Kind {
         Part::Statement(packed) => Kind::Statement(pb::PackStatement {
             envelope: Some(packed.envelope),
             cells: packed.cells,
+            evidence: packed.evidence.as_ref().map(Evidence::to_message),
         }),
     }
 }
@@ -316,7 +320,9 @@ impl Reading {
                 let missing = || Malformed::new("envelope", "is missing");
                 let envelope =
                     packed.envelope.ok_or_else(|| Fault::Malformed(number, missing()))?;
-                let packed = Packed { envelope, cells: packed.cells };
+                let evidence = packed.evidence.map(Evidence::of_message).transpose();
+                let evidence = evidence.map_err(|error| Fault::Malformed(number, error))?;
+                let packed = Packed { envelope, cells: packed.cells, evidence };
                 self.statements.push((number, packed));
             }
             Kind::Seal(envelope) => return Ok(Some(envelope)),

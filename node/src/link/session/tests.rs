@@ -368,7 +368,7 @@ fn asked(parent: &mut Session, child: &mut Session, pull_id: u64) {
 }
 
 fn parcel(text: &str) -> Parcel {
-    Parcel { envelope: envelope(text), cells: Vec::new() }
+    Parcel { envelope: envelope(text), cells: Vec::new(), evidence: None }
 }
 
 #[test]

@@ -208,7 +208,8 @@ impl Summaries {
             let summary = read(&envelope)?;
             if wanted.is_none_or(|wanted| wanted == payload_sha256(&envelope)) {
                 let cells = self.unit.cells(id).await?;
-                return Ok(Some(Kept { summary, parcel: Parcel { envelope, cells } }));
+                let evidence = self.journal.evidence_of(id).await?;
+                return Ok(Some(Kept { summary, parcel: Parcel { envelope, cells, evidence } }));
             }
             let Some(before) = summary.supersedes else { return Ok(None) };
             id = StatementId::try_from(&before[..]).map_err(|error| damaged(&error))?;
