@@ -389,7 +389,7 @@ pub(crate) fn print_readers(
             desk => format!("{} {desk}", one.unit),
         };
         let time = values::time(one.time_unix_ms);
-        output.line(&output.fill(Text::KeyGiven, &[&time, &one.by, &reader]))?;
+        output.line(output.fill(Text::KeyGiven, &[&time, &one.by, &reader]))?;
     }
     Ok(())
 }
