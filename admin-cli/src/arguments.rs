@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        Context, catalogue, desk, escalation, generate, node, notice, pack, quarantine, record,
-        summary, verify,
+        Context, catalogue, desk, escalation, generate, journal, node, notice, pack, quarantine,
+        record, summary, verify,
     },
     demo,
     output::Output,
@@ -76,6 +76,9 @@ enum Noun {
     /// Statements that were refused
     #[command(subcommand)]
     Quarantine(quarantine::Verb),
+    /// The audit log: who did what, witnessed by the neighbours
+    #[command(subcommand)]
+    Journal(journal::Verb),
     /// Print a completion script for a shell
     Completions(generate::Completions),
     /// Write the man pages into a directory
@@ -99,6 +102,7 @@ impl Arguments {
             Noun::Notice(verb) => block_on(verb.run(&context)),
             Noun::Escalation(verb) => block_on(verb.run(&context)),
             Noun::Quarantine(verb) => block_on(verb.run(&context)),
+            Noun::Journal(verb) => block_on(verb.run(&context)),
             Noun::Completions(completions) => completions.run(&context),
             Noun::Man(man) => man.run(&context),
             Noun::Demo(demo) => block_on(demo.run(&context)),

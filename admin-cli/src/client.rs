@@ -12,7 +12,9 @@ use std::{
 use hyper_util::rt::TokioIo;
 use lianxi_node::config::HostConfig;
 use lianxi_proto::{
-    admin::v1::node_service_client::NodeServiceClient,
+    admin::v1::{
+        journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
+    },
     local::v1::{
         catalogue_service_client::CatalogueServiceClient,
         escalation_service_client::EscalationServiceClient,
@@ -81,6 +83,11 @@ impl Client {
     /// What the IT staff of a host do.
     pub(crate) fn node(&self) -> NodeServiceClient<Channel> {
         NodeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Journals: the audit log and its proofs.
+    pub(crate) fn journals(&self) -> JournalServiceClient<Channel> {
+        JournalServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// The catalogue in force.

@@ -55,6 +55,9 @@ pub(crate) enum Failure {
     /// A file that does not hold.
     #[error("{0}")]
     Broken(Box<Broken>),
+    /// The stored journal is not as it was written.
+    #[error("the journal is not as it was written: {0} findings")]
+    BrokenJournal(usize),
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -86,6 +89,8 @@ pub(crate) mod exit {
     pub(crate) const WARNINGS: u8 = 11;
     /// The doctor found something that has none.
     pub(crate) const ALARMS: u8 = 12;
+    /// What was to be verified does not hold.
+    pub(crate) const BROKEN: u8 = 13;
     /// Ctrl-C or SIGTERM before the end.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -104,6 +109,7 @@ impl Failure {
             Self::NotLeft(_) => exit::CUT_OFF,
             Self::Warnings(_) => exit::WARNINGS,
             Self::Alarms(_) => exit::ALARMS,
+            Self::BrokenJournal(_) => exit::BROKEN,
             Self::Interrupted => exit::INTERRUPTED,
         }
     }
@@ -120,6 +126,7 @@ impl Failure {
             Self::Warnings(_) | Self::Alarms(_) => Some(Text::RemedyDoctor.get(lang).to_owned()),
             Self::FileExists(_) => Some(Text::RemedyFileExists.get(lang).to_owned()),
             Self::Broken(_) => Some(Text::RemedyBroken.get(lang).to_owned()),
+            Self::BrokenJournal(_) => Some(Text::RemedyBrokenJournal.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

@@ -90,6 +90,29 @@ texts! {
     Field: "field", "字段";
     Is: ": ", "：";
 
+    // Journal.
+    LeafIndex: "leaf", "条目";
+    Leaf: "content", "内容";
+    Actor: "by", "操作者";
+    Event: "event", "事件";
+    ActName: "what", "动作";
+    Subject: "on", "对象";
+    Witness: "witness", "见证单位";
+    NoLeaves: "nothing in the journal matches", "存证日志中没有符合条件的条目";
+    NoAlarms: "no alarms", "没有告警";
+    Witnessed: "seen by {} at {}", "{} 于 {} 见证";
+    WitnessedHere: "seen by {} at {}, on the same host: that proves less", "{} 于 {} 见证（同一主机，证明力较弱）";
+    Unwitnessed: "no neighbour has cosigned it: it proves what this unit says, not that anybody saw it",
+        "尚无其他单位会签：只能证明本单位的陈述，不能证明他人见过";
+    RootWitness: "this unit has no parent: only units below it can be its witnesses",
+        "本单位没有上级：只能由下级见证";
+    JournalChecked: "{}: {} leaves, {} checkpoints, {} of them witnessed", "{}：{} 条，{} 个检查点，其中 {} 个已见证";
+    WouldPrune: "{} leaves are older than {} days and would be dropped; nothing was changed",
+        "{} 条早于 {} 天，将被清除；未作改动";
+    Pruned: "{} leaves older than {} days were dropped; their hashes stay", "已清除 {} 条早于 {} 天的条目；其哈希保留";
+    RemedyBrokenJournal: "somebody changed the store behind the node: keep a copy of it, compare with what the neighbours hold (`lianxi journal alarms` there), and restore a backup",
+        "有人绕过节点改动了存储：先保留一份副本，与上下级所存的检查点核对（在对方执行 `lianxi journal alarms`），再从备份恢复";
+
     // Node.
     Version: "version", "版本";
     Started: "started", "启动时间";

@@ -1,6 +1,7 @@
 //! Time comes in from outside, so that tests decide what time it is.
 
 use std::{
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -15,6 +16,12 @@ pub type UnixMillis = i64;
 pub trait Clock: Send + Sync + 'static {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     fn now_unix_ms(&self) -> UnixMillis;
+}
+
+impl fmt::Debug for dyn Clock {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Clock")
+    }
 }
 
 /// The machine's clock.

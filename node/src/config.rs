@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use tonic::codegen::http::Uri;
 use tracing_subscriber::EnvFilter;
 
-use crate::domain::unit::UnitCode;
+use crate::domain::{journal::MIN_RETENTION_DAYS, unit::UnitCode};
 
 /// Longest path of a Unix socket that Linux takes, the closing zero not counted.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -74,6 +74,10 @@ pub struct HostConfig {
     pub units: UnitsTable,
     /// `[[unit]]`, one per unit that differs from `[units]`.
     pub unit: Vec<UnitTable>,
+    /// `[journal]`
+    pub journal: JournalTable,
+    /// `[alarms]`
+    pub alarms: AlarmsTable,
     /// `[telemetry]`
     pub telemetry: TelemetryConfig,
 }
@@ -177,6 +181,32 @@ pub struct UnitTable {
     /// As in `[units]`. Absent: the value there.
     #[serde(default)]
     pub quota_mib: Option<NonZeroU32>,
+}
+
+/// `[journal]`: the history that neighbours witness.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JournalTable {
+    /// Time between two checkpoints of a journal that grows. Default: 1 m.
+    #[serde(with = "humantime_serde")]
+    pub checkpoint_interval: Duration,
+    /// Days that leaves are kept, at least 180. Default: 180.
+    pub retention_days: u32,
+}
+
+impl Default for JournalTable {
+    fn default() -> Self {
+        Self { checkpoint_interval: Duration::from_secs(60), retention_days: MIN_RETENTION_DAYS }
+    }
+}
+
+/// `[alarms]`: who is told that a journal does not go on from what was seen of it.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AlarmsTable {
+    /// Address that gets each alarm as JSON by POST, `http://host:port/path`. Absent: nobody.
+    #[serde(deserialize_with = "endpoint")]
+    pub webhook: Option<String>,
 }
 
 /// `[telemetry]`: logs, traces, metrics.
@@ -295,6 +325,11 @@ impl HostConfig {
         mebibytes(self.store.reserve_mib)
     }
 
+    /// Address that is told of alarms.
+    pub fn webhook(&self) -> Option<Uri> {
+        self.alarms.webhook.as_ref().and_then(|webhook| webhook.parse().ok())
+    }
+
     /// Threads of the runtime.
     pub fn worker_threads(&self) -> usize {
         let processors = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -331,6 +366,16 @@ impl HostConfig {
             let reason = "a heartbeat needs at least 100ms".to_owned();
             return Err(document.at("link", "heartbeat", 0, reason, "write for example \"10s\""));
         }
+        if self.journal.retention_days < MIN_RETENTION_DAYS {
+            let reason = "the law asks for logs of 180 days".to_owned();
+            let remedy = "set retention_days to 180 or more";
+            return Err(document.at("journal", "retention_days", 0, reason, remedy));
+        }
+        if self.journal.checkpoint_interval < Duration::from_secs(1) {
+            let reason = "a checkpoint needs at least 1s".to_owned();
+            let remedy = "write for example \"1m\"";
+            return Err(document.at("journal", "checkpoint_interval", 0, reason, remedy));
+        }
         let socket_bytes = self.admin_socket().as_os_str().len();
         if socket_bytes > MAX_SOCKET_PATH_BYTES {
             let reason = format!("the path of the socket has {socket_bytes} bytes, over 107");
@@ -354,7 +399,7 @@ const FILE_HEADING: &str = "\
 ";
 
 /// What each table is for, as written above it.
-const PURPOSES: [(&str, &str); 8] = [
+const PURPOSES: [(&str, &str); 10] = [
     ("host", "The host: one process that serves one or many units."),
     ("link", "Links with the hosts of children: where they dial, what tokens tell them."),
     ("recovery", "How late and how often children may renew certificates that have ended."),
@@ -362,6 +407,8 @@ const PURPOSES: [(&str, &str); 8] = [
     ("store", "The embedded store, shared by all units of the host. Sizes in MiB."),
     ("units", "What every unit of the host gets."),
     ("unit", "What one unit gets instead."),
+    ("journal", "The history that neighbours witness: how often, and how long it is kept."),
+    ("alarms", "Who is told that a journal does not go on from what was seen of it."),
     ("telemetry", "Logs, traces and metrics."),
 ];
 

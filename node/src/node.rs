@@ -5,6 +5,7 @@
 
 mod admin;
 mod host;
+mod journals;
 mod renewal;
 mod setup;
 

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use hyper_util::rt::TokioIo;
 use lianxi_proto::{
-    admin::v1::node_service_client::NodeServiceClient,
+    admin::v1::{
+        journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
+    },
     local::v1::{
         ImportEvent, ImportOptions, ImportReport, ImportRequest, RowError,
         catalogue_service_client::CatalogueServiceClient,
@@ -41,6 +43,11 @@ impl Client {
     /// `NodeService`.
     pub fn node(&self) -> NodeServiceClient<Channel> {
         NodeServiceClient::new(self.channel.clone())
+    }
+
+    /// `JournalService`.
+    pub fn journals(&self) -> JournalServiceClient<Channel> {
+        JournalServiceClient::new(self.channel.clone())
     }
 
     /// `CatalogueService`.

@@ -5,6 +5,7 @@ pub(crate) mod desk;
 pub(crate) mod escalation;
 pub(crate) mod generate;
 pub(crate) mod import;
+pub(crate) mod journal;
 pub(crate) mod node;
 pub(crate) mod notice;
 pub(crate) mod pack;

@@ -5,6 +5,7 @@ pub mod access;
 pub mod catalogues;
 pub mod enrolment;
 pub mod escalations;
+pub mod journal;
 pub mod nodes;
 pub mod notices;
 pub mod packs;
@@ -15,7 +16,9 @@ pub mod summaries;
 use std::sync::Arc;
 
 use lianxi_proto::{
-    admin::v1::node_service_server::NodeServiceServer,
+    admin::v1::{
+        journal_service_server::JournalServiceServer, node_service_server::NodeServiceServer,
+    },
     local::v1::{
         catalogue_service_server::CatalogueServiceServer,
         escalation_service_server::EscalationServiceServer,
@@ -39,11 +42,14 @@ pub fn local_services(
     imports: &Arc<Imports>,
     store: &Arc<dyn Store>,
     operations: Arc<dyn Operations>,
+    retention_days: u32,
 ) -> Routes {
     let units = || Arc::clone(units);
     let nodes = nodes::NodeHandler::new(units(), operations, Arc::clone(store));
     let records = records::RecordHandler::new(units(), Arc::clone(imports));
+    let journal = journal::JournalHandler::new(units(), retention_days);
     Routes::new(NodeServiceServer::new(nodes))
+        .add_service(JournalServiceServer::new(journal))
         .add_service(RecordServiceServer::new(records))
         .add_service(CatalogueServiceServer::new(catalogues::CatalogueHandler::new(units())))
         .add_service(SummaryServiceServer::new(summaries::SummaryHandler::new(units())))

@@ -36,7 +36,8 @@ pub(super) fn serve(
 ) -> JoinHandle<()> {
     let operations: Arc<dyn Operations> = Arc::<Host>::clone(host);
     let (units, imports, store) = (host.units(), host.imports(), host.store());
-    let services = grpc::local_services(units, imports, store, operations);
+    let services =
+        grpc::local_services(units, imports, store, operations, host.config.journal.retention_days);
     let access = Access { own_uid: rustix::process::geteuid().as_raw() };
     let router = Server::builder().layer(AccessLayer::new(access)).add_routes(services);
     tokio::spawn(async move {

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use super::{Error, admin, setup};
+use super::{Error, admin, journals, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
@@ -115,6 +115,9 @@ impl Host {
         let host = Self::assemble(config, options, store, link_address)?;
         for identity in setup::load_identities(&host.config, host.store.as_ref()).await? {
             host.open_unit(identity).await?;
+        }
+        if let Some(head) = host.units.head() {
+            journals::record_start(&head, &host.config, host.clock.as_ref()).await?;
         }
         // Before the socket is served: an upload must not be taken for one that was left behind.
         host.imports.tidy().await;
@@ -228,7 +231,12 @@ impl Host {
             .unwrap_or_else(PoisonError::into_inner)
             .insert(code.clone(), Arc::new(enrolments));
         let quota = self.config.quota_bytes(&code);
-        let records = Arc::new(Records::new(code.clone(), Arc::clone(&self.store), quota));
+        let records = Arc::new(Records::new(
+            code.clone(),
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+            quota,
+        ));
         let downlinks = self.links.downlinks(&code);
         let hosted = Hosted::open(unit, records, downlinks)
             .await
@@ -237,17 +245,27 @@ impl Host {
             .map_err(|error| failed(error.to_string()))?;
         self.units.add(Arc::clone(&hosted));
         let summaries = Arc::clone(&hosted.summaries);
-        let mut stop = self.stop.subscribe();
-        let rolling = tokio::spawn(async move {
-            tokio::select! {
-                () = summaries.run() => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(rolling);
+        let rolling = self.until_stopped(async move { summaries.run().await });
+        let mut tasks = vec![rolling];
+        tasks.push(self.until_stopped(journals::keep(Arc::clone(&hosted), self.config.clone())));
+        if let Some(webhook) = self.config.webhook() {
+            tasks.push(self.until_stopped(journals::tell(Arc::clone(&hosted), webhook)));
+        }
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         let uplink = identity.parent.map(|parent| self.uplink(parent, identity.tls));
         self.links.attach(hosted, uplink);
         Ok(())
+    }
+
+    /// Runs `work` beside everything else until the host stops.
+    fn until_stopped(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        let mut stop = self.stop.subscribe();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = work => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        })
     }
 
     fn uplink(&self, parent: setup::ParentAddress, tls: UnitTls) -> Uplink {

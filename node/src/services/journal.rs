@@ -4,6 +4,9 @@
 //! checkpoint after the leaf that a witness cosigned, so that it shows how early the leaf was
 //! there. Leaves themselves are written by whoever changes something; see `Batch::journal`.
 
+mod audit;
+mod verify;
+
 use std::{
     cmp::Reverse,
     sync::{Arc, Mutex as StdMutex, PoisonError},
@@ -12,6 +15,10 @@ use std::{
 use lianxi_proto::note::{self, Checkpoint, Note};
 use tokio::sync::{Mutex, watch};
 
+pub use self::{
+    audit::{Filter, Page, Pruned},
+    verify::{Finding, Verified},
+};
 use super::unit::Unit;
 use crate::{
     domain::unit::UnitCode,

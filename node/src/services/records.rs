@@ -27,6 +27,7 @@ use self::{
     stored::{COUNTERS, Counters, PROGRESS, cell_prefix, decode_cell, split_cell_key},
 };
 use crate::{
+    clock::Clock,
     domain::{
         catalogue::Catalogue,
         component::{self, Component},
@@ -220,6 +221,7 @@ pub struct Kept {
 pub struct Records {
     unit: UnitCode,
     store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
     quota_bytes: Option<u64>,
     /// What this process knows of the stored state; `None`: read it again.
     state: Mutex<Option<State>>,
@@ -234,8 +236,13 @@ struct State {
 
 impl Records {
     /// Opens the records of `unit`. One for each unit and store: it is where changes wait.
-    pub fn new(unit: UnitCode, store: Arc<dyn Store>, quota_bytes: Option<u64>) -> Self {
-        Self { unit, store, quota_bytes, state: Mutex::new(None) }
+    pub fn new(
+        unit: UnitCode,
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        quota_bytes: Option<u64>,
+    ) -> Self {
+        Self { unit, store, clock, quota_bytes, state: Mutex::new(None) }
     }
 
     /// The unit.
@@ -367,7 +374,8 @@ impl Records {
         value: &[u8],
     ) -> Result<Vec<Part>, Error> {
         let (record_type, _) = stored::split_record_key(key)?;
-        let document = stored::unversioned("a record", value)?;
+        let value = stored::unsalted(value.to_vec())?;
+        let document = stored::unversioned("a record", &value)?;
         let document: Value = serde_json::from_slice(document)
             .map_err(|_| Error::Damaged(format!("a record of unit {}", self.unit)))?;
         Ok(parts_of(catalogue, record_type, &document))
@@ -434,7 +442,8 @@ impl Records {
     }
 
     async fn stored(&self, record: &Prepared) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.store.get(&self.unit, Table::Records, &record.key).await?)
+        let stored = self.store.get(&self.unit, Table::Records, &record.key).await?;
+        stored.map(stored::unsalted).transpose()
     }
 
     /// How far an import had come here, if it was cut off.
@@ -566,7 +575,8 @@ impl Records {
         page.iter()
             .map(|(key, value)| {
                 let (_, key) = stored::split_record_key(key)?;
-                let document = stored::unversioned("a record", value)?.to_vec();
+                let value = stored::unsalted(value.clone())?;
+                let document = stored::unversioned("a record", &value)?.to_vec();
                 Ok(Kept { key: key.to_owned(), document })
             })
             .collect()
@@ -618,7 +628,7 @@ impl Records {
 
     fn session(&self, state: &mut State) -> Session<'_> {
         let stored = state.stored_counters.take();
-        Session::new(self.store.as_ref(), &self.unit, state.counters, stored)
+        Session::new(self.store.as_ref(), &self.unit, self.clock.as_ref(), state.counters, stored)
     }
 
     async fn scan(

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use lianxi_proto::merkle::{self, Hash};
 
-pub use self::read::{consistency, hash_of, inclusion, leaves, root_at, size};
+pub use self::read::{consistency, inclusion, leaves, root_at, size, tile};
 use super::{Error, Table};
 use crate::domain::unit::UnitCode;
 

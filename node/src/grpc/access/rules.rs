@@ -99,6 +99,7 @@ const TAKES_OUT: &[Role] = &[Head, Reviewer, Convenor, MeetingOffice];
 const WORKS: &[Role] = &[Head, Liaison, Operator];
 const ISSUES: &[Role] = &[Head, MeetingOffice];
 const REPORTS: &[Role] = &[Head, Reviewer, Operator];
+const AUDITS: &[Role] = &[Head, SecurityAdministrator, AuditAdministrator];
 const WATCHES: &[Role] = &[
     Head,
     MeetingOffice,
@@ -139,6 +140,13 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.admin.v1.NodeService/Revoke", "node.revoke", SECURITY)
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(8),
+    // JournalService
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Show", "journal.show", AUDITS),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Checkpoint", "journal.checkpoint", AUDITS),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Prove", "journal.prove", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Verify", "journal.verify", AUDITS),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Alarms", "journal.alarms", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Prune", "journal.prune", SYSTEM).or_dry_run(2),
     // RecordService
     Rule::of_host("/lianxi.local.v1.RecordService/Import", "record.import", &[Operator]),
     Rule::of_any("/lianxi.local.v1.RecordService/Count", "record.count", EVERYONE),

@@ -15,7 +15,11 @@ use super::{
     },
 };
 use crate::{
-    domain::{component::Component, distinct::Distinct, indicator::Contribution, unit::UnitCode},
+    clock::Clock,
+    domain::{
+        component::Component, distinct::Distinct, indicator::Contribution, journal::Leaf,
+        unit::UnitCode,
+    },
     store::{Batch, Commit, MAX_BATCH_OPERATIONS, Store, Table},
 };
 
@@ -34,6 +38,7 @@ const PAGE: usize = 1000;
 pub(super) struct Session<'a> {
     store: &'a dyn Store,
     unit: &'a UnitCode,
+    clock: &'a dyn Clock,
     counters: Counters,
     stored_counters: Option<Vec<u8>>,
     records: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -65,12 +70,14 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         store: &'a dyn Store,
         unit: &'a UnitCode,
+        clock: &'a dyn Clock,
         counters: Counters,
         stored_counters: Option<Vec<u8>>,
     ) -> Self {
         Self {
             store,
             unit,
+            clock,
             counters,
             stored_counters,
             records: BTreeMap::new(),
@@ -97,7 +104,10 @@ impl<'a> Session<'a> {
     pub(super) async fn record(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         match self.records.get(key) {
             Some(value) => Ok(Some(value.clone())),
-            None => Ok(self.store.get(self.unit, Table::Records, key).await?),
+            None => {
+                let stored = self.store.get(self.unit, Table::Records, key).await?;
+                stored.map(stored::unsalted).transpose()
+            }
         }
     }
 
@@ -201,7 +211,9 @@ impl<'a> Session<'a> {
             self.rebuild(&cell).await?;
         }
         let mut batch = Batch::new(self.unit);
-        for (table, key) in std::mem::take(&mut self.dirty) {
+        let dirty = std::mem::take(&mut self.dirty);
+        self.put_records(&mut batch, &dirty)?;
+        for (table, key) in dirty.into_iter().filter(|(table, _)| *table != Table::Records) {
             match self.encode(table, &key) {
                 Some(value) => batch.put(table, key, value),
                 None => batch.delete(table, key),
@@ -226,6 +238,23 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Puts the records of a batch, each salted anew and with its leaf.
+    fn put_records(
+        &self,
+        batch: &mut Batch,
+        dirty: &BTreeSet<(Table, Vec<u8>)>,
+    ) -> Result<(), Error> {
+        let keys = dirty.iter().filter(|(table, _)| *table == Table::Records);
+        let records: Vec<_> = keys.filter_map(|(_, key)| self.records.get_key_value(key)).collect();
+        let now = self.clock.now_unix_ms();
+        for ((key, value), salt) in records.iter().zip(stored::salts(records.len())?) {
+            let (row, salted_sha256) = stored::salted(key, value, &salt);
+            batch.put(Table::Records, key.as_slice(), row);
+            batch.journal(now, &Leaf::Record { salted_sha256, removed: false });
+        }
+        Ok(())
+    }
+
     /// Waits until everything that was submitted is durable.
     pub(super) async fn settle(&mut self) -> Result<(), Error> {
         let mut first = Ok(());
@@ -244,9 +273,6 @@ impl<'a> Session<'a> {
     }
 
     fn encode(&self, table: Table, key: &[u8]) -> Option<Vec<u8>> {
-        if table == Table::Records {
-            return self.records.get(key).cloned();
-        }
         if table == Table::ComponentValues {
             return self
                 .values

@@ -2,7 +2,7 @@
 //!
 //! | table | key | value |
 //! |---|---|---|
-//! | `Records` | record type, 0, record key | version, JSON with sorted names |
+//! | `Records` | record type, 0, record key | version, salt of the journal's leaf (from version 2 on), JSON with sorted names |
 //! | `Components` | month, 0, indicator, 0, version, group (hashed) | version, group, component |
 //! | `ComponentValues` | key of the component, value as 8 ordered bytes | version, count |
 //! | `Imports` | `PROGRESS` | version, JSON of [`Progress`](super::Progress) |
@@ -14,7 +14,10 @@
 use sha2::{Digest, Sha256};
 
 use super::Error;
-use crate::domain::{component::Component, period::Month};
+use crate::{
+    domain::{component::Component, period::Month},
+    store,
+};
 
 /// Key of [`Counters`] in `Meta`.
 pub(super) const COUNTERS: &[u8] = b"records/counters";
@@ -27,6 +30,12 @@ pub(super) const PROGRESS: &[u8] = &[2];
 
 /// Version of all forms here.
 pub(super) const FORMAT: u8 = 1;
+
+/// Version of records with the salt of their leaf.
+const SALTED: u8 = 2;
+
+/// Bytes of a salt: too many to be guessed.
+const SALT_BYTES: usize = 16;
 
 /// Bytes of a hashed group at the end of a component's key.
 const GROUP_BYTES: usize = 16;
@@ -41,6 +50,36 @@ pub(super) fn split_record_key(key: &[u8]) -> Result<(&str, &str), Error> {
         .ok()
         .and_then(|text| text.split_once('\0'))
         .ok_or_else(|| Error::Damaged("the key of a record".to_owned()))
+}
+
+/// A stored record without its salt: version 1, JSON.
+pub(super) fn unsalted(value: Vec<u8>) -> Result<Vec<u8>, Error> {
+    match value.split_first() {
+        Some((&SALTED, rest)) => {
+            let document = rest.get(SALT_BYTES..);
+            document.map(versioned).ok_or_else(|| Error::Damaged("a record".to_owned()))
+        }
+        Some(_) | None => Ok(value),
+    }
+}
+
+/// Salts a record of version 1 for the journal. Returns the row, and the digest for its leaf:
+/// SHA-256(salt || key of the row || 0x00 || JSON). Whoever removes the row removes the salt, and
+/// the digest tells nothing any more.
+pub(super) fn salted(key: &[u8], value: &[u8], salt: &[u8; SALT_BYTES]) -> (Vec<u8>, [u8; 32]) {
+    let document = value.get(1..).unwrap_or_default();
+    let row = [&[SALTED], &salt[..], document].concat();
+    let digest = Sha256::new_with_prefix(salt).chain_update(key).chain_update([0]);
+    (row, digest.chain_update(document).finalize().into())
+}
+
+/// Fresh salts, drawn at once: each draw is a call of the system.
+pub(super) fn salts(count: usize) -> Result<Vec<[u8; SALT_BYTES]>, Error> {
+    let mut salts = vec![[0; SALT_BYTES]; count];
+    getrandom::fill(salts.as_flattened_mut()).map_err(|error| {
+        Error::Store(store::Error::Engine(format!("no random numbers: {error}")))
+    })?;
+    Ok(salts)
 }
 
 /// Puts the version before a value.
@@ -180,6 +219,18 @@ impl Counters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_salted_record_reads_back_and_its_digest_needs_the_salt() {
+        let plain = versioned(b"{}");
+        let salts = salts(2).unwrap();
+        let (row, digest) = salted(b"type\0key", &plain, &salts[0]);
+        assert_eq!(unsalted(row.clone()).unwrap(), plain);
+        assert_eq!(unsalted(plain.clone()).unwrap(), plain);
+        let (_, other) = salted(b"type\0key", &plain, &salts[1]);
+        assert_ne!(digest, other, "the same record has another digest under another salt");
+        assert!(unsalted(row[..9].to_vec()).is_err());
+    }
 
     #[test]
     fn the_order_of_numbers_is_the_order_of_their_keys() {

@@ -57,7 +57,12 @@ fn bench(quota_bytes: Option<u64>) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { barrier: false, reserve_bytes: 0, ..Options::default() };
     let store = Arc::new(SledStore::open(directory.path(), options).unwrap());
-    let records = Records::new("310101".parse().unwrap(), store.clone(), quota_bytes);
+    let records = Records::new(
+        "310101".parse().unwrap(),
+        store.clone(),
+        Arc::new(crate::clock::SystemClock),
+        quota_bytes,
+    );
     Bench { records, store, _directory: directory }
 }
 
@@ -218,7 +223,12 @@ async fn a_new_catalogue_brings_its_figures_with_it() {
 
     // Figures go on from there, and another process reads the same.
     let documents = vec![visit(31, "2024-01-05", "fire", Some(1))];
-    let again = Records::new("310101".parse().unwrap(), bench.store.clone(), None);
+    let again = Records::new(
+        "310101".parse().unwrap(),
+        bench.store.clone(),
+        Arc::new(crate::clock::SystemClock),
+        None,
+    );
     again.apply(&new, "visit", documents).await.unwrap();
     let kept = again.components(&new, &period).await.unwrap();
     assert_eq!(kept, again.recount(&new, &period).await.unwrap());

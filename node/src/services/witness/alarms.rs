@@ -4,7 +4,7 @@ use lianxi_proto::note::{self, Note};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use super::{FORMAT, Held, Signed, Witness, held_key, read};
+use super::{FORMAT, HELD, Held, Signed, Witness, held_key, read};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -78,6 +78,21 @@ impl Witness {
                 _ => return Ok(found),
             }
         }
+    }
+
+    /// What is held of neighbours' journals, by unit.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn list_held(&self) -> Result<Vec<(UnitCode, Held)>, store::Error> {
+        let store = &self.unit.store;
+        let rows = store.scan(&self.unit.code, Table::Witnessed, HELD, None, usize::MAX).await?;
+        let held = rows.into_iter().filter_map(|(key, row)| {
+            let unit = str::from_utf8(&key[HELD.len()..]).ok()?.parse().ok()?;
+            Some(format::read(FORMAT, &row).map(|held| (unit, held)))
+        });
+        held.collect()
     }
 
     /// Refuses what does not go on from what was seen, and raises an alarm, unless one was raised

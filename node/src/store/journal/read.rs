@@ -105,13 +105,19 @@ pub async fn consistency(
     Hashes::new(store, unit).spans(&spans).await
 }
 
-/// Hash of the leaf at `index`, from its tile or, behind the last full one, from its row.
+/// A full tile's root and hashes.
 ///
 /// # Errors
 ///
-/// The store's; [`Error::Engine`] if there is no such leaf.
-pub async fn hash_of(store: &dyn Store, unit: &UnitCode, index: u64) -> Result<Hash, Error> {
-    Hashes::new(store, unit).node(Node { level: 0, index }).await
+/// The store's; [`Error::Engine`] if the row is damaged.
+pub async fn tile(
+    store: &dyn Store,
+    unit: &UnitCode,
+    level: u8,
+    index: u64,
+) -> Result<Option<(Hash, Vec<Hash>)>, Error> {
+    let row = store.get(unit, Table::JournalTiles, &tile_key(level, index)).await?;
+    row.map(|row| read_tile(&row)).transpose()
 }
 
 /// Hashes of nodes, with the tiles that were read for one proof.
