@@ -586,6 +586,11 @@ mod tests {
             store: StoreTable { cache_mib: NonZeroU32::MIN, reserve_mib: 0 },
             units: UnitsTable { quota_mib },
             unit: vec![UnitTable { code: "310101002003".parse().unwrap(), quota_mib }],
+            journal: JournalTable {
+                checkpoint_interval: Duration::from_secs(5),
+                retention_days: 365,
+            },
+            alarms: AlarmsTable { webhook: Some("http://127.0.0.1:8080/alarms".to_owned()) },
             telemetry: TelemetryConfig {
                 log_level: "warn,lianxi_node::link=debug".to_owned(),
                 log_format: LogFormat::Json,
@@ -594,6 +599,16 @@ mod tests {
                 service_name: "street-7".to_owned(),
             },
         }
+    }
+
+    #[test]
+    fn a_journal_is_kept_for_as_long_as_the_law_asks() {
+        let text = refusal("[journal]\nretention_days = 179\n");
+        assert!(text.contains("retention_days") && text.contains("180"), "{text}");
+        assert!(parse("[journal]\nretention_days = 180\n").is_ok());
+        let text = refusal("[journal]\ncheckpoint_interval = \"10ms\"\n");
+        assert!(text.contains("checkpoint_interval"), "{text}");
+        assert!(refusal("[alarms]\nwebhook = \"https://a.example/\"\n").contains("http://"));
     }
 
     /// `FULL` with the keys that are absent by default put in.

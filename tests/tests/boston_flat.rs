@@ -60,15 +60,7 @@ fn city() -> City {
     let tree = tree();
     let records = tree.iter().map(|(unit, _)| {
         let unit: UnitCode = unit.parse().unwrap();
-        (
-            unit.clone(),
-            Arc::new(Records::new(
-                unit,
-                store.clone(),
-                Arc::new(lianxi_node::clock::SystemClock),
-                None,
-            )),
-        )
+        (unit.clone(), Arc::new(Records::new(unit, store.clone(), Arc::new(SystemClock), None)))
     });
     let host = Arc::new(Host { catalogue, records: records.collect() });
     let imports = Imports::new(

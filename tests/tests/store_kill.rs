@@ -10,12 +10,17 @@ use std::{
 };
 
 use lianxi_node::{
-    domain::unit::UnitCode,
+    domain::{
+        journal::{Act, Actor, Leaf},
+        unit::UnitCode,
+    },
+    statement,
     store::{
-        Batch, Error, Store, Table,
+        Batch, Error, Store, Table, journal,
         sled::{Options, SledStore},
     },
 };
+use lianxi_proto::merkle;
 
 const DIRECTORY: &str = "LIANXI_TEST_STORE";
 const WRITERS: u32 = 16;
@@ -35,6 +40,10 @@ fn key(writer: u32, number: u32) -> Vec<u8> {
 /// Long enough for a kill to fall between the parts of a batch.
 fn value(writer: u32, number: u32) -> Vec<u8> {
     key(writer, number).repeat(40)
+}
+
+fn leaf(writer: u32, number: u32) -> Leaf {
+    Leaf::Act(Act::done(Actor::node(), "test.commit", format!("{writer} {number}")))
 }
 
 /// What the killed process runs: writers that commit and say so, for ever.
@@ -57,6 +66,7 @@ async fn commit_for_ever(store: std::sync::Arc<SledStore>, writer: u32) {
         let mut batch = Batch::new(&unit());
         batch.put(Table::Records, key(writer, number), value(writer, number));
         batch.put(Table::Meta, writer.to_be_bytes(), number.to_be_bytes());
+        batch.journal(0, &leaf(writer, number));
         store.submit(batch).await.unwrap();
         let line = format!("ack {writer} {number}\n");
         std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
@@ -109,6 +119,7 @@ async fn what_a_killed_process_acknowledged_is_there_again() {
             }
         }
         batches_are_whole(&store).await;
+        journal_is_whole(&store).await;
         store.close().await.unwrap();
     }
 }
@@ -120,6 +131,31 @@ async fn batches_are_whole(store: &SledStore) {
         let record = store.last(&unit(), Table::Records, &writer.to_be_bytes()).await.unwrap();
         assert_eq!(counter, record.map(|(key, _)| key[4..].to_vec()), "writer {writer}");
     }
+}
+
+/// Each batch wrote a leaf too: all of them are there, once, in an unbroken tree.
+async fn journal_is_whole(store: &SledStore) {
+    let size = journal::size(store, &unit()).await.unwrap();
+    let (mut hashes, mut next) = (Vec::new(), [0; WRITERS as usize]);
+    while (hashes.len() as u64) < size {
+        let from = hashes.len() as u64;
+        for (index, found) in journal::leaves(store, &unit(), from).await.unwrap() {
+            assert_eq!(index, hashes.len() as u64);
+            let subject = statement::journal::read(&found).unwrap().subject;
+            let (writer, number) = subject.split_once(' ').unwrap();
+            let writer: usize = writer.parse().unwrap();
+            assert_eq!(number, next[writer].to_string(), "writer {writer}, leaf {index}");
+            next[writer] += 1;
+            hashes.push(merkle::leaf_hash(&found));
+        }
+    }
+    for writer in 0..WRITERS {
+        let counter = store.get(&unit(), Table::Meta, &writer.to_be_bytes()).await.unwrap();
+        let counted = counter.map_or(0, |last| u32::from_be_bytes(last.try_into().unwrap()) + 1);
+        assert_eq!(next[writer as usize], counted, "writer {writer}");
+    }
+    let root = journal::root_at(store, &unit(), size).await.unwrap();
+    assert_eq!(root, merkle::root(&hashes), "tiles and leaves are one tree");
 }
 
 #[test]

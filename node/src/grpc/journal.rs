@@ -45,18 +45,15 @@ impl JournalHandler {
 }
 
 /// Units whose cosignatures of the note hold.
-fn cosigners(hosted: &Hosted, note: &Note) -> Vec<pb::Cosigner> {
+fn cosigners(units: &Units, hosted: &Hosted, note: &Note) -> Vec<pb::Cosigner> {
     let trust = hosted.unit.trust();
-    let host =
-        |unit: &UnitCode| trust.delegation(unit, None).map(|known| known.delegation.host.clone());
-    let own = host(&hosted.unit.code);
     let prefix = note::origin(&hosted.unit.trust_domain, "");
     let named = note.names().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok());
     let cosigned = named.filter(|unit| *unit != hosted.unit.code).filter_map(|unit: UnitCode| {
         let name = note::origin(&hosted.unit.trust_domain, unit.as_str());
         let keys = trust.statement_keys(&unit, None);
         let time = keys.iter().find_map(|key| note.verify_cosignature(&name, key).ok())?;
-        let same_host = host(&unit) == own;
+        let same_host = units.get(&unit).is_some();
         Some(pb::Cosigner { unit: unit.to_string(), time_unix_s: time, same_host })
     });
     cosigned.collect()
@@ -120,7 +117,7 @@ impl pb::journal_service_server::JournalService for JournalHandler {
         Ok(Response::new(pb::CheckpointResponse {
             checkpoint: signed.note.to_string(),
             size: signed.checkpoint.size,
-            witnesses: cosigners(&hosted, &signed.note),
+            witnesses: cosigners(&self.units, &hosted, &signed.note),
             is_root,
         }))
     }
@@ -143,7 +140,7 @@ impl pb::journal_service_server::JournalService for JournalHandler {
             )
         })?;
         let note = Note::parse(&evidence.checkpoint);
-        let witnesses = note.map(|note| cosigners(&hosted, &note)).unwrap_or_default();
+        let witnesses = note.map(|note| cosigners(&self.units, &hosted, &note)).unwrap_or_default();
         let evidence = Some(evidence.to_message());
         Ok(Response::new(pb::ProveResponse { evidence, witnesses }))
     }

@@ -95,7 +95,7 @@ impl Journal {
         journal::size(self.unit.store.as_ref(), &self.unit.code).await
     }
 
-    /// Changes whenever a checkpoint was made.
+    /// Changes whenever a checkpoint was made or cosigned.
     pub fn made(&self) -> watch::Receiver<u64> {
         self.made.subscribe()
     }
@@ -187,6 +187,8 @@ impl Journal {
         self.put(size, &known).await?;
         self.remember(Signed { checkpoint: cosigned.checkpoint.clone(), note: known });
         self.cosigned.send_modify(|newest| *newest = size.max(*newest));
+        // The other children are shown it.
+        self.made.send_modify(|count| *count += 1);
         Ok(true)
     }
 

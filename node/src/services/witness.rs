@@ -160,7 +160,9 @@ impl Witness {
             }
             Occasion::Checkpoint => self.offer(peer).await?,
             Occasion::Said(Witnessing::Held { size }) => {
-                self.conversations().entry(peer.clone()).or_default().holds = Some(size);
+                // Whatever was offered before did not fit this.
+                let conversation = Conversation { holds: Some(size), ..Conversation::default() };
+                self.conversations().insert(peer.clone(), conversation);
                 self.offer(peer).await?
             }
             Occasion::Said(Witnessing::Offer(offer)) => Some(self.judge(peer, &offer).await?),

@@ -166,10 +166,7 @@ fn bench_on(
 ) -> Bench {
     let records = ["310101", "310102"].map(|code| {
         let unit: UnitCode = code.parse().unwrap();
-        (
-            unit.clone(),
-            Arc::new(Records::new(unit, store.clone(), Arc::new(crate::clock::SystemClock), quota)),
-        )
+        (unit.clone(), Arc::new(Records::new(unit, store.clone(), Arc::new(SystemClock), quota)))
     });
     let catalogue = Some(Arc::new(Catalogue::parse(CATALOGUE.as_bytes()).unwrap()));
     let units = Arc::new(Units { catalogue, records: records.into() });

@@ -69,7 +69,8 @@ impl Journal {
         let mut page = Page { next_index: from, size, first_index, lines: Vec::new() };
         while page.next_index < end {
             for (index, leaf) in journal::leaves(store, unit, page.next_index).await? {
-                let line = read(&leaf).unwrap_or(Line { event: "unknown", ..Line::default() });
+                let line =
+                    read(&leaf).unwrap_or_else(|_| Line { event: "unknown", ..Line::default() });
                 if filter.takes(&line) {
                     page.lines.push((index, line));
                 }

@@ -19,7 +19,8 @@ fn checkpoint(leaves: &[Hash]) -> Checkpoint {
 /// The proof of RFC 9162 between two sizes of one tree.
 fn offer(leaves: &[Hash], old_size: u64) -> Offer {
     let spans = merkle::consistency_spans(old_size, leaves.len() as u64).unwrap();
-    let hash = |span: &merkle::Span| root(&leaves[span.start as usize..span.end as usize]);
+    let place = |leaf: u64| usize::try_from(leaf).unwrap();
+    let hash = |span: &merkle::Span| root(&leaves[place(span.start)..place(span.end)]);
     Offer { old_size, consistency: spans.iter().map(hash).collect(), ..Offer::default() }
 }
 
