@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        Context, catalogue, desk, escalation, generate, journal, node, notice, pack, quarantine,
-        record, summary, verify,
+        Context, account, approval, catalogue, desk, escalation, generate, journal, node, notice,
+        pack, quarantine, record, summary, verify,
     },
     demo,
     output::Output,
@@ -37,6 +37,12 @@ pub(crate) struct Global {
         value_name = "DIR"
     )]
     pub(crate) dir: PathBuf,
+    /// Socket of the node [default: as the directory's node.toml says]
+    #[arg(long, global = true, env = "LIANXI_SOCKET", value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// File with the token of a system, instead of a login; mode 0600
+    #[arg(long, global = true, env = "LIANXI_TOKEN_FILE", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Print one JSON document instead of tables
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -79,6 +85,18 @@ enum Noun {
     /// The audit log: who did what, witnessed by the neighbours
     #[command(subcommand)]
     Journal(journal::Verb),
+    /// People of the host: accounts, roles, tokens of systems
+    #[command(subcommand)]
+    Account(account::Verb),
+    /// Acts that wait for a second person
+    #[command(subcommand)]
+    Approval(approval::Verb),
+    /// Log in to the host; the session is kept for this user
+    Login(account::Login),
+    /// End the session
+    Logout(account::Logout),
+    /// Show who one is on the host, and with which roles
+    Whoami(account::Whoami),
     /// Print a completion script for a shell
     Completions(generate::Completions),
     /// Write the man pages into a directory
@@ -90,7 +108,8 @@ enum Noun {
 impl Arguments {
     /// Runs the command.
     pub(crate) fn run(self, output: &Output) -> anyhow::Result<()> {
-        let context = Context::new(self.global.dir, output);
+        let Global { dir, socket, token_file, .. } = self.global;
+        let context = Context::new(dir, output).through(socket, token_file);
         match self.noun {
             Noun::Node(verb) => verb.run(&context),
             Noun::Desk(verb) => block_on(verb.run(&context)),
@@ -103,6 +122,11 @@ impl Arguments {
             Noun::Escalation(verb) => block_on(verb.run(&context)),
             Noun::Quarantine(verb) => block_on(verb.run(&context)),
             Noun::Journal(verb) => block_on(verb.run(&context)),
+            Noun::Account(verb) => block_on(verb.run(&context)),
+            Noun::Approval(verb) => block_on(verb.run(&context)),
+            Noun::Login(login) => block_on(login.run(&context)),
+            Noun::Logout(logout) => block_on(logout.run(&context)),
+            Noun::Whoami(whoami) => block_on(whoami.run(&context)),
             Noun::Completions(completions) => completions.run(&context),
             Noun::Man(man) => man.run(&context),
             Noun::Demo(demo) => block_on(demo.run(&context)),

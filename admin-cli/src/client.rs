@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use lianxi_node::config::HostConfig;
 use lianxi_proto::{
     admin::v1::{
+        account_service_client::AccountServiceClient,
+        approval_service_client::ApprovalServiceClient,
         journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
     },
     local::v1::{
@@ -23,7 +25,12 @@ use lianxi_proto::{
     },
 };
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Channel, Endpoint, Uri},
+};
 
 use crate::failure::Failure;
 
@@ -36,10 +43,44 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Largest answer taken: a page of records or a unit's figures is far below.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
+/// A channel that sends the person's session, or the token of a system, with every call.
+pub(crate) type Authorised = InterceptedService<Channel, Bearer>;
+
+/// Puts credentials into the metadata of calls.
+#[derive(Clone, Default)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Bearer")
+    }
+}
+
+impl Bearer {
+    /// Credentials; nothing for a token that no metadata can hold.
+    pub(crate) fn new(token: Option<&str>) -> Self {
+        let value = token.and_then(|token| format!("Bearer {token}").parse().ok());
+        Self(value.map(|mut value: MetadataValue<Ascii>| {
+            value.set_sensitive(true);
+            value
+        }))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A connected node.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     channel: Channel,
+    bearer: Bearer,
 }
 
 /// Path of the socket of the host in `dir`: as its configuration says, if there is one.
@@ -57,12 +98,25 @@ impl Client {
     /// - [`Failure::NotAllowed`]: the socket belongs to another user.
     /// - [`Failure::PathTooLong`]: no socket can have this path.
     pub(crate) async fn connect(dir: &Path) -> Result<Self, Failure> {
-        let socket = socket_path(dir);
+        Self::connect_to(socket_path(dir), dir, Bearer::default()).await
+    }
+
+    /// Connects to the node that listens at `socket`, with credentials.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Self::connect`]; messages name `dir`.
+    pub(crate) async fn connect_to(
+        socket: PathBuf,
+        dir: &Path,
+        bearer: Bearer,
+    ) -> Result<Self, Failure> {
         if socket.as_os_str().as_bytes().len() > MAX_SOCKET_PATH_BYTES {
             return Err(Failure::PathTooLong(socket));
         }
         // Tried once by hand, because the channel would hide why it fails.
-        let first = UnixStream::connect(&socket).await.map_err(|error| refused(dir, &error))?;
+        let first =
+            UnixStream::connect(&socket).await.map_err(|error| refused(&socket, dir, &error))?;
         let mut first = Some(first);
         let channel = Endpoint::from_static("http://lianxi.invalid")
             .connect_with_connector(tower::service_fn(move |_: Uri| {
@@ -77,55 +131,67 @@ impl Client {
             }))
             .await
             .map_err(|_| Failure::NoNode(dir.to_owned()))?;
-        Ok(Self { channel })
+        Ok(Self { channel, bearer })
+    }
+
+    fn authorised(&self) -> Authorised {
+        InterceptedService::new(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// People: accounts, sessions, tokens of systems.
+    pub(crate) fn accounts(&self) -> AccountServiceClient<Authorised> {
+        AccountServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// What waits for a second person.
+    pub(crate) fn approvals(&self) -> ApprovalServiceClient<Authorised> {
+        ApprovalServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// What the IT staff of a host do.
-    pub(crate) fn node(&self) -> NodeServiceClient<Channel> {
-        NodeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn node(&self) -> NodeServiceClient<Authorised> {
+        NodeServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Journals: the audit log and its proofs.
-    pub(crate) fn journals(&self) -> JournalServiceClient<Channel> {
-        JournalServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn journals(&self) -> JournalServiceClient<Authorised> {
+        JournalServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// The catalogue in force.
-    pub(crate) fn catalogues(&self) -> CatalogueServiceClient<Channel> {
-        CatalogueServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn catalogues(&self) -> CatalogueServiceClient<Authorised> {
+        CatalogueServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Records of hosted units.
-    pub(crate) fn records(&self) -> RecordServiceClient<Channel> {
-        RecordServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn records(&self) -> RecordServiceClient<Authorised> {
+        RecordServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Signed figures.
-    pub(crate) fn summaries(&self) -> SummaryServiceClient<Channel> {
-        SummaryServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn summaries(&self) -> SummaryServiceClient<Authorised> {
+        SummaryServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// What was signed, as files.
-    pub(crate) fn packs(&self) -> PackServiceClient<Channel> {
-        PackServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn packs(&self) -> PackServiceClient<Authorised> {
+        PackServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Tasks and receipts.
-    pub(crate) fn notices(&self) -> NoticeServiceClient<Channel> {
-        NoticeServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn notices(&self) -> NoticeServiceClient<Authorised> {
+        NoticeServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Whistles.
-    pub(crate) fn escalations(&self) -> EscalationServiceClient<Channel> {
-        EscalationServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn escalations(&self) -> EscalationServiceClient<Authorised> {
+        EscalationServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 }
 
-fn refused(dir: &Path, error: &io::Error) -> Failure {
+fn refused(socket: &Path, dir: &Path, error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::PermissionDenied {
-        Failure::NotAllowed(socket_path(dir))
+        Failure::NotAllowed(socket.to_owned())
     } else {
         Failure::NoNode(dir.to_owned())
     }

@@ -31,6 +31,14 @@ pub(crate) enum Failure {
     /// A thing that was named is not there.
     #[error("{0}")]
     NotFound(String),
+    /// A file with a session or token is not safe, or not there.
+    #[error("{} {reason}", .path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The import ended, with bad rows.
     #[error("{0} rows were rejected")]
     RejectedRows(u64),
@@ -91,6 +99,8 @@ pub(crate) mod exit {
     pub(crate) const ALARMS: u8 = 12;
     /// What was to be verified does not hold.
     pub(crate) const BROKEN: u8 = 13;
+    /// The act waits for a second person.
+    pub(crate) const WAITS: u8 = 14;
     /// Ctrl-C or SIGTERM before the end.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -99,7 +109,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::NoNode(_) => exit::UNAVAILABLE,
-            Self::NotAllowed(_) | Self::Broken(_) => exit::DENIED,
+            Self::NotAllowed(_) | Self::Broken(_) | Self::TokenFile { .. } => exit::DENIED,
             Self::FileExists(_) => exit::PRECONDITION,
             Self::PathTooLong(_) | Self::Usage(_) => exit::USAGE,
             Self::NotFound(_) => exit::NOT_FOUND,
@@ -118,6 +128,7 @@ impl Failure {
         match self {
             Self::NoNode(dir) => Some(Text::RemedyNoNode.fill(lang, &[&dir.display()])),
             Self::NotAllowed(_) => Some(Text::RemedyNotAllowed.get(lang).to_owned()),
+            Self::TokenFile { .. } => Some(Text::RemedyTokenFile.get(lang).to_owned()),
             Self::PathTooLong(_) => Some(Text::RemedyPathTooLong.get(lang).to_owned()),
             Self::RejectedRows(_) => Some(Text::RemedyRejectedRows.get(lang).to_owned()),
             Self::NotJoined(_) => Some(Text::RemedyNotJoined.get(lang).to_owned()),
@@ -130,6 +141,11 @@ impl Failure {
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }
+}
+
+/// True if the node did nothing yet, because a second person has to confirm.
+fn waits_for_a_second_person(status: &tonic::Status) -> bool {
+    status.metadata().contains_key("lianxi-approval")
 }
 
 /// Exit code for what a node answered.
@@ -202,6 +218,9 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
             return failure.exit_code();
         }
         if let Some(status) = cause.downcast_ref::<tonic::Status>() {
+            if waits_for_a_second_person(status) {
+                return exit::WAITS;
+            }
             return code_of_status(status.code());
         }
         if let Some(kind) = kind(cause) {

@@ -10,6 +10,8 @@ mod durable;
 mod failure;
 mod figures;
 mod output;
+mod prompt;
+mod session;
 mod table;
 mod texts;
 mod values;

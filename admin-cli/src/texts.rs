@@ -330,6 +330,8 @@ texts! {
     RemedyNotRenewed: "the reasons stand above; the node tries again by itself", "原因见上；节点会自动重试";
     RemedyNotLeft: "wait until the link is up, and give the same command again", "待链路畅通后再次执行同一命令";
     RemedyDoctor: "take the remedies above", "请按上列办法处理";
+    RemedyTokenFile: "give the file to yourself alone: chmod 600 FILE; or log in again: lianxi login",
+        "请确保文件仅本人可读写：chmod 600 FILE；或重新登录：lianxi login";
     RemedyUnavailable: "see the link's state with `lianxi node status`, and try again",
         "用 `lianxi node status` 查看链路状态后重试";
     RemedyExhausted: "free disk space or raise the quota; what was acknowledged is kept",
@@ -351,7 +353,7 @@ texts! {
     TrustDomain: "trust domain", "信任域";
     RootKey: "root key", "根密钥";
     Exported: "exported", "导出";
-    ExportedBy: "{} by {}", "{}，{}";
+    ExportedBy: "{} by {}", "{}，由 {} 导出";
     Statements: "statements", "报文数";
     Totals: "totals", "合计";
     TotalsRecomputed: "{} added up again from their parts", "{} 项已逐级重新相加";
@@ -364,6 +366,55 @@ texts! {
     Withheld: "withheld", "未公开";
     NoStatements: "nothing of that unit or depth is in the file", "文件中没有该单位或该层级的报文";
     StatementType: "type", "类型";
+    // People.
+    Account: "account", "账号";
+    Person: "person", "姓名";
+    Roles: "roles", "角色";
+    RolesState: "state", "状态";
+    LastLogin: "last login", "最近登录";
+    DeputyOf: "{} (for {})", "{}（代 {}）";
+    NoAccounts: "no accounts", "没有账号";
+    NoAccountsYet: "this host has no accounts yet; its own user and root may do everything",
+        "本机尚无账号；运行节点的用户和 root 可执行全部操作";
+    AskName: "name", "账号";
+    AskPassword: "password of {}", "{} 的密码";
+    AskNewPassword: "new password of {}", "{} 的新密码";
+    AskAgain: "again", "再次输入";
+    AskCode: "code that the app of {} shows", "{} 的动态口令";
+    AskActivation: "activation code", "激活码";
+    Scan: "{}: add this to the authenticator app; it is not shown again",
+        "{}：请将以下内容加入动态口令应用；仅显示一次";
+    SetUpDone: "the three administrators exist; from now on everybody logs in: lianxi login",
+        "三名管理员已设立；此后请登录：lianxi login";
+    Activated: "{} is ready; log in with: lianxi login {}", "{} 已激活；登录：lianxi login {}";
+    PasswordChanged: "the password of {} is changed; all its sessions have ended",
+        "{} 的密码已修改；其会话均已结束";
+    LoggedIn: "logged in as {} until {} at the latest", "{} 已登录，最迟至 {}";
+    LoggedOut: "logged out", "已退出登录";
+    ActivationHint: "activation code of {}, for 72 hours; the person runs: lianxi account activate {}",
+        "{} 的激活码，72 小时内有效；由本人执行：lianxi account activate {}";
+    RoleGranted: "{} holds {}", "{} 已获角色 {}";
+    RoleWithdrawn: "{} holds {} no longer", "{} 的角色 {} 已收回";
+    AccountLocked: "{} is locked, its sessions have ended", "{} 已锁定，会话已结束";
+    AccountUnlocked: "{} is unlocked", "{} 已解锁";
+    HandedOver: "handed over to {}: acts waiting {}, heads stood in for {}; ended: tokens {}, sessions {}",
+        "已移交 {}：待审批 {}，代理 {}；已终止：令牌 {}，会话 {}";
+    WouldHandOver: "would hand over to {}: acts waiting {}, heads stood in for {}; would end: tokens {}, sessions {}",
+        "将移交 {}：待审批 {}，代理 {}；将终止：令牌 {}，会话 {}";
+    Delegated: "{} stands in for you from {} until {}", "{} 自 {} 至 {} 代行职责";
+    Recalled: "delegations ended: {}", "已终止代理 {} 项";
+    TokenShownOnce: "token {} works until {}; it is not shown again", "令牌 {} 有效期至 {}；仅显示一次";
+    TokenEnded: "token {} has ended", "令牌 {} 已终止";
+    NoTokens: "no tokens", "没有令牌";
+    PersonNumber: "number", "编号";
+    Ends: "ends", "到期";
+    Act: "act", "操作";
+    PersonSubject: "about", "对象";
+    AskedBy: "asked by", "申请人";
+    DecidedBy: "decided by", "审批人";
+    NoApprovals: "nothing waits for a second person", "没有待审批的操作";
+    ApprovalDone: "{} confirmed and done", "{} 已确认并执行";
+    ApprovalRefused: "{} refused", "{} 已驳回";
 
     // Demo.
     DemoDirectory: "{} hosts, {} units, in {}", "{} 台主机，{} 个单位，位于 {}";

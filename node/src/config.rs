@@ -17,7 +17,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use tonic::codegen::http::Uri;
 use tracing_subscriber::EnvFilter;
 
-use crate::domain::{journal::MIN_RETENTION_DAYS, unit::UnitCode};
+use crate::domain::{account::Rules, journal::MIN_RETENTION_DAYS, unit::UnitCode};
 
 /// Longest path of a Unix socket that Linux takes, the closing zero not counted.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -68,6 +68,8 @@ pub struct HostConfig {
     pub recovery: RecoveryTable,
     /// `[admin]`
     pub admin: AdminTable,
+    /// `[accounts]`
+    pub accounts: AccountsTable,
     /// `[store]`
     pub store: StoreTable,
     /// `[units]`
@@ -146,6 +148,71 @@ impl Default for RecoveryTable {
 pub struct AdminTable {
     /// Path of the socket. Absent: `admin.sock` in the data directory.
     pub socket: Option<PathBuf>,
+    /// Who may connect to it. Default: its owner alone.
+    pub open_to: OpenTo,
+}
+
+/// Who may connect to the local socket. Any but the owner and root has to log in.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenTo {
+    /// The user that runs the host, and root.
+    #[default]
+    Owner,
+    /// The members of that user's group too.
+    Group,
+    /// Every user of the system.
+    Everyone,
+}
+
+/// `[accounts]`: what the host asks of people.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccountsTable {
+    /// Least characters of a password. Default: 12.
+    pub password_characters: NonZeroU16,
+    /// Age at which a password has to be changed. Absent: never by age alone.
+    #[serde(with = "humantime_serde")]
+    pub password_max_age: Option<Duration>,
+    /// Wrong logins in a row after which an account is locked for a while. Default: 5.
+    pub lock_after: NonZeroU16,
+    /// Silence that ends a session. Default: 30 min.
+    #[serde(with = "humantime_serde")]
+    pub session_idle: Duration,
+    /// Age that ends a session. Default: 12 h.
+    #[serde(with = "humantime_serde")]
+    pub session_max: Duration,
+    /// How long an act waits for its second person. Default: 24 h.
+    #[serde(with = "humantime_serde")]
+    pub approval_valid: Duration,
+}
+
+impl Default for AccountsTable {
+    fn default() -> Self {
+        Self {
+            password_characters: NonZeroU16::MIN.saturating_add(11),
+            password_max_age: None,
+            lock_after: NonZeroU16::MIN.saturating_add(4),
+            session_idle: Duration::from_secs(30 * 60),
+            session_max: Duration::from_secs(12 * 3_600),
+            approval_valid: Duration::from_secs(24 * 3_600),
+        }
+    }
+}
+
+impl AccountsTable {
+    /// The rules as accounts apply them.
+    pub fn rules(&self) -> Rules {
+        let ms = |length: Duration| i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
+        Rules {
+            password_characters: usize::from(self.password_characters.get()),
+            password_max_age_ms: self.password_max_age.map(ms),
+            failures: u32::from(self.lock_after.get()),
+            session_idle_ms: ms(self.session_idle),
+            session_max_ms: ms(self.session_max),
+            approval_ms: ms(self.approval_valid),
+        }
+    }
 }
 
 /// `[store]`: the embedded store.
@@ -382,6 +449,7 @@ impl HostConfig {
             let remedy = "set [admin] socket to a shorter path, e.g. \"/run/lianxi/admin.sock\"";
             return Err(document.at("admin", "socket", 0, reason, remedy));
         }
+        self.check_people(document)?;
         for (position, table) in self.unit.iter().enumerate() {
             if self.unit.iter().take(position).any(|before| before.code == table.code) {
                 let reason = format!("{} has two [[unit]] tables", table.code);
@@ -393,17 +461,52 @@ impl HostConfig {
     }
 }
 
+/// Least that a password may be asked to have: fewer characters are guessed.
+const LEAST_PASSWORD_CHARACTERS: u16 = 8;
+
+impl HostConfig {
+    fn check_people(&self, document: &Document<'_>) -> Result<(), Error> {
+        let in_data_dir = self.admin_socket().starts_with(self.data_dir());
+        if self.admin.open_to != OpenTo::Owner && in_data_dir {
+            let reason = "others cannot reach a socket in the data directory".to_owned();
+            let remedy = "set [admin] socket to a path elsewhere, e.g. \"/run/lianxi/admin.sock\"";
+            return Err(document.at("admin", "open_to", 0, reason, remedy));
+        }
+        if self.accounts.password_characters.get() < LEAST_PASSWORD_CHARACTERS {
+            let reason = "shorter passwords are guessed".to_owned();
+            return Err(document.at(
+                "accounts",
+                "password_characters",
+                0,
+                reason,
+                "write at least 8",
+            ));
+        }
+        if self.accounts.session_idle.is_zero() || self.accounts.approval_valid.is_zero() {
+            let key = if self.accounts.session_idle.is_zero() {
+                "session_idle"
+            } else {
+                "approval_valid"
+            };
+            let reason = "it would be over before it began".to_owned();
+            return Err(document.at("accounts", key, 0, reason, "write for example \"30m\""));
+        }
+        Ok(())
+    }
+}
+
 const FILE_HEADING: &str = "\
 # Configuration of a Lianxi host. What is not set here has its default; deploy/node.full.toml of
 # the distribution shows every key with its meaning.
 ";
 
 /// What each table is for, as written above it.
-const PURPOSES: [(&str, &str); 10] = [
+const PURPOSES: [(&str, &str); 11] = [
     ("host", "The host: one process that serves one or many units."),
     ("link", "Links with the hosts of children: where they dial, what tokens tell them."),
     ("recovery", "How late and how often children may renew certificates that have ended."),
     ("admin", "The local socket on which `lianxi` gives its commands."),
+    ("accounts", "What the host asks of the people who have accounts on it."),
     ("store", "The embedded store, shared by all units of the host. Sizes in MiB."),
     ("units", "What every unit of the host gets."),
     ("unit", "What one unit gets instead."),
@@ -582,7 +685,18 @@ mod tests {
                 idle_timeout: Duration::from_secs(20),
             },
             recovery: RecoveryTable { within: Duration::from_secs(3_600), times: 1 },
-            admin: AdminTable { socket: Some("/run/lianxi/admin.sock".into()) },
+            admin: AdminTable {
+                socket: Some("/run/lianxi/admin.sock".into()),
+                open_to: OpenTo::Group,
+            },
+            accounts: AccountsTable {
+                password_characters: NonZeroU16::MIN.saturating_add(15),
+                password_max_age: Some(Duration::from_secs(86_400)),
+                lock_after: NonZeroU16::MIN,
+                session_idle: Duration::from_secs(60),
+                session_max: Duration::from_secs(3_600),
+                approval_valid: Duration::from_secs(7_200),
+            },
             store: StoreTable { cache_mib: NonZeroU32::MIN, reserve_mib: 0 },
             units: UnitsTable { quota_mib },
             unit: vec![UnitTable { code: "310101002003".parse().unwrap(), quota_mib }],
@@ -727,6 +841,13 @@ mod tests {
         let refusal = refusal(&text);
         assert!(refusal.contains("set [admin] socket to a shorter path"), "{refusal}");
         parse(&format!("{text}[admin]\nsocket = \"/run/a.sock\"\n")).unwrap();
+    }
+
+    #[test]
+    fn a_socket_for_others_lies_outside_the_data_directory() {
+        let inside = refusal("[admin]\nopen_to = \"group\"\n");
+        assert!(inside.starts_with("node.toml:2: admin.open_to: "), "{inside}");
+        parse("[admin]\nopen_to = \"everyone\"\nsocket = \"/run/a.sock\"\n").unwrap();
     }
 
     #[test]

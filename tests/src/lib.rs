@@ -13,6 +13,7 @@ pub mod federation;
 pub mod hostile;
 pub mod log;
 pub mod packs;
+pub mod people;
 pub mod processes;
 pub mod python;
 pub mod search;

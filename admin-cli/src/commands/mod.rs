@@ -1,5 +1,7 @@
 //! The commands, one file per noun.
 
+pub(crate) mod account;
+pub(crate) mod approval;
 pub(crate) mod catalogue;
 pub(crate) mod desk;
 pub(crate) mod escalation;
@@ -20,19 +22,36 @@ use anyhow::Context as _;
 use lianxi_node::domain::unit::UnitCode;
 use lianxi_proto::admin::v1::{StatusRequest, StatusResponse, UnitStatus};
 
-use crate::{client::Client, failure::Failure, output::Output};
+use crate::{
+    client::{Bearer, Client, socket_path},
+    failure::Failure,
+    output::Output,
+    session,
+};
 
 /// Where a command runs and how it prints.
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     dir: PathBuf,
+    socket: Option<PathBuf>,
+    token_file: Option<PathBuf>,
     output: &'a Output,
 }
 
 impl<'a> Context<'a> {
     /// For the host in `dir`.
     pub(crate) fn new(dir: PathBuf, output: &'a Output) -> Self {
-        Self { dir, output }
+        Self { dir, socket: None, token_file: None, output }
+    }
+
+    /// At a socket that the directory's configuration need not name, with the token of a system.
+    pub(crate) fn through(self, socket: Option<PathBuf>, token_file: Option<PathBuf>) -> Self {
+        Self { socket, token_file, ..self }
+    }
+
+    /// Path of the node's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| socket_path(&self.dir))
     }
 
     /// Directory of the host.
@@ -47,7 +66,18 @@ impl<'a> Context<'a> {
 
     /// The node that runs in the directory.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
-        Client::connect(&self.dir).await
+        let socket = self.socket();
+        let token = match &self.token_file {
+            Some(file) => Some(session::read(file)?),
+            None => session::current(&socket)?,
+        };
+        let bearer = Bearer::new(token.as_ref().map(|token| token.as_str()));
+        Client::connect_to(socket, &self.dir, bearer).await
+    }
+
+    /// The node, without credentials: for logging in.
+    pub(crate) async fn anonymous(&self) -> Result<Client, Failure> {
+        Client::connect_to(self.socket(), &self.dir, Bearer::default()).await
     }
 
     /// The unit that a command is for: the one named, else the one that the host is for.

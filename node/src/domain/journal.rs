@@ -34,6 +34,12 @@ impl Actor {
         Self(format!("account:{}", cut(name)))
     }
 
+    /// The same account, where it acts as the deputy of another one.
+    #[must_use]
+    pub fn on_behalf_of(self, head: &str) -> Self {
+        Self(format!("{} for account:{}", self.0, cut(head)))
+    }
+
     /// Another unit, over its link or while it joins.
     pub fn unit(code: &UnitCode) -> Self {
         Self(format!("unit:{code}"))

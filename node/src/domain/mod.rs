@@ -1,5 +1,6 @@
 //! The rules, and nothing else: no clock, no network, no store, no generated type.
 
+pub mod account;
 pub mod catalogue;
 pub mod component;
 pub mod delegation;

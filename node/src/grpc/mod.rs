@@ -2,6 +2,8 @@
 //! socket. Handlers parse, call, convert; errors are mapped once, in [`status`].
 
 pub mod access;
+pub mod accounts;
+pub mod approvals;
 pub mod catalogues;
 pub mod enrolment;
 pub mod escalations;
@@ -17,6 +19,8 @@ use std::sync::Arc;
 
 use lianxi_proto::{
     admin::v1::{
+        account_service_server::AccountServiceServer,
+        approval_service_server::ApprovalServiceServer,
         journal_service_server::JournalServiceServer, node_service_server::NodeServiceServer,
     },
     local::v1::{
@@ -29,7 +33,9 @@ use lianxi_proto::{
 use tonic::service::Routes;
 
 use crate::{
+    clock::Clock,
     services::{
+        accounts::Accounts,
         host::{Operations, Units},
         imports::Imports,
     },
@@ -56,4 +62,13 @@ pub fn local_services(
         .add_service(PackServiceServer::new(packs::PackHandler::new(units())))
         .add_service(NoticeServiceServer::new(notices::NoticeHandler::new(units())))
         .add_service(EscalationServiceServer::new(escalations::EscalationHandler::new(units())))
+}
+
+/// The services of people beside the others.
+pub fn with_people(routes: Routes, accounts: &Arc<Accounts>, clock: &Arc<dyn Clock>) -> Routes {
+    let approvals = approvals::ApprovalHandler::new(Arc::clone(accounts), Arc::clone(clock));
+    let accounts = accounts::AccountHandler::new(Arc::clone(accounts));
+    routes
+        .add_service(AccountServiceServer::new(accounts))
+        .add_service(ApprovalServiceServer::new(approvals))
 }

@@ -120,7 +120,7 @@ fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
 
 /// Who asks, as the journal names them.
 fn actor<T>(request: &Request<T>) -> Result<Actor, Status> {
-    Ok(Actor::uid(caller(request)?.uid))
+    Ok(caller(request)?.actor)
 }
 
 fn known_unit(delegation: &Delegation) -> pb::KnownUnit {
@@ -291,7 +291,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
         &self,
         request: Request<pb::RevokeRequest>,
     ) -> Result<Response<pb::RevokeResponse>, Status> {
-        let actor = Actor::uid(caller(&request)?.uid);
+        let actor = caller(&request)?.actor;
         let request = request.into_inner();
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
         let desk = Some(request.desk.as_str()).filter(|desk| !desk.is_empty());

@@ -11,10 +11,7 @@ use super::{
     status::{statement_id, to_status, unit},
 };
 use crate::{
-    domain::{
-        journal::{Act, Actor},
-        period::Period,
-    },
+    domain::{journal::Act, period::Period},
     services::{
         exchange::{Question, Wanted},
         host::Units,
@@ -121,7 +118,7 @@ impl pb::pack_service_server::PackService for PackHandler {
         request: Request<pb::ExportPackRequest>,
     ) -> Result<Response<Self::ExportStream>, Status> {
         use pb::export_pack_response::Kind;
-        let actor = Actor::uid(caller(&request)?.uid);
+        let actor = caller(&request)?.actor;
         let request = request.into_inner();
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
         let subject = subject(&request);

@@ -111,7 +111,7 @@ impl Host {
             }
         };
         let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        let socket = admin::listen(&config.admin_socket())?;
+        let socket = admin::listen(&config.admin_socket(), config.admin.open_to)?;
         let host = Self::assemble(config, options, store, link_address)?;
         for identity in setup::load_identities(&host.config, host.store.as_ref()).await? {
             host.open_unit(identity).await?;
@@ -122,7 +122,8 @@ impl Host {
         // Before the socket is served: an upload must not be taken for one that was left behind.
         host.imports.tidy().await;
         let stop = host.stop.subscribe();
-        let mut tasks = vec![admin::serve(&host, socket, stop)];
+        let accounts = setup::accounts(&host).await?;
+        let mut tasks = vec![admin::serve(&host, accounts, socket, stop)];
         if let Some(listener) = listener {
             tasks.push(tokio::spawn(Arc::clone(&host).accept(listener)));
         }

@@ -25,6 +25,7 @@ use crate::{
         token::Token,
     },
     services::{
+        accounts::{self, Accounts},
         enrolments::{
             self, Enrolling, Enrolments, Identity, Invite, JoinError, Joined, Joining, NewRoot,
         },
@@ -275,6 +276,23 @@ fn joined_unit(joined: &Joined, token: &Token) -> JoinedUnit {
     }
 }
 
+fn host_space() -> UnitCode {
+    HOST_SPACE.parse().expect("invariant: the host's space is a code")
+}
+
+/// People of the host.
+pub(super) async fn accounts(host: &Host) -> Result<Arc<Accounts>, Error> {
+    let parts = accounts::Parts {
+        store: Arc::clone(&host.store),
+        clock: Arc::clone(&host.clock),
+        units: Arc::clone(host.units()),
+        space: host_space(),
+        host: host.config.host.name.clone(),
+        rules: host.config.accounts.rules(),
+    };
+    Ok(Accounts::open(parts).await?)
+}
+
 /// Imports of the host, spooled in its data directory.
 pub(super) fn imports(
     config: &HostConfig,
@@ -284,7 +302,7 @@ pub(super) fn imports(
 ) -> Result<Arc<Imports>, Error> {
     let directory = config.data_dir().join("imports");
     private_directory(&directory)?;
-    let host = HOST_SPACE.parse().expect("invariant: the host's space is a code");
+    let host = host_space();
     let targets: Arc<dyn Targets> = Arc::<Units>::clone(units);
     let imports = Imports::new(Arc::clone(store), host, directory, targets, Arc::clone(clock));
     Ok(Arc::new(imports))

@@ -19,6 +19,7 @@ use crate::{
     domain::{
         catalogue::Catalogue,
         journal::Actor,
+        role::Grant,
         unit::{Level, UnitCode},
     },
 };
@@ -56,6 +57,23 @@ impl Units {
     /// All units in the order of codes.
     pub fn all(&self) -> Vec<Arc<Hosted>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// True if a role reaches all of `units`: an administrator's does, a unit's reaches the unit and
+    /// those below it on this host. No units: every hosted one. A unit of another host counts as
+    /// every hosted one too, so that nobody learns by it what a narrow role must not ask.
+    pub fn covers(&self, grant: &Grant, units: &[UnitCode]) -> bool {
+        let Some(own) = &grant.unit else { return true };
+        let hosted = self.all();
+        let reaches = |unit: &Hosted| {
+            unit.unit.code == *own || unit.unit.trust().is_in_subtree(&unit.unit.code, own)
+        };
+        let here = |code: &UnitCode| hosted.iter().find(|hosted| hosted.unit.code == *code);
+        let named: Option<Vec<_>> = units.iter().map(here).collect();
+        match named {
+            Some(named) if !named.is_empty() => named.into_iter().all(|unit| reaches(unit)),
+            Some(_) | None => hosted.iter().all(|unit| reaches(unit)),
+        }
     }
 
     /// The unit whose journal takes what concerns the whole host: of the highest level, and of

@@ -1,5 +1,6 @@
 //! Use cases, one file per area, over domain and store. Services write the outbox; the link drains it.
 
+pub mod accounts;
 pub mod catalogues;
 pub mod connection;
 pub mod desks;

@@ -82,6 +82,14 @@ pub enum Table {
     JournalTiles = 21,
     /// Own checkpoints by size.
     Checkpoints = 22,
+    /// Accounts of the host by name.
+    Accounts = 25,
+    /// Sessions by the hash of their token.
+    Sessions = 26,
+    /// Tokens of systems by number.
+    ApiTokens = 27,
+    /// Acts that wait for a second person, by number.
+    Approvals = 28,
     /// Keys of sealed bodies that were given, by statement and grant.
     Grants = 29,
     /// Readers whose keys have yet to be given, by statement.

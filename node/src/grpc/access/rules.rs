@@ -15,6 +15,10 @@ pub enum Audience {
     Roles(&'static [Role]),
     /// Whoever has an account, and the user that runs the node, and root.
     Host,
+    /// Whoever has an account, and logged in to it.
+    Person,
+    /// Whomever the socket lets in.
+    Anyone,
 }
 
 /// What of the request says for which unit a role has to be held.
@@ -52,8 +56,10 @@ pub struct Rule {
     pub target: Target,
     /// Who confirms.
     pub confirmation: Confirmation,
-    /// Number of the request's field that makes it a dry run, which nobody has to confirm.
-    pub dry_run: Option<u32>,
+    /// True if the request's field `dry_run` lets it only try, which nobody has to confirm.
+    pub dry_run: bool,
+    /// Fields of the request that say what the act is done to, none of them secret.
+    pub subject: &'static [&'static str],
 }
 
 impl Rule {
@@ -64,16 +70,25 @@ impl Rule {
             audience: Audience::Roles(may),
             target: Target::Unit,
             confirmation: Confirmation::None,
-            dry_run: None,
+            dry_run: false,
+            subject: &["unit"],
         }
     }
 
     const fn of_host(path: &'static str, act: &'static str, may: &'static [Role]) -> Self {
-        Self { target: Target::EveryUnit, ..Self::of_unit(path, act, may) }
+        Self { target: Target::EveryUnit, subject: &[], ..Self::of_unit(path, act, may) }
     }
 
     const fn of_any(path: &'static str, act: &'static str, may: &'static [Role]) -> Self {
-        Self { target: Target::AnyUnit, ..Self::of_unit(path, act, may) }
+        Self { target: Target::AnyUnit, subject: &[], ..Self::of_unit(path, act, may) }
+    }
+
+    const fn of_person(path: &'static str, act: &'static str) -> Self {
+        Self { audience: Audience::Person, ..Self::of_any(path, act, &[]) }
+    }
+
+    const fn of_anyone(path: &'static str, act: &'static str) -> Self {
+        Self { audience: Audience::Anyone, ..Self::of_any(path, act, &[]) }
     }
 
     const fn for_the_host_itself(self) -> Self {
@@ -84,8 +99,12 @@ impl Rule {
         Self { confirmation, ..self }
     }
 
-    const fn or_dry_run(self, field: u32) -> Self {
-        Self { dry_run: Some(field), ..self }
+    const fn or_dry_run(self) -> Self {
+        Self { dry_run: true, ..self }
+    }
+
+    const fn about(self, subject: &'static [&'static str]) -> Self {
+        Self { subject, ..self }
     }
 }
 
@@ -110,6 +129,12 @@ const WATCHES: &[Role] = &[
     AuditAdministrator,
 ];
 
+const ADMINISTRATORS: &[Role] = &[SystemAdministrator, SecurityAdministrator, AuditAdministrator];
+const GRANTS: &[Role] = &[SystemAdministrator, SecurityAdministrator];
+
+/// The method with which a second person confirms.
+pub const CONFIRM: &str = "/lianxi.admin.v1.ApprovalService/Confirm";
+
 /// The line of a method.
 pub fn find(path: &str) -> Option<&'static Rule> {
     RULES.iter().find(|rule| rule.path == path)
@@ -119,34 +144,76 @@ pub fn find(path: &str) -> Option<&'static Rule> {
 pub const RULES: &[Rule] = &[
     // NodeService
     Rule::of_unit("/lianxi.admin.v1.NodeService/Invite", "node.invite", SYSTEM)
+        .about(&["unit", "child"])
         .confirmed_by(Confirmation::Administrator)
-        .or_dry_run(6),
+        .or_dry_run(),
     Rule::of_host("/lianxi.admin.v1.NodeService/Join", "node.join", SYSTEM)
         .confirmed_by(Confirmation::Administrator)
-        .or_dry_run(2),
+        .or_dry_run(),
     Rule::of_any("/lianxi.admin.v1.NodeService/Status", "node.status", EVERYONE)
         .for_the_host_itself(),
-    Rule::of_unit("/lianxi.admin.v1.NodeService/Renew", "node.renew", SYSTEM).or_dry_run(2),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Renew", "node.renew", SYSTEM).or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Leave", "node.leave", SYSTEM)
         .confirmed_by(Confirmation::Administrator)
-        .or_dry_run(4),
+        .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Recover", "node.recover", SYSTEM)
         .confirmed_by(Confirmation::Administrator)
-        .or_dry_run(3),
+        .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Units", "node.units", EVERYONE),
     Rule::of_unit("/lianxi.admin.v1.NodeService/AddDesk", "desk.add", SYSTEM)
+        .about(&["unit", "desk"])
         .confirmed_by(Confirmation::Administrator),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Quarantine", "quarantine.list", WATCHES),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Revoke", "node.revoke", SECURITY)
+        .about(&["revoked", "desk"])
         .confirmed_by(Confirmation::Administrator)
-        .or_dry_run(8),
+        .or_dry_run(),
     // JournalService
     Rule::of_unit("/lianxi.admin.v1.JournalService/Show", "journal.show", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Checkpoint", "journal.checkpoint", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Prove", "journal.prove", WATCHES),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Verify", "journal.verify", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Alarms", "journal.alarms", WATCHES),
-    Rule::of_unit("/lianxi.admin.v1.JournalService/Prune", "journal.prune", SYSTEM).or_dry_run(2),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Prune", "journal.prune", SYSTEM).or_dry_run(),
+    // AccountService
+    Rule::of_any("/lianxi.admin.v1.AccountService/BeginSetup", "account.setup", &[])
+        .for_the_host_itself(),
+    Rule::of_any("/lianxi.admin.v1.AccountService/FinishSetup", "account.setup", &[])
+        .for_the_host_itself(),
+    Rule::of_anyone("/lianxi.admin.v1.AccountService/Login", "account.login"),
+    Rule::of_person("/lianxi.admin.v1.AccountService/Logout", "account.logout"),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Whoami", "account.whoami", &[])
+        .for_the_host_itself(),
+    Rule::of_anyone("/lianxi.admin.v1.AccountService/ChangePassword", "account.password"),
+    Rule::of_anyone("/lianxi.admin.v1.AccountService/BeginActivation", "account.activate"),
+    Rule::of_anyone("/lianxi.admin.v1.AccountService/FinishActivation", "account.activate"),
+    Rule::of_any("/lianxi.admin.v1.AccountService/List", "account.list", ADMINISTRATORS),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Add", "account.add", SYSTEM)
+        .about(&["name"])
+        .confirmed_by(Confirmation::Administrator),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Grant", "account.grant", GRANTS)
+        .about(&["name"])
+        .confirmed_by(Confirmation::Administrator),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Withdraw", "account.withdraw", GRANTS)
+        .about(&["name"])
+        .confirmed_by(Confirmation::Administrator),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Lock", "account.lock", GRANTS),
+    Rule::of_any("/lianxi.admin.v1.AccountService/ResetFactor", "account.reset-factor", GRANTS)
+        .about(&["name"])
+        .confirmed_by(Confirmation::Administrator),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Close", "account.close", SYSTEM)
+        .about(&["name", "successor"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Delegate", "account.delegate", &[Head]),
+    Rule::of_any("/lianxi.admin.v1.AccountService/Recall", "account.recall", &[Head]),
+    Rule::of_person("/lianxi.admin.v1.AccountService/AddToken", "account.token-add"),
+    Rule::of_person("/lianxi.admin.v1.AccountService/ListTokens", "account.token-list"),
+    Rule::of_person("/lianxi.admin.v1.AccountService/EndToken", "account.token-end"),
+    // ApprovalService
+    Rule::of_person("/lianxi.admin.v1.ApprovalService/List", "approval.list"),
+    Rule::of_person(CONFIRM, "approval.confirm"),
+    Rule::of_person("/lianxi.admin.v1.ApprovalService/Refuse", "approval.refuse"),
     // RecordService
     Rule::of_host("/lianxi.local.v1.RecordService/Import", "record.import", &[Operator]),
     Rule::of_any("/lianxi.local.v1.RecordService/Count", "record.count", EVERYONE),
@@ -166,7 +233,7 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.local.v1.NoticeService/List", "notice.list", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.NoticeService/Show", "notice.show", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.NoticeService/Mark", "notice.mark", WORKS),
-    Rule::of_unit("/lianxi.local.v1.NoticeService/Share", "notice.share", ISSUES).or_dry_run(4),
+    Rule::of_unit("/lianxi.local.v1.NoticeService/Share", "notice.share", ISSUES).or_dry_run(),
     // EscalationService
     Rule::of_unit("/lianxi.local.v1.EscalationService/Raise", "escalation.raise", WORKS)
         .confirmed_by(Confirmation::Head),
@@ -174,9 +241,9 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.local.v1.EscalationService/Show", "escalation.show", READS_CASES),
     Rule::of_unit("/lianxi.local.v1.EscalationService/Step", "escalation.step", WORKS),
     Rule::of_unit("/lianxi.local.v1.EscalationService/AddDesk", "escalation.add-desk", WORKS)
-        .or_dry_run(4),
+        .or_dry_run(),
     Rule::of_unit("/lianxi.local.v1.EscalationService/Share", "escalation.share", ISSUES)
-        .or_dry_run(4),
+        .or_dry_run(),
 ];
 
 #[cfg(test)]
@@ -249,16 +316,20 @@ mod tests {
         }
     }
 
+    /// What the gate reads by name has to be there, and what it shows must not be secret.
     #[test]
-    fn a_dry_run_is_a_field_of_that_name() {
+    fn a_request_has_the_fields_that_its_line_names() {
         for method in methods() {
             let rule = find(&method.path).unwrap();
-            let Some(number) = rule.dry_run else { continue };
-            let mut fields = method.request.field.iter();
-            let is_it = fields.any(|field| {
-                field.name() == "dry_run" && u32::try_from(field.number()) == Ok(number)
-            });
-            assert!(is_it, "{}", rule.path);
+            let has = |name: &str| method.request.field.iter().any(|field| field.name() == name);
+            assert!(!rule.dry_run || has("dry_run"), "{}", rule.path);
+            if rule.confirmation != Confirmation::None {
+                assert_eq!(rule.dry_run, has("dry_run"), "{}", rule.path);
+                for name in rule.subject {
+                    assert!(has(name), "{} has no field {name}", rule.path);
+                    assert!(!["token", "password", "code"].contains(name), "{}", rule.path);
+                }
+            }
         }
     }
 
