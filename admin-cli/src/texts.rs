@@ -141,6 +141,21 @@ texts! {
     RevokedHere: "{}: {}", "{}（已吊销）：{}";
     RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
     NoUnits: "no units yet", "尚无单位";
+
+    // Keys at rest.
+    Passphrase: "passphrase of the keys: ", "密钥口令：";
+    NewPassphrase: "new passphrase, at least 12 characters: ", "新口令（至少 12 个字符）：";
+    PassphraseAgain: "the same again: ", "再次输入：";
+    KeysSealed: "{} key files sealed; the host asks for what opens them when it starts",
+        "已加密 {} 个密钥文件；主机启动时需要解锁";
+    KeysWouldBeSealed: "{} key files would be sealed; nothing was changed",
+        "将加密 {} 个密钥文件；未作更改";
+    KeysOpened: "{} key files are in clear again, protected by their mode alone",
+        "{} 个密钥文件已恢复为明文，仅靠文件权限保护";
+    KeysWouldBeOpened: "{} key files would be written in clear; nothing was changed",
+        "将把 {} 个密钥文件恢复为明文；未作更改";
+    PassphraseChanged: "the passphrase was changed", "口令已更改";
+    PassphraseFits: "the passphrase opens the keys; nothing was changed", "口令正确；未作更改";
     LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
     InitDone: "{} is ready in {}; start it with: lianxi node run --dir {}",
         "{} 已在 {} 就绪；启动：lianxi node run --dir {}";

@@ -17,7 +17,9 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use tonic::codegen::http::Uri;
 use tracing_subscriber::EnvFilter;
 
-use crate::domain::{account::Rules, journal::MIN_RETENTION_DAYS, unit::UnitCode};
+use crate::domain::{
+    account::Rules, journal::MIN_RETENTION_DAYS, protection::Method, unit::UnitCode,
+};
 
 /// Longest path of a Unix socket that Linux takes, the closing zero not counted.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -72,6 +74,8 @@ pub struct HostConfig {
     pub accounts: AccountsTable,
     /// `[store]`
     pub store: StoreTable,
+    /// `[keys]`
+    pub keys: KeysTable,
     /// `[units]`
     pub units: UnitsTable,
     /// `[[unit]]`, one per unit that differs from `[units]`.
@@ -231,6 +235,15 @@ impl Default for StoreTable {
     }
 }
 
+/// `[keys]`: private keys.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct KeysTable {
+    /// How the key files must be protected, else the host does not start. Default: `none`, which
+    /// takes any protection.
+    pub protect: Method,
+}
+
 /// `[units]`: what every unit of the host gets.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -356,6 +369,11 @@ impl HostConfig {
             Some(directory) => self.directory.join(directory),
             None => self.directory.clone(),
         }
+    }
+
+    /// Directory of the keys of all units.
+    pub fn keys_dir(&self) -> PathBuf {
+        self.data_dir().join("keys")
     }
 
     /// Path of the admin socket.
@@ -501,13 +519,14 @@ const FILE_HEADING: &str = "\
 ";
 
 /// What each table is for, as written above it.
-const PURPOSES: [(&str, &str); 11] = [
+const PURPOSES: [(&str, &str); 12] = [
     ("host", "The host: one process that serves one or many units."),
     ("link", "Links with the hosts of children: where they dial, what tokens tell them."),
     ("recovery", "How late and how often children may renew certificates that have ended."),
     ("admin", "The local socket on which `lianxi` gives its commands."),
     ("accounts", "What the host asks of the people who have accounts on it."),
     ("store", "The embedded store, shared by all units of the host. Sizes in MiB."),
+    ("keys", "Private keys: how they must be protected."),
     ("units", "What every unit of the host gets."),
     ("unit", "What one unit gets instead."),
     ("journal", "The history that neighbours witness: how often, and how long it is kept."),
@@ -698,6 +717,7 @@ mod tests {
                 approval_valid: Duration::from_secs(7_200),
             },
             store: StoreTable { cache_mib: NonZeroU32::MIN, reserve_mib: 0 },
+            keys: KeysTable { protect: Method::Credential },
             units: UnitsTable { quota_mib },
             unit: vec![UnitTable { code: "310101002003".parse().unwrap(), quota_mib }],
             journal: JournalTable {

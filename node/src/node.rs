@@ -6,10 +6,12 @@
 mod admin;
 mod host;
 mod journals;
+mod protection;
 mod renewal;
 mod setup;
 
 pub use host::{Host, Options};
+pub use protection::{change_secret, open_lock, protect_keys, unprotect_keys};
 pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline};
 
 use std::{future::Future, io, path::PathBuf, sync::Arc};
@@ -18,6 +20,7 @@ use crate::{
     clock::SystemClock,
     config::{self, HostConfig},
     domain::unit::UnitCode,
+    identity::keys::{self, Lock},
     services::{
         error::{ErrorKind, ServiceError},
         host::OperationError,
@@ -66,6 +69,19 @@ pub enum Error {
     /// The directory already holds a host.
     #[error("{} is a host already; take another directory, or join through it while it runs", .0.display())]
     HostExists(PathBuf),
+    /// The keys could not be opened, sealed or unsealed.
+    #[error("the keys of the host: {0}")]
+    Keys(#[source] keys::Error),
+    /// The configuration asks for a protection that the keys do not have.
+    #[error(
+        "[keys] protect asks for {wanted}, and the keys are protected by {found}; run `lianxi node protect-keys`, or change the configuration"
+    )]
+    Protection {
+        /// In the configuration.
+        wanted: keys::Method,
+        /// On disk.
+        found: keys::Method,
+    },
     /// Making or joining a unit failed.
     #[error(transparent)]
     Operation(#[from] OperationError),
@@ -78,20 +94,26 @@ impl ServiceError for Error {
             Self::Config(error) => error.kind(),
             Self::HostExists(_) => ErrorKind::AlreadyExists,
             Self::Listen { .. } => ErrorKind::FailedPrecondition,
+            Self::Protection { .. } => ErrorKind::FailedPrecondition,
+            Self::Keys(error) => protection::kind(error),
             Self::File { .. } | Self::Unit { .. } => ErrorKind::Internal,
             Self::Operation(error) => error.kind(),
         }
     }
 }
 
-/// Serves the host until `shutdown` resolves.
+/// Serves the host, whose keys `lock` opens, until `shutdown` resolves.
 ///
 /// # Errors
 ///
 /// The host did not start; see [`Error`].
-pub async fn run(config: HostConfig, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
+pub async fn run(
+    config: HostConfig,
+    lock: Lock,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let options =
-        Options { clock: Arc::new(SystemClock), metrics: Metrics::installed(), tap: None };
+        Options { clock: Arc::new(SystemClock), metrics: Metrics::installed(), tap: None, lock };
     let host = Host::bind(config, options).await?;
     shutdown.await;
     host.shutdown().await;

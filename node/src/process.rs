@@ -4,6 +4,8 @@
 //! `lianxi-node` and `lianxi node run` both call this, so that they are one program. Sets
 //! process-wide things (subscriber, signal handlers), so no test and no library code calls it.
 
+pub mod secret;
+
 use std::{io, path::Path};
 
 use tokio::{
@@ -14,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::{self, HostConfig},
+    identity::keys::Lock,
     node,
     services::error::{ErrorKind, ServiceError},
     telemetry,
@@ -40,6 +43,9 @@ pub enum Error {
     /// Logs, traces or metrics could not be set up.
     #[error("cannot set up telemetry")]
     Telemetry(#[from] telemetry::Error),
+    /// What opens the keys was not given.
+    #[error(transparent)]
+    Secret(#[from] secret::Error),
     /// The host did not start, or failed.
     #[error("the host stopped")]
     Node(#[from] node::Error),
@@ -49,20 +55,25 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Config(error) => error.kind(),
+            Self::Secret(_) => ErrorKind::FailedPrecondition,
             Self::Node(error) => error.kind(),
             Self::System(_) | Self::Telemetry(_) => ErrorKind::Internal,
         }
     }
 }
 
-/// Serves the host whose configuration is at `config_file` until SIGINT or SIGTERM.
+/// Serves the host whose configuration is at `config_file` until SIGINT or SIGTERM. If its keys
+/// need a passphrase, it is read from the descriptor `passphrase_fd`, else from the credential of
+/// the service, else from the terminal.
 ///
 /// # Errors
 ///
 /// The host did not start, or it failed; see [`Error`].
-pub fn run(config_file: &Path) -> Result<(), Error> {
+pub fn run(config_file: &Path, passphrase_fd: Option<u32>) -> Result<(), Error> {
     let config = HostConfig::load(config_file)?;
-    runtime(&config).map_err(Error::System)?.block_on(serve(config))
+    let ask = |method| Ok::<_, Error>(secret::for_start(method, passphrase_fd)?);
+    let lock = node::open_lock(&config, ask)?;
+    runtime(&config).map_err(Error::System)?.block_on(serve(config, lock))
 }
 
 /// As [`run`], inside a runtime that is there already.
@@ -70,10 +81,10 @@ pub fn run(config_file: &Path) -> Result<(), Error> {
 /// # Errors
 ///
 /// The host did not start, or it failed; see [`Error`].
-pub async fn serve(config: HostConfig) -> Result<(), Error> {
+pub async fn serve(config: HostConfig, lock: Lock) -> Result<(), Error> {
     let stop = StopSignals::listen().map_err(Error::System)?;
     let telemetry = telemetry::init(&config.telemetry).await?;
-    let served = Box::pin(node::run(config, stop.first())).await;
+    let served = Box::pin(node::run(config, lock, stop.first())).await;
     telemetry.shutdown().await;
     Ok(served?)
 }

@@ -6,6 +6,7 @@ use lianxi_node::{
     clock::ShiftedClock,
     config::HostConfig,
     domain::delegation::Suite,
+    identity::keys::Lock,
     link::Tap,
     node::{self, Host, InitOptions, JoinOptions, Options},
     telemetry::Metrics,
@@ -180,6 +181,7 @@ impl Federation {
             clock: Arc::new(host.clock.as_ref().unwrap_or(&self.clock).clone()),
             metrics: Metrics::installed(),
             tap: self.tap.clone(),
+            lock: Lock::none(),
         };
         host.running = Some(Host::bind(config, options).await.unwrap());
     }

@@ -6,6 +6,7 @@ mod join;
 mod leave;
 mod list;
 mod offline;
+mod protect;
 mod renewal;
 mod revoke;
 mod view;
@@ -31,6 +32,12 @@ pub(crate) enum Verb {
     Join(join::Join),
     /// Serve the units of the host until stopped
     Run(Run),
+    /// Seal the keys of a stopped host with a passphrase or a credential
+    ProtectKeys(protect::Protect),
+    /// Write the keys of a stopped host in clear again
+    UnprotectKeys(protect::Unprotect),
+    /// Change the passphrase of the keys of a stopped host
+    ChangePassphrase(protect::ChangePassphrase),
     /// Show the host and its units
     Status(Status),
     /// Look for what will bite: clocks, certificates, keys, disk, links
@@ -67,6 +74,9 @@ impl Verb {
             Self::Invite(invite) => block_on(invite.run(context)),
             Self::Join(join) => block_on(join.run(context)),
             Self::Run(run) => run.run(context),
+            Self::ProtectKeys(protect) => block_on(protect.run(context)),
+            Self::UnprotectKeys(unprotect) => block_on(unprotect.run(context)),
+            Self::ChangePassphrase(change) => block_on(change.run(context)),
             Self::Status(status) => block_on(status.run(context)),
             Self::Doctor(doctor) => block_on(doctor.run(context)),
             Self::Renew(renew) => block_on(renew.run(context)),

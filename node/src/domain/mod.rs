@@ -16,6 +16,7 @@ pub mod mapping;
 pub mod notice;
 pub mod period;
 pub mod personal;
+pub mod protection;
 pub mod record;
 pub mod revocation;
 pub mod role;

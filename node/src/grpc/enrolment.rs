@@ -339,11 +339,17 @@ mod tests {
         fn joining<'a>(
             &self,
             token: &'a Token,
-            keys_directory: &'a std::path::Path,
+            keys_directory: &std::path::Path,
             door: &'a dyn Door,
         ) -> Joining<'a> {
             let clock = Arc::new(self.city.clock.clone());
-            Joining { token, keys_directory, host: "district-host", door, clock }
+            Joining {
+                token,
+                keys_directory: keys_directory.into(),
+                host: "district-host",
+                door,
+                clock,
+            }
         }
 
         fn door(&self) -> GrpcDoor {

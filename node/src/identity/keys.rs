@@ -1,9 +1,11 @@
 //! Private keys of units, desks and the root, and the files that hold them.
 //!
 //! Promises that a key file is durable and complete before anybody is told of the key, readable by
-//! its owner alone, and never overwritten by other keys. Must not log or return private bytes.
+//! its owner alone, sealed if the host's keys are, and never overwritten by other keys. Must not log or return private bytes.
 
 mod file;
+mod lock;
+mod protect;
 
 use std::{
     fmt, io,
@@ -17,6 +19,10 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use self::file::{KeyFile, Kind, Part, save};
+pub use self::{
+    lock::{Cost, Lock, Method, Secret},
+    protect::{change_secret, protect, unprotect},
+};
 
 use crate::{
     clock::UnixMillis,
@@ -65,6 +71,25 @@ pub enum Error {
         /// What does not fit.
         reason: &'static str,
     },
+    /// The keys are sealed and nothing opened them.
+    #[error("the keys at {} are sealed; give the passphrase or the credential that opens them", .0.display())]
+    Sealed(PathBuf),
+    /// The passphrase or credential does not open the keys.
+    #[error("the {0} is wrong; the keys stay closed, try again")]
+    WrongSecret(Method),
+    /// The passphrase or credential is too short.
+    #[error("{0}; choose a longer one")]
+    WeakSecret(&'static str),
+    /// The keys open with something else.
+    #[error("the keys at {} open with a {is}, not with a {given}; give that one", .path.display())]
+    OtherMethod {
+        /// The lock.
+        path: PathBuf,
+        /// What opens it.
+        is: Method,
+        /// What was given.
+        given: Method,
+    },
     /// The file system refused.
     #[error("cannot {action} {}", .path.display())]
     File {
@@ -82,6 +107,36 @@ pub enum Error {
     /// The CA certificate could not be made.
     #[error("cannot make the certificate of the unit's CA")]
     Certificate(#[from] certificates::Error),
+}
+
+/// Where keys lie, and what seals them. A path alone means that nothing does.
+#[derive(Clone, Debug)]
+pub struct Place {
+    directory: PathBuf,
+    lock: Lock,
+}
+
+impl Place {
+    /// A directory whose files `lock` seals.
+    pub fn new(directory: PathBuf, lock: Lock) -> Self {
+        Self { directory, lock }
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A directory below, sealed by the same.
+    pub fn below(&self, name: impl AsRef<Path>) -> Self {
+        Self { directory: self.directory.join(name), lock: self.lock.clone() }
+    }
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Place {
+    fn from(directory: &P) -> Self {
+        Self::new(directory.as_ref().to_owned(), Lock::none())
+    }
 }
 
 /// An X25519 private key (RFC 7748). `Debug` shows nothing of it.
@@ -167,12 +222,12 @@ impl UnitKeys {
         })
     }
 
-    /// Writes `unit.keys` below `directory`, durably.
+    /// Writes `unit.keys` there, durably.
     ///
     /// # Errors
     ///
     /// [`Error::Exists`] if other keys are there, [`Error::File`].
-    pub fn save(&self, directory: &Path) -> Result<(), Error> {
+    pub fn save(&self, place: impl Into<Place>) -> Result<(), Error> {
         let agreement = Zeroizing::new(*self.agreement.private_bytes());
         let (statement, delegation) =
             (self.statement.private_bytes(), self.delegation.private_bytes());
@@ -186,16 +241,17 @@ impl UnitKeys {
             (Part::Tls, self.tls.serialized_der()),
             (Part::CaCertificate, &self.ca_certificate),
         ];
-        save(directory, Kind::Unit, &parts)
+        save(&place.into(), Kind::Unit, &parts)
     }
 
-    /// Reads `unit.keys` below `directory`.
+    /// Reads `unit.keys` there.
     ///
     /// # Errors
     ///
-    /// [`Error::Missing`], [`Error::Mode`], [`Error::Owner`], [`Error::Damaged`], [`Error::File`].
-    pub fn load(directory: &Path) -> Result<Self, Error> {
-        let file = KeyFile::load(directory, Kind::Unit)?;
+    /// [`Error::Missing`], [`Error::Mode`], [`Error::Owner`], [`Error::Damaged`], [`Error::Sealed`],
+    /// [`Error::File`].
+    pub fn load(place: impl Into<Place>) -> Result<Self, Error> {
+        let file = KeyFile::load(&place.into(), Kind::Unit)?;
         Ok(Self {
             statement: file.signer(Part::Statement)?,
             delegation: file.signer(Part::Delegation)?,
@@ -206,27 +262,28 @@ impl UnitKeys {
         })
     }
 
-    /// Reads the keys below `directory`, or makes and saves them if there are none: a step that was
+    /// Reads the keys there, or makes and saves them if there are none: a step that was
     /// cut off goes on with the keys that it began with.
     ///
     /// # Errors
     ///
     /// Those of [`UnitKeys::load`], [`UnitKeys::generate_in`] and [`UnitKeys::save`].
     pub fn load_or_generate(
-        directory: &Path,
+        place: impl Into<Place>,
         suite: Suite,
         unit: &UnitCode,
         trust_domain: &str,
         now: UnixMillis,
     ) -> Result<Self, Error> {
-        match Self::load(directory) {
+        let place = place.into();
+        match Self::load(place.clone()) {
             Err(Error::Missing(_)) => {}
             loaded => return loaded,
         }
         let keys = Self::generate_in(suite, unit, trust_domain, now)?;
-        match keys.save(directory) {
+        match keys.save(place.clone()) {
             Ok(()) => Ok(keys),
-            Err(Error::Exists(_)) => Self::load(directory),
+            Err(Error::Exists(_)) => Self::load(place),
             Err(error) => Err(error),
         }
     }
@@ -279,28 +336,28 @@ impl DeskKeys {
         Self { statement: new_signer(suite), agreement }
     }
 
-    /// Writes `desk.keys` below `directory`, durably.
+    /// Writes `desk.keys` there, durably.
     ///
     /// # Errors
     ///
     /// [`Error::Exists`] if other keys are there, [`Error::File`].
-    pub fn save(&self, directory: &Path) -> Result<(), Error> {
+    pub fn save(&self, place: impl Into<Place>) -> Result<(), Error> {
         let private = self.statement.private_bytes();
         let suite = file::suite_part(&self.statement);
         let agreement = self.agreement.as_ref().map(|key| Zeroizing::new(*key.private_bytes()));
         let mut parts: Vec<(Part, &[u8])> =
             vec![(Part::Suite, &suite), (Part::Statement, private.as_slice())];
         parts.extend(agreement.as_ref().map(|key| (Part::Agreement, key.as_slice())));
-        save(directory, Kind::Desk, &parts)
+        save(&place.into(), Kind::Desk, &parts)
     }
 
-    /// Reads `desk.keys` below `directory`.
+    /// Reads `desk.keys` there.
     ///
     /// # Errors
     ///
     /// As [`UnitKeys::load`].
-    pub fn load(directory: &Path) -> Result<Self, Error> {
-        let file = KeyFile::load(directory, Kind::Desk)?;
+    pub fn load(place: impl Into<Place>) -> Result<Self, Error> {
+        let file = KeyFile::load(&place.into(), Kind::Desk)?;
         let agreement = if file.holds(Part::Agreement) {
             Some(AgreementKey::from_bytes(&*file.bytes32(Part::Agreement)?))
         } else {
@@ -332,41 +389,42 @@ impl RootKey {
         Self(new_signer(suite))
     }
 
-    /// Writes `root.keys` below `directory`, durably.
+    /// Writes `root.keys` there, durably.
     ///
     /// # Errors
     ///
     /// [`Error::Exists`] if another key is there, [`Error::File`].
-    pub fn save(&self, directory: &Path) -> Result<(), Error> {
+    pub fn save(&self, place: impl Into<Place>) -> Result<(), Error> {
         let suite = file::suite_part(&self.0);
         let private = self.0.private_bytes();
-        save(directory, Kind::Root, &[(Part::Suite, &suite), (Part::Root, private.as_slice())])
+        save(&place.into(), Kind::Root, &[(Part::Suite, &suite), (Part::Root, private.as_slice())])
     }
 
-    /// Reads `root.keys` below `directory`.
+    /// Reads `root.keys` there.
     ///
     /// # Errors
     ///
     /// As [`UnitKeys::load`].
-    pub fn load(directory: &Path) -> Result<Self, Error> {
-        let file = KeyFile::load(directory, Kind::Root)?;
+    pub fn load(place: impl Into<Place>) -> Result<Self, Error> {
+        let file = KeyFile::load(&place.into(), Kind::Root)?;
         Ok(Self(file.signer(Part::Root)?))
     }
 
-    /// Reads the key below `directory`, or makes and saves one if there is none.
+    /// Reads the key there, or makes and saves one if there is none.
     ///
     /// # Errors
     ///
     /// As [`UnitKeys::load_or_generate`].
-    pub fn load_or_generate(directory: &Path, suite: Suite) -> Result<Self, Error> {
-        match Self::load(directory) {
+    pub fn load_or_generate(place: impl Into<Place>, suite: Suite) -> Result<Self, Error> {
+        let place = place.into();
+        match Self::load(place.clone()) {
             Err(Error::Missing(_)) => {}
             loaded => return loaded,
         }
         let key = Self::generate(suite);
-        match key.save(directory) {
+        match key.save(place.clone()) {
             Ok(()) => Ok(key),
-            Err(Error::Exists(_)) => Self::load(directory),
+            Err(Error::Exists(_)) => Self::load(place),
             Err(error) => Err(error),
         }
     }

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::Duration,
 };
@@ -24,7 +23,10 @@ use crate::{
         journal::{Act, Actor},
         unit::UnitCode,
     },
-    identity::tls::{AcceptError, Accepted, Purpose, ServerTls, UnitTls},
+    identity::{
+        keys::{Lock, Place},
+        tls::{AcceptError, Accepted, Purpose, ServerTls, UnitTls},
+    },
     link::{
         Tap,
         dial::{Dial, Io},
@@ -66,12 +68,15 @@ pub struct Options {
     pub metrics: Metrics,
     /// Sees every frame; tests only.
     pub tap: Option<Arc<dyn Tap>>,
+    /// Opens the keys of the host.
+    pub lock: Lock,
 }
 
 /// One running host.
 pub struct Host {
     pub(super) config: HostConfig,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) lock: Lock,
     pub(super) store: Arc<dyn Store>,
     metrics: Metrics,
     units: Arc<Units>,
@@ -113,7 +118,9 @@ impl Host {
         let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = admin::listen(&config.admin_socket(), config.admin.open_to)?;
         let host = Self::assemble(config, options, store, link_address)?;
-        for identity in setup::load_identities(&host.config, host.store.as_ref()).await? {
+        for identity in
+            setup::load_identities(&host.config, &host.lock, host.store.as_ref()).await?
+        {
             host.open_unit(identity).await?;
         }
         if let Some(head) = host.units.head() {
@@ -169,6 +176,7 @@ impl Host {
                 started_unix_ms: clock.now_unix_ms(),
                 config,
                 clock,
+                lock: options.lock,
                 store,
                 metrics: options.metrics,
                 units,
@@ -464,8 +472,8 @@ impl Operations for Host {
         recoveries.map_err(|error| setup::failed(error.kind(), &error))
     }
 
-    fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> PathBuf {
-        setup::keys_directory(&self.config, unit).join("desks").join(desk)
+    fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> Place {
+        setup::keys_place(&self.config, &self.lock, unit).below("desks").below(desk)
     }
 
     fn certificate_ends(&self, unit: &UnitCode) -> Option<UnixMillis> {

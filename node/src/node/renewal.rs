@@ -113,8 +113,8 @@ impl Host {
         let _turn = self.renewing.lock().await;
         let identity = self.identity(unit).await?;
         let before = end_of(&identity)?;
-        let directory = setup::keys_directory(&self.config, unit);
-        let keys = UnitKeys::load(&directory).map_err(|error| failed(&error))?;
+        let place = setup::keys_place(&self.config, &self.lock, unit);
+        let keys = UnitKeys::load(place).map_err(|error| failed(&error))?;
         let door = GrpcDoor::new(Arc::clone(&self.clock));
         let renewing = Renewing {
             identity: &identity,

@@ -20,7 +20,7 @@ use crate::{
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{
         certificates,
-        keys::{DeskKeys, UnitKeys},
+        keys::{DeskKeys, Lock, Place, UnitKeys},
         tls::{ParentPin, UnitTls},
         token::Token,
     },
@@ -98,7 +98,7 @@ pub async fn init(options: InitOptions) -> Result<(), Error> {
     let config = new_config(&options.dir, options.listen, options.advertise)?;
     let store = host::open_store(&config)?;
     let root = NewRoot {
-        keys_directory: keys_directory(&config, &options.code),
+        keys_directory: keys_place(&config, &Lock::none(), &options.code),
         unit: options.code,
         level: options.level,
         title: options.title,
@@ -128,7 +128,7 @@ pub async fn join_offline(
     let store = host::open_store(&config)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let door = GrpcDoor::new(Arc::clone(&clock));
-    let joined = joining(&config, &token, &door, clock).run().await;
+    let joined = joining(&config, &Lock::none(), &token, &door, clock).run().await;
     let joined = joined.map_err(|error| failed(error.kind(), &error))?;
     keep(&joined, store.as_ref(), &SystemClock, (whoever_runs_this(), "node.join")).await?;
     store.close().await?;
@@ -146,7 +146,7 @@ pub async fn check_token(dir: &Path, token: &str) -> Result<JoinedUnit, Error> {
     let token = parse_token(token)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let door = GrpcDoor::new(Arc::clone(&clock));
-    let checked = joining(&config, &token, &door, clock).dry_run().await;
+    let checked = joining(&config, &Lock::none(), &token, &door, clock).dry_run().await;
     checked.map_err(|error| failed(error.kind(), &error))?;
     Ok(would_join(&token))
 }
@@ -164,16 +164,17 @@ fn would_join(token: &Token) -> JoinedUnit {
 
 fn joining<'a>(
     config: &'a HostConfig,
+    lock: &Lock,
     token: &'a Token,
     door: &'a GrpcDoor,
     clock: Arc<dyn Clock>,
 ) -> JoinRun<'a> {
-    JoinRun { keys: keys_directory(config, &token.unit), config, token, door, clock }
+    JoinRun { keys: keys_place(config, lock, &token.unit), config, token, door, clock }
 }
 
-/// A join with the directory of its keys.
+/// A join with the place of its keys.
 struct JoinRun<'a> {
-    keys: PathBuf,
+    keys: Place,
     config: &'a HostConfig,
     token: &'a Token,
     door: &'a GrpcDoor,
@@ -184,7 +185,7 @@ impl JoinRun<'_> {
     fn joining(&self) -> Joining<'_> {
         Joining {
             token: self.token,
-            keys_directory: &self.keys,
+            keys_directory: self.keys.clone(),
             host: &self.config.host.name,
             door: self.door,
             clock: Arc::clone(&self.clock),
@@ -235,9 +236,9 @@ pub(super) fn private_directory(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Directory of a unit's keys.
-pub(super) fn keys_directory(config: &HostConfig, unit: &UnitCode) -> PathBuf {
-    config.data_dir().join("keys").join(unit.as_str())
+/// Place of a unit's keys.
+pub(super) fn keys_place(config: &HostConfig, lock: &Lock, unit: &UnitCode) -> Place {
+    Place::new(config.keys_dir(), lock.clone()).below(unit.as_str())
 }
 
 pub(super) fn failed(kind: ErrorKind, error: &dyn std::error::Error) -> OperationError {
@@ -261,7 +262,7 @@ async fn keep(
 }
 
 /// Who works on a host that is not running.
-fn whoever_runs_this() -> Actor {
+pub(super) fn whoever_runs_this() -> Actor {
     Actor::uid(rustix::process::getuid().as_raw())
 }
 
@@ -311,6 +312,7 @@ pub(super) fn imports(
 /// Loads every unit of the store, parents before children.
 pub(super) async fn load_identities(
     config: &HostConfig,
+    lock: &Lock,
     store: &dyn Store,
 ) -> Result<Vec<OpenIdentity>, Error> {
     let mut identities = Vec::new();
@@ -323,7 +325,7 @@ pub(super) async fn load_identities(
         else {
             continue;
         };
-        identities.push(open(config, store, identity).await?);
+        identities.push(open(config, lock, store, identity).await?);
     }
     identities.sort_by_key(|identity| identity.parts.level);
     Ok(identities)
@@ -331,14 +333,15 @@ pub(super) async fn load_identities(
 
 async fn open(
     config: &HostConfig,
+    lock: &Lock,
     store: &dyn Store,
     identity: Identity,
 ) -> Result<OpenIdentity, Error> {
     let unit = identity.unit.clone();
     let failed =
         |error: &dyn std::error::Error| Error::Unit { unit: unit.clone(), reason: chain(error) };
-    let directory = keys_directory(config, &unit);
-    let keys = UnitKeys::load(&directory).map_err(|error| failed(&error))?;
+    let place = keys_place(config, lock, &unit);
+    let keys = UnitKeys::load(place.clone()).map_err(|error| failed(&error))?;
     let trust = identity.load_trust(store).await.map_err(|error| failed(&error))?;
     let tls = identity.tls(&keys);
     let shown = identity.client_certificate.as_ref().unwrap_or(&identity.server_certificate);
@@ -351,7 +354,7 @@ async fn open(
         .collect();
     let mut signers = std::collections::BTreeMap::new();
     for desk in desks {
-        let keys = DeskKeys::load(&directory.join("desks").join(desk.as_str()));
+        let keys = DeskKeys::load(place.below("desks").below(desk.as_str()));
         signers.insert(desk, keys.map_err(|error| failed(&error))?);
     }
     let parent = identity
@@ -384,7 +387,7 @@ pub(super) async fn join(
 ) -> Result<JoinedUnit, OperationError> {
     let token = parse_token(token)?;
     let door = GrpcDoor::new(Arc::clone(&host.clock));
-    let run = joining(&host.config, &token, &door, Arc::clone(&host.clock));
+    let run = joining(&host.config, &host.lock, &token, &door, Arc::clone(&host.clock));
     let refused = |error: JoinError| failed(error.kind(), &error);
     if dry_run {
         run.dry_run().await.map_err(refused)?;
@@ -407,7 +410,7 @@ pub(super) async fn join(
     };
     keep(&joined, host.store.as_ref(), host.clock.as_ref(), (by, "node.join")).await?;
     let unit = joined_unit(&joined, &token);
-    let identity = open(&host.config, host.store.as_ref(), joined.identity).await;
+    let identity = open(&host.config, &host.lock, host.store.as_ref(), joined.identity).await;
     let opened = match identity {
         Ok(identity) => host.open_unit(identity).await,
         Err(error) => Err(error),

@@ -1,6 +1,6 @@
 //! Desks of a unit: each has keys of its own, delegated by the unit itself.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use super::{
     error::{ErrorKind, ServiceError},
@@ -13,7 +13,7 @@ use crate::{
     },
     identity::{
         issue,
-        keys::{self, DeskKeys},
+        keys::{self, DeskKeys, Place},
     },
 };
 
@@ -49,14 +49,14 @@ impl ServiceError for Error {
     }
 }
 
-/// Adds a desk to `unit`: keys are kept in `keys_directory` first, then the delegation is signed.
+/// Adds a desk to `unit`: its keys are kept in `keys` first, then the delegation is signed.
 ///
 /// # Errors
 ///
 /// [`Error::Exists`], or what kept keys or delegation from being stored.
 pub async fn add(
     unit: &Arc<Unit>,
-    keys_directory: &Path,
+    keys: &Place,
     desk: DeskId,
     title: String,
     line: String,
@@ -70,11 +70,11 @@ pub async fn add(
         known.ok_or_else(|| Error::NoDelegation(unit.code.clone()))?.delegation.clone()
     };
     // Keys that a crash left behind are used: they are nobody else's.
-    let keys = match DeskKeys::load(keys_directory) {
+    let keys = match DeskKeys::load(keys.clone()) {
         Err(keys::Error::Missing(_)) => {
-            let keys = DeskKeys::generate(unit.keys().suite());
-            keys.save(keys_directory)?;
-            keys
+            let made = DeskKeys::generate(unit.keys().suite());
+            made.save(keys.clone())?;
+            made
         }
         loaded => loaded?,
     };

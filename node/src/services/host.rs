@@ -22,6 +22,7 @@ use crate::{
         role::Grant,
         unit::{Level, UnitCode},
     },
+    identity::keys::Place,
 };
 
 /// The unit is not served by this host.
@@ -214,7 +215,7 @@ pub trait Operations: Send + Sync + 'static {
     async fn recoveries(&self, unit: &UnitCode) -> Result<Vec<ChildRecovery>, OperationError>;
 
     /// Directory of the keys of a desk.
-    fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> std::path::PathBuf;
+    fn desk_keys_directory(&self, unit: &UnitCode, desk: &str) -> Place;
 
     /// End of the certificate that a unit shows its parent, or else its children.
     fn certificate_ends(&self, unit: &UnitCode) -> Option<UnixMillis>;

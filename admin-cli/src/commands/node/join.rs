@@ -15,6 +15,7 @@ use lianxi_node::{
     clock::SystemClock,
     config::HostConfig,
     node::{self, Host, JoinOptions, Options},
+    process::{self, secret},
     telemetry::Metrics,
 };
 use lianxi_proto::admin::v1::{InviteRequest, JoinRequest, JoinResponse};
@@ -203,9 +204,11 @@ impl JoinAll<'_> {
             };
             outcomes.insert(first.unit.to_string(), outcome);
         }
-        let options =
-            Options { clock: Arc::new(SystemClock), metrics: Metrics::installed(), tap: None };
-        let host = Host::bind(HostConfig::load(&config)?, options).await;
+        let config = HostConfig::load(&config)?;
+        let ask = |method| Ok::<_, process::Error>(secret::for_start(method, None)?);
+        let lock = node::open_lock(&config, ask)?;
+        let (clock, metrics) = (Arc::new(SystemClock), Metrics::installed());
+        let host = Host::bind(config, Options { clock, metrics, tap: None, lock }).await;
         let host = host.context("cannot serve the units meanwhile")?;
         let client = self.context.client().await?;
         Ok(Some(Place { client, own: Some(host) }))

@@ -129,6 +129,9 @@ pub(crate) struct Run {
     /// Stop when standard input closes: a pipe whose other end ends with the program that holds it
     #[arg(long)]
     until_stdin_closes: bool,
+    /// File descriptor from which the passphrase of the keys is read
+    #[arg(long, value_name = "N")]
+    passphrase_fd: Option<u32>,
 }
 
 impl Run {
@@ -140,7 +143,7 @@ impl Run {
                 .spawn(|| stop_at_the_end_of(io::stdin().lock()))
                 .context("cannot wait for the end of standard input")?;
         }
-        Ok(process::run(&context.dir().join(CONFIG))?)
+        Ok(process::run(&context.dir().join(CONFIG), self.passphrase_fd)?)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The files of private keys: magic, version, kind, parts (number, length, bytes), SHA-256 of all
 //! before it.
 //!
-//! Version 1 knew Ed25519 alone; version 2 has the suite as a part. Both are read for ever, the
-//! second is written.
+//! Version 1 knew Ed25519 alone; version 2 has the suite as a part. Version 3 is a whole file of
+//! another version, sealed: magic, version, kind, then nonce, ciphertext and tag under these, then
+//! SHA-256 of all. All are read for ever; the second is written, or the third around it.
 
 use std::{
     fs, io,
@@ -17,7 +18,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::Error;
+use super::{Error, Lock, Place};
 
 const MAGIC: &[u8; 11] = b"lianxi-keys";
 
@@ -25,6 +26,8 @@ const MAGIC: &[u8; 11] = b"lianxi-keys";
 const ED25519_VERSION: u8 = 1;
 
 const VERSION: u8 = 2;
+
+const SEALED_VERSION: u8 = 3;
 
 const MAX_FILE_BYTES: u64 = 16 * 1024;
 
@@ -70,9 +73,16 @@ pub(super) struct KeyFile {
 }
 
 impl KeyFile {
-    pub(super) fn load(directory: &Path, kind: Kind) -> Result<Self, Error> {
-        let path = directory.join(kind.file_name());
+    pub(super) fn load(place: &Place, kind: Kind) -> Result<Self, Error> {
+        let path = place.directory().join(kind.file_name());
         let bytes = read(&path)?;
+        match unsealed(&path, &bytes, &place.lock)? {
+            Some(opened) => Self::parse(path, &opened, kind),
+            None => Self::parse(path, &bytes, kind),
+        }
+    }
+
+    fn parse(path: PathBuf, bytes: &[u8], kind: Kind) -> Result<Self, Error> {
         let damaged = |reason| Error::Damaged { path: path.clone(), reason };
         let (content, checksum) = bytes
             .len()
@@ -150,7 +160,7 @@ pub(super) fn suite_part(signer: &Signer) -> [u8; 1] {
 }
 
 /// Writes a file of its kind, which never replaces another.
-pub(super) fn save(directory: &Path, kind: Kind, parts: &[(Part, &[u8])]) -> Result<(), Error> {
+pub(super) fn save(place: &Place, kind: Kind, parts: &[(Part, &[u8])]) -> Result<(), Error> {
     let mut content = Zeroizing::new(Vec::with_capacity(4096));
     content.extend_from_slice(MAGIC);
     content.extend_from_slice(&[VERSION, kind as u8]);
@@ -162,11 +172,49 @@ pub(super) fn save(directory: &Path, kind: Kind, parts: &[(Part, &[u8])]) -> Res
     }
     let checksum = Sha256::digest(content.as_slice());
     content.extend_from_slice(&checksum);
-    write(directory, kind.file_name(), &content)
+    match sealed(&content, &place.lock) {
+        Some(sealed) => write(place.directory(), kind.file_name(), &sealed),
+        None => write(place.directory(), kind.file_name(), &content),
+    }
+}
+
+/// The file of version 3 around a file of another version; `None` if nothing seals.
+pub(super) fn sealed(content: &[u8], lock: &Lock) -> Option<Vec<u8>> {
+    let kind = content.get(MAGIC.len() + 1).copied().unwrap_or_default();
+    let mut whole = [MAGIC.as_slice(), &[SEALED_VERSION, kind]].concat();
+    let sealed = lock.seal(&whole, content)?;
+    whole.extend_from_slice(&sealed);
+    let checksum = Sha256::digest(&whole);
+    whole.extend_from_slice(&checksum);
+    Some(whole)
+}
+
+/// The file inside one of version 3; `None` for another version.
+pub(super) fn unsealed(
+    path: &Path,
+    content: &[u8],
+    lock: &Lock,
+) -> Result<Option<Zeroizing<Vec<u8>>>, Error> {
+    let damaged = |reason| Error::Damaged { path: path.to_owned(), reason };
+    let (head_bytes, rest_bytes) = (MAGIC.len() + 2, 32);
+    if !content.starts_with(MAGIC) || content.get(MAGIC.len()) != Some(&SEALED_VERSION) {
+        return Ok(None);
+    }
+    let whole = content.len().checked_sub(rest_bytes).filter(|length| *length >= head_bytes);
+    let (whole, checksum) = content.split_at(whole.ok_or_else(|| damaged("too short"))?);
+    if Sha256::digest(whole).as_slice() != checksum {
+        return Err(damaged("the checksum does not fit"));
+    }
+    if !lock.seals() {
+        return Err(Error::Sealed(path.to_owned()));
+    }
+    let (head, sealed) = whole.split_at(head_bytes);
+    let opened = lock.unseal(head, sealed);
+    opened.map(Some).ok_or_else(|| damaged("it is sealed with another host's key"))
 }
 
 /// Writes beside, syncs, links into place (which never replaces a file), syncs the directories.
-fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), Error> {
+pub(super) fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), Error> {
     let at = |action, path: &Path| {
         let path = path.to_owned();
         move |source| Error::File { action, path, source }
@@ -180,16 +228,7 @@ fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), Error> {
     if path.exists() {
         return Err(Error::Exists(path));
     }
-    let mut suffix = [0; 8];
-    getrandom::fill(&mut suffix).expect("invariant: the operating system gives random bytes");
-    let beside = directory.join(format!("{name}.{}.new", hex::encode(suffix)));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&beside)
-        .map_err(at("create", &beside))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(at("write", &beside))?;
+    let beside = write_beside(&path, content)?;
     let linked = fs::hard_link(&beside, &path);
     fs::remove_file(&beside).map_err(at("remove", &beside))?;
     match linked {
@@ -198,16 +237,49 @@ fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), Error> {
         }
         linked => linked.map_err(at("create", &path))?,
     }
-    // The directory's own name must be durable too, else the whole of it can be gone.
+    sync(directory)
+}
+
+/// Puts other content in the place of a file, in one step: a power cut leaves the old or the new.
+/// For the same keys in another form, never for other keys.
+pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let beside = write_beside(path, content)?;
+    fs::rename(&beside, path).map_err(|source| Error::File {
+        action: "replace",
+        path: path.to_owned(),
+        source,
+    })?;
+    sync(path.parent().unwrap_or_else(|| Path::new(".")))
+}
+
+fn write_beside(path: &Path, content: &[u8]) -> Result<PathBuf, Error> {
+    let mut suffix = [0; 8];
+    getrandom::fill(&mut suffix).expect("invariant: the operating system gives random bytes");
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", hex::encode(suffix)));
+    let beside = path.with_file_name(name);
+    let at = |action| {
+        let path = beside.clone();
+        move |source| Error::File { action, path, source }
+    };
+    let mut options = fs::OpenOptions::new();
+    let file = options.write(true).create_new(true).mode(0o600).open(&beside);
+    let mut file = file.map_err(at("create"))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(at("write"))?;
+    Ok(beside)
+}
+
+/// The directory's own name must be durable too, else the whole of it can be gone.
+pub(super) fn sync(directory: &Path) -> Result<(), Error> {
     for directory in directory.ancestors().take(3).filter(|path| !path.as_os_str().is_empty()) {
         fs::File::open(directory)
             .and_then(|handle| handle.sync_all())
-            .map_err(at("sync", directory))?;
+            .map_err(|source| Error::File { action: "sync", path: directory.to_owned(), source })?;
     }
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     let failed = |source| Error::File { action: "read", path: path.to_owned(), source };
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
     let file = match fs::OpenOptions::new().read(true).custom_flags(no_follow).open(path) {
@@ -263,7 +335,7 @@ mod tests {
         let RootKey(key) = RootKey::load(&old).unwrap();
         assert_eq!(key.key_id(), Signer::from_seed(&SEED).key_id());
         // The same file under a version that is not known yet.
-        content[MAGIC.len()] = 3;
+        content[MAGIC.len()] = 9;
         let end = content.len() - 32;
         let checksum = Sha256::digest(&content[..end]);
         content[end..].copy_from_slice(&checksum);

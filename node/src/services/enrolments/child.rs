@@ -3,11 +3,7 @@
 mod renewing;
 mod root;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fmt, sync::Arc};
 
 pub use self::{
     renewing::{Renewed, Renewing},
@@ -26,7 +22,7 @@ use crate::{
     },
     identity::{
         certificates::{self, sha256},
-        keys::{self, UnitKeys},
+        keys::{self, Place, UnitKeys},
         tls::{self, ConnectError, ParentPin, Purpose, UnitTls},
         token::Token,
         trust::{self, Trust},
@@ -291,8 +287,8 @@ pub async fn reach(token: &Token, clock: Arc<dyn Clock>) -> Result<Reached, Join
 pub struct Joining<'a> {
     /// The invitation.
     pub token: &'a Token,
-    /// Directory of the unit's keys.
-    pub keys_directory: &'a Path,
+    /// Place of the unit's keys.
+    pub keys_directory: Place,
     /// Name of this host; empty: not stated.
     pub host: &'a str,
     /// How the parent is called.
@@ -354,22 +350,22 @@ impl Joining<'_> {
     }
 
     async fn keys(&self, now: UnixMillis) -> Result<UnitKeys, JoinError> {
-        let directory = self.keys_directory.to_owned();
+        let place = self.keys_directory.clone();
         let (unit, domain) = (self.token.unit.clone(), self.token.trust_domain.clone());
         let suite = delegation::suite_from_proto(self.token.root_key.suite().into());
         let suite = suite.ok_or(JoinError::Mismatch("the root key is of an unknown suite"))?;
-        unit_keys(directory, suite, unit, domain, now).await
+        unit_keys(place, suite, unit, domain, now).await
     }
 }
 
 async fn unit_keys(
-    directory: PathBuf,
+    place: Place,
     suite: Suite,
     unit: UnitCode,
     trust_domain: String,
     now: UnixMillis,
 ) -> Result<UnitKeys, JoinError> {
-    let work = move || UnitKeys::load_or_generate(&directory, suite, &unit, &trust_domain, now);
+    let work = move || UnitKeys::load_or_generate(place, suite, &unit, &trust_domain, now);
     Ok(spawn_blocking(work).await.map_err(|_| JoinError::CutOff)??)
 }
 

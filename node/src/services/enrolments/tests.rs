@@ -217,7 +217,7 @@ impl City {
             trust_domain: domain.to_owned(),
             suite: Suite::Ed25519,
             host: "city-host".to_owned(),
-            keys_directory: directory.path().join("keys/BOS"),
+            keys_directory: (&directory.path().join("keys/BOS")).into(),
             clock: Arc::new(clock.clone()),
         }
     }
@@ -618,7 +618,7 @@ async fn joined_with(lie: fn(&mut Reserved, &mut Vec<Envelope>)) -> Result<Joine
     let directory = city.directory.path().join("child");
     let joining = Joining {
         token: &token,
-        keys_directory: &directory,
+        keys_directory: (&directory).into(),
         host: "",
         door: &LyingDoor { city: &city, lie },
         clock: Arc::new(city.clock.clone()),

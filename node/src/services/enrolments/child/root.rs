@@ -1,6 +1,6 @@
 //! The making of a root.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
@@ -13,7 +13,7 @@ use crate::{
     },
     identity::{
         issue,
-        keys::{RootKey, UnitKeys},
+        keys::{Place, RootKey, UnitKeys},
         tls::UnitTls,
         trust::Trust,
     },
@@ -39,8 +39,8 @@ pub struct NewRoot {
     pub suite: Suite,
     /// Name of its host; empty: not stated.
     pub host: String,
-    /// Directory of the unit's keys; the root key lies beside them, until it is moved to a safe.
-    pub keys_directory: PathBuf,
+    /// Place of the unit's keys; the root key lies beside them, until it is moved to a safe.
+    pub keys_directory: Place,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
 }
@@ -56,9 +56,9 @@ impl NewRoot {
     pub async fn create(self) -> Result<Joined, JoinError> {
         delegation::check_trust_domain("trust_domain", &self.trust_domain)?;
         let now = self.clock.now_unix_ms();
-        let directory = self.keys_directory.clone();
+        let place = self.keys_directory.clone();
         let suite = self.suite;
-        let root = spawn_blocking(move || RootKey::load_or_generate(&directory, suite));
+        let root = spawn_blocking(move || RootKey::load_or_generate(place, suite));
         let RootKey(root) = root.await.map_err(|_| JoinError::CutOff)??;
         let (unit, domain) = (self.unit.clone(), self.trust_domain.clone());
         let keys = unit_keys(self.keys_directory.clone(), suite, unit, domain, now).await?;
