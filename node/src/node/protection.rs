@@ -56,7 +56,7 @@ pub async fn protect_keys(
     secret: &Secret,
     dry_run: bool,
 ) -> Result<Vec<PathBuf>, Error> {
-    let stopped = Stopped::open(config_file).await?;
+    let stopped = Stopped::open(config_file)?;
     let changed = keys::protect(&stopped.config.keys_dir(), secret, Cost::default(), dry_run);
     stopped.done("keys.protect", changed, dry_run).await
 }
@@ -71,7 +71,7 @@ pub async fn unprotect_keys(
     secret: &Secret,
     dry_run: bool,
 ) -> Result<Vec<PathBuf>, Error> {
-    let stopped = Stopped::open(config_file).await?;
+    let stopped = Stopped::open(config_file)?;
     let changed = keys::unprotect(&stopped.config.keys_dir(), secret, dry_run);
     stopped.done("keys.unprotect", changed, dry_run).await
 }
@@ -87,7 +87,7 @@ pub async fn change_secret(
     new: &Secret,
     dry_run: bool,
 ) -> Result<(), Error> {
-    let stopped = Stopped::open(config_file).await?;
+    let stopped = Stopped::open(config_file)?;
     let keys = stopped.config.keys_dir();
     let changed = keys::change_secret(&keys, old, new, Cost::default(), dry_run);
     stopped.done("keys.change-secret", changed, dry_run).await
@@ -100,7 +100,7 @@ struct Stopped {
 }
 
 impl Stopped {
-    async fn open(config_file: &Path) -> Result<Self, Error> {
+    fn open(config_file: &Path) -> Result<Self, Error> {
         let config = HostConfig::load(config_file)?;
         let store = host::open_store(&config)?;
         Ok(Self { config, store })
