@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     commands::{
         Context, account, approval, catalogue, desk, escalation, generate, journal, node, notice,
-        pack, quarantine, record, summary, verify,
+        pack, quarantine, record, root, summary, verify,
     },
     demo,
     output::Output,
@@ -56,6 +56,9 @@ enum Noun {
     /// Set up, join, run and watch the node
     #[command(subcommand)]
     Node(node::Verb),
+    /// Custody of the root key
+    #[command(subcommand)]
+    Root(root::Verb),
     /// Departments inside a unit that a whistle can call
     #[command(subcommand)]
     Desk(desk::Verb),
@@ -112,6 +115,7 @@ impl Arguments {
         let context = Context::new(dir, output).through(socket, token_file);
         match self.noun {
             Noun::Node(verb) => verb.run(&context),
+            Noun::Root(verb) => verb.run(&context),
             Noun::Desk(verb) => block_on(verb.run(&context)),
             Noun::Catalogue(verb) => block_on(verb.run(&context)),
             Noun::Record(verb) => block_on(verb.run(&context)),

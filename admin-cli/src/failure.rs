@@ -5,6 +5,7 @@
 use std::{error::Error, io, path::PathBuf};
 
 use lianxi_node::{
+    identity::{custody, keys, shares},
     node, process,
     services::error::{ErrorKind, ServiceError},
     verify::Broken,
@@ -181,7 +182,17 @@ fn code_of_kind(kind: ErrorKind) -> u8 {
 /// Kind of an error of the node's own code.
 fn kind(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
     let of_node = cause.downcast_ref::<node::Error>().map(ServiceError::kind);
-    of_node.or_else(|| cause.downcast_ref::<process::Error>().map(ServiceError::kind))
+    let of_process = || cause.downcast_ref::<process::Error>().map(ServiceError::kind);
+    of_node.or_else(of_process).or_else(|| kind_of_custody(cause))
+}
+
+/// Kind of what was wrong with shares, requests and secrets that a person brought.
+fn kind_of_custody(cause: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let brought = cause.is::<shares::Error>()
+        || cause.is::<custody::Error>()
+        || cause.is::<keys::Error>()
+        || cause.is::<process::secret::Error>();
+    brought.then_some(ErrorKind::FailedPrecondition)
 }
 
 /// What to do about an answer of a node whose own text may not say it.

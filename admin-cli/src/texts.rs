@@ -142,6 +142,26 @@ texts! {
     RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
     NoUnits: "no units yet", "尚无单位";
 
+    // Custody of the root key.
+    RootKey: "root key", "根密钥";
+    RootDomain: "trust domain", "信任域";
+    RootDelegationEnds: "delegation ends", "授权到期";
+    RootKeyLies: "the private key", "私钥";
+    RootOnDisk: "lies on this host; split it and remove it", "在本主机上；请拆分并移除";
+    RootElsewhere: "is not on this host", "不在本主机上";
+    RootSplit: "{} shares written, any {} give the key back; the key itself is still on this host",
+        "已写出 {} 份，任意 {} 份可恢复；密钥本身仍在本主机上";
+    SharesFit: "{} shares of {} give back the root key {}", "{} 份（{}）可恢复根密钥 {}";
+    RootRestored: "the root key is in {}: {}", "根密钥在 {}：{}";
+    RootRequested: "the request is in {}; sign it with: lianxi root sign", "请求在 {}；签名：lianxi root sign";
+    RootSigned: "signed, in {}; take it in with: lianxi root install", "已签名，在 {}；导入：lianxi root install";
+    RootWouldSign: "this would be signed; nothing was written to {}", "将签署以上内容；未写入 {}";
+    RootInstalled: "taken in from {}; it takes effect when the host starts", "已从 {} 导入；主机启动后生效";
+    RootWouldInstall: "{} holds and can be taken in; nothing was changed", "{} 有效，可以导入；未作更改";
+    RootRemoved: "the shares gave the key back; {} was overwritten and removed", "分份可恢复密钥；{} 已覆写并移除";
+    RootWouldBeRemoved: "the shares give the key back; {} would be removed, nothing was changed",
+        "分份可恢复密钥；将移除 {}，未作更改";
+
     // Keys at rest.
     Passphrase: "passphrase of the keys: ", "密钥口令：";
     NewPassphrase: "new passphrase, at least 12 characters: ", "新口令（至少 12 个字符）：";

@@ -4,12 +4,14 @@
 //! [`init`] and [`join_offline`] make a host's first unit.
 
 mod admin;
+mod custody;
 mod host;
 mod journals;
 mod protection;
 mod renewal;
 mod setup;
 
+pub use custody::{RootFacts, install_root, remove_root, request_root, root_facts, split_root};
 pub use host::{Host, Options};
 pub use protection::{change_secret, open_lock, protect_keys, unprotect_keys};
 pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline};

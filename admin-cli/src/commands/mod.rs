@@ -13,6 +13,7 @@ pub(crate) mod notice;
 pub(crate) mod pack;
 pub(crate) mod quarantine;
 pub(crate) mod record;
+pub(crate) mod root;
 pub(crate) mod summary;
 pub(crate) mod verify;
 

@@ -410,6 +410,22 @@ impl RootKey {
         Ok(Self(file.signer(Part::Root)?))
     }
 
+    /// The key's file in a directory.
+    pub fn path(directory: &Path) -> PathBuf {
+        directory.join(Kind::Root.file_name())
+    }
+
+    /// Overwrites the key's file and removes it. Gives its path.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Missing`], [`Error::Mode`], [`Error::Owner`], [`Error::File`].
+    pub fn remove(directory: &Path) -> Result<PathBuf, Error> {
+        let path = Self::path(directory);
+        file::erase(&path)?;
+        Ok(path)
+    }
+
     /// Reads the key there, or makes and saves one if there is none.
     ///
     /// # Errors

@@ -94,13 +94,13 @@ pub async fn change_secret(
 }
 
 /// A host that does not run: its store is open here, and so nowhere else.
-struct Stopped {
-    config: HostConfig,
-    store: Arc<dyn Store>,
+pub(super) struct Stopped {
+    pub(super) config: HostConfig,
+    pub(super) store: Arc<dyn Store>,
 }
 
 impl Stopped {
-    fn open(config_file: &Path) -> Result<Self, Error> {
+    pub(super) fn open(config_file: &Path) -> Result<Self, Error> {
         let config = HostConfig::load(config_file)?;
         let store = host::open_store(&config)?;
         Ok(Self { config, store })
@@ -142,7 +142,7 @@ impl Stopped {
 }
 
 /// Reason word of a refused attempt.
-fn word(error: &keys::Error) -> &'static str {
+pub(super) fn word(error: &keys::Error) -> &'static str {
     match error {
         keys::Error::WrongSecret(_) | keys::Error::Sealed(_) => "wrong-secret",
         keys::Error::WeakSecret(_) => "weak-secret",

@@ -41,7 +41,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn file_name(self) -> &'static str {
+    pub(super) fn file_name(self) -> &'static str {
         match self {
             Self::Unit => "unit.keys",
             Self::Desk => "desk.keys",
@@ -249,6 +249,19 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     })?;
+    sync(path.parent().unwrap_or_else(|| Path::new(".")))
+}
+
+/// Overwrites a file and removes it. What the disk copied elsewhere is out of reach.
+pub(super) fn erase(path: &Path) -> Result<(), Error> {
+    let length = read(path)?.len();
+    let at = |action| {
+        let path = path.to_owned();
+        move |source| Error::File { action, path, source }
+    };
+    let mut file = fs::OpenOptions::new().write(true).open(path).map_err(at("open"))?;
+    file.write_all(&vec![0; length]).and_then(|()| file.sync_all()).map_err(at("overwrite"))?;
+    fs::remove_file(path).map_err(at("remove"))?;
     sync(path.parent().unwrap_or_else(|| Path::new(".")))
 }
 
