@@ -55,7 +55,7 @@ async fn the_drill_splits_proves_removes_and_renews_from_shares() {
         // The city runs, and lets a child in.
         let running = Running::start(place, "city").await;
         done(place, "node invite --dir city --level district --title D C-1 --dry-run").await;
-        lianxi(place, "root show --dir city").await.fails(5, &["another process"]);
+        lianxi(place, "root show --dir city").await.fails(5, &["the store is in use"]);
         running.kill().await;
 
         // The key signs on another machine, where there is no host.
