@@ -143,7 +143,6 @@ texts! {
     NoUnits: "no units yet", "尚无单位";
 
     // Custody of the root key.
-    RootKey: "root key", "根密钥";
     RootDomain: "trust domain", "信任域";
     RootDelegationEnds: "delegation ends", "授权到期";
     RootKeyLies: "the private key", "私钥";
