@@ -121,7 +121,7 @@ fn batch(number: u64, journals: bool) -> Batch {
             &Leaf::StatementOut(Statement {
                 id,
                 kind: "lianxi.summary.v1".to_owned(),
-                source: unit.clone(),
+                source: unit,
                 payload_sha256: [7; 32],
             }),
         );
