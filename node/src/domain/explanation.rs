@@ -3,7 +3,7 @@
 //!
 //! Promises that a total counts as recomputed only if every part of it is known: a figure that could
 //! be hidden is never taken for one that is not there. The rules are those of
-//! [`roll_up`](super::summary::roll_up).
+//! `roll_up` of [`super::summary`].
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -192,7 +192,7 @@ pub enum ConnectError {
 /// # Errors
 ///
 /// [`ConnectError`]. A refusal of `client`'s certificate can also show up only with the first bytes
-/// that are read from the stream; [`refusal`] finds it.
+/// that are read from the stream; [`super::refusal`] finds it.
 pub async fn connect(
     address: &str,
     pin: &ParentPin,
