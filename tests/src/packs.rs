@@ -282,6 +282,11 @@ pub fn key(name: &str) -> Signer {
     Signer::from_seed(&seed)
 }
 
+/// The unit that signed a statement.
+pub fn source(envelope: &Envelope) -> UnitCode {
+    header::decode(&envelope.payload).unwrap().header.source
+}
+
 /// A unit's journal with the statement between two other leaves, its checkpoint cosigned by
 /// `witnesses` an hour after it was signed.
 pub fn evidence(unit: &UnitCode, envelope: &Envelope, witnesses: &[&UnitCode]) -> Evidence {
