@@ -201,6 +201,7 @@ impl Catalogues {
         work.commit().await?;
         published.statement_id = Some(signed.id);
         self.apply(catalogue, self.unit.code.clone(), signed.id, document.into()).await?;
+        tell_newcomers(&self.unit, &children, signed.id).await?;
         Ok(published)
     }
 
@@ -246,16 +247,20 @@ impl Catalogues {
         plan.relay = children(&self.unit);
         let in_force = Arc::clone(&self.in_force);
         let records = Arc::clone(&self.records);
-        let code = self.unit.code.clone();
+        let (unit, told) = (Arc::clone(&self.unit), plan.relay.clone());
         plan.settled = Some(Box::new(move || {
             let catalogue = Arc::new(catalogue);
             tokio::spawn(async move {
+                let code = &unit.code;
                 if let Err(error) = records.backfill(&catalogue).await {
                     tracing::error!(unit = %code, %error, "figures are not up to date with the catalogue");
                 }
                 tracing::info!(unit = %code, catalogue = %catalogue.label(), "catalogue in force");
                 let document = body.document.into();
                 set(&in_force, InForce { catalogue, source, statement_id: id, document });
+                if let Err(error) = tell_newcomers(&unit, &told, id).await {
+                    tracing::error!(unit = %code, %error, "catalogue not sent to new children");
+                }
             });
         }));
         Ok(plan)
@@ -277,6 +282,21 @@ impl Catalogues {
         work.enqueue(child, Lane::Catalogue, in_force.statement_id);
         work.commit().await
     }
+}
+
+/// Sends a catalogue that has just come into force to the children that joined since `told` were
+/// listed: at their hello it was not in force yet, so nobody else sends it to them.
+async fn tell_newcomers(
+    unit: &Arc<Unit>,
+    told: &[UnitCode],
+    id: StatementId,
+) -> Result<(), store::Error> {
+    for child in children(unit).into_iter().filter(|child| !told.contains(child)) {
+        let mut work = unit.begin().await;
+        work.enqueue(&child, Lane::Catalogue, id);
+        work.commit().await?;
+    }
+    Ok(())
 }
 
 fn set(in_force: &RwLock<Option<InForce>>, new: InForce) {
