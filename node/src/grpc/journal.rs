@@ -108,7 +108,7 @@ impl pb::journal_service_server::JournalService for JournalHandler {
     ) -> Result<Response<pb::CheckpointResponse>, Status> {
         let request = request.into_inner();
         let hosted = self.find(&request.unit)?;
-        let is_root = hosted.unit.parent.is_none();
+        let is_root = hosted.unit.parent().is_none();
         let Some(made) = hosted.journal.checkpoint().await.map_err(to_status)? else {
             return Ok(Response::new(pb::CheckpointResponse { is_root, ..Default::default() }));
         };

@@ -49,7 +49,8 @@ impl NodeHandler {
 
     async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, Status> {
         let unit = &hosted.unit;
-        let parent_link = unit.parent.as_ref().map(|parent| hosted.link(parent));
+        let parent = unit.parent();
+        let parent_link = parent.as_ref().map(|parent| hosted.link(parent));
         let state = match &parent_link {
             None => pb::LinkState::Unspecified,
             Some(link) if link.up => pb::LinkState::Up,
@@ -82,7 +83,7 @@ impl NodeHandler {
             unit: unit.code.to_string(),
             title,
             level: level_to_proto(unit.level).into(),
-            parent: unit.parent.as_ref().map(ToString::to_string).unwrap_or_default(),
+            parent: parent.as_ref().map(ToString::to_string).unwrap_or_default(),
             parent_link: state.into(),
             parent_link_reason: link.reason,
             clock_skew_ms: link.clock_skew_ms,

@@ -188,8 +188,7 @@ impl Escalations {
         if self.unit.level != Level::Street {
             return Err(Error::NoStreet(self.unit.code.clone()));
         }
-        let parent =
-            self.unit.parent.clone().ok_or_else(|| Error::NoStreet(self.unit.code.clone()))?;
+        let parent = self.unit.parent().ok_or_else(|| Error::NoStreet(self.unit.code.clone()))?;
         let destination = destination.unwrap_or_else(|| parent.clone());
         let is_above = destination != self.unit.code
             && self.unit.trust().is_in_subtree(&self.unit.code, &destination);
@@ -269,11 +268,11 @@ impl Escalations {
             .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
         let mut plan = Plan::default();
         if destination != self.unit.code {
-            let Some(parent) = &self.unit.parent else {
+            let Some(parent) = self.unit.parent() else {
                 let detail = "the destination is not above the street";
                 return Err(Refused::new("malformed", "header.destination", detail).into());
             };
-            plan.relay.push(parent.clone());
+            plan.relay.push(parent);
             return Ok(plan);
         }
         let escalation = self.open(&arrived.statement, &[])?.ok_or_else(not_a_reader)?;

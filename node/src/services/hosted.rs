@@ -202,7 +202,7 @@ impl Hosted {
 
     /// Verifies an arrival and lets its service plan.
     async fn judge(&self, peer: &UnitCode, arrival: &Arrival) -> Result<(Plan, Known), Undecided> {
-        let from_child = self.unit.parent.as_ref() != Some(peer);
+        let from_child = self.unit.parent().as_ref() != Some(peer);
         let opened = self.believe(peer, from_child, arrival).await?;
         let header = &opened.statement.header;
         set_parent_from(&header.traceparent, &Span::current());
@@ -340,14 +340,14 @@ impl Hosted {
         for cursor in &hello.received {
             self.unit.acknowledged(certified, *cursor).await.map_err(busy)?;
         }
-        if self.unit.parent.as_ref() != Some(certified) {
+        if self.unit.parent().as_ref() != Some(certified) {
             self.catalogues.offer(certified, &hello.catalogue).await.map_err(busy)?;
         }
         Ok(())
     }
 
     fn side(&self, peer: &UnitCode) -> Side {
-        if self.unit.parent.as_ref() == Some(peer) { Side::Child } else { Side::Parent }
+        if self.unit.parent().as_ref() == Some(peer) { Side::Child } else { Side::Parent }
     }
 
     fn check_peer(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
@@ -367,7 +367,7 @@ impl Hosted {
                 format!("the certificate names {certified}, the hello {}", hello.unit),
             );
         }
-        let is_parent = self.unit.parent.as_ref() == Some(certified);
+        let is_parent = self.unit.parent().as_ref() == Some(certified);
         let trust = self.unit.trust();
         let is_child = trust.parent(certified) == Some(&self.unit.code);
         if !is_parent && !is_child {
@@ -470,7 +470,7 @@ impl Exchange for Hosted {
     }
 
     fn parent(&self) -> Option<UnitCode> {
-        self.unit.parent.clone()
+        self.unit.parent()
     }
 
     async fn standing(&self, peer: &UnitCode) -> Result<Standing, Error> {
@@ -483,7 +483,7 @@ impl Exchange for Hosted {
             }
         }
         let trust = self.unit.trust();
-        let to_parent = self.unit.parent.as_ref() == Some(peer);
+        let to_parent = self.unit.parent().as_ref() == Some(peer);
         let head = if to_parent { &self.unit.code } else { peer };
         Ok(Standing {
             trust_domain: self.unit.trust_domain.clone(),
@@ -514,7 +514,7 @@ impl Exchange for Hosted {
 
     async fn roster(&self, peer: &UnitCode) -> Result<Vec<Envelope>, Error> {
         let trust = self.unit.trust();
-        if self.unit.parent.as_ref() == Some(peer) {
+        if self.unit.parent().as_ref() == Some(peer) {
             let known = trust.subtree(&self.unit.code);
             return Ok(known.iter().map(|known| known.envelope.clone()).collect());
         }

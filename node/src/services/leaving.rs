@@ -167,7 +167,7 @@ async fn try_leave(
     dry_run: bool,
 ) -> Result<Leaving, Error> {
     let unit = &hosted.unit;
-    let parent = unit.parent.clone().ok_or_else(|| Error::Root(unit.code.clone()))?;
+    let parent = unit.parent().ok_or_else(|| Error::Root(unit.code.clone()))?;
     let words = text("text", words)?;
     let below: Vec<String> = {
         let trust = unit.trust();
@@ -264,7 +264,7 @@ pub(super) async fn follow(
 ) -> Result<(), store::Error> {
     let unit = &hosted.unit;
     let about_this = learned.iter().any(|known| known.revocation.unit == unit.code);
-    match &unit.parent {
+    match &unit.parent() {
         Some(parent) if about_this && unit.trust().has_left(&unit.code) => {
             unit.forget_outbox(parent).await
         }

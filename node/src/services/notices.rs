@@ -370,7 +370,7 @@ impl Notices {
 
     /// Adds the unit's decision, and the receipt that says it.
     fn admit(&self, plan: &mut Plan, header: &Header, notice: &Notice) {
-        let Some(parent) = &self.unit.parent else { return };
+        let Some(parent) = self.unit.parent() else { return };
         let receipt = self.decide(header.id, notice);
         let row = ReceiptRow {
             stage: receipt.stage as u8,
@@ -381,7 +381,7 @@ impl Notices {
         let key = receipt_key(header.id, &self.unit.code);
         plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
         let draft = self.receipt_draft(&receipt, &header.source, header.id, header.exercise);
-        plan.replies.push(Reply { draft, to: parent.clone(), lane: Lane::Notice });
+        plan.replies.push(Reply { draft, to: parent, lane: Lane::Notice });
     }
 
     /// Plans what a receipt from below does: the furthest stage is kept, and it goes on to the issuer.
@@ -411,8 +411,8 @@ impl Notices {
             };
             plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
         }
-        if !to_self && let Some(parent) = &self.unit.parent {
-            plan.relay.push(parent.clone());
+        if !to_self && let Some(parent) = self.unit.parent() {
+            plan.relay.push(parent);
         }
         Ok(plan)
     }
@@ -500,10 +500,10 @@ impl Notices {
         };
         work.batch.put(Table::Receipts, key, format::write(FORMAT, &new));
         let signed = work.sign(&self.receipt_draft(&receipt, &row.issuer, id, row.exercise))?;
-        if let Some(parent) = &self.unit.parent
+        if let Some(parent) = self.unit.parent()
             && row.issuer != self.unit.code
         {
-            work.enqueue(parent, Lane::Notice, signed.id);
+            work.enqueue(&parent, Lane::Notice, signed.id);
         }
         work.commit().await?;
         self.show(id).await

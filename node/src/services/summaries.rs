@@ -317,7 +317,7 @@ impl Summaries {
         };
         let key = summary_key(&period.to_string(), &self.unit.code);
         work.batch.put(Table::Summaries, key, format::write(FORMAT, &pointer));
-        if let Some(parent) = &self.unit.parent {
+        if let Some(parent) = &self.unit.parent() {
             work.enqueue(parent, Lane::Summary, signed.id);
         }
         work.commit().await?;

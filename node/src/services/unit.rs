@@ -156,8 +156,6 @@ pub struct Unit {
     pub code: UnitCode,
     /// Level.
     pub level: Level,
-    /// Parent; `None` at the root.
-    pub parent: Option<UnitCode>,
     /// Trust domain.
     pub trust_domain: String,
     /// The store of its host.
@@ -175,6 +173,7 @@ pub struct Unit {
     counters: Arc<AsyncMutex<Counters>>,
     outboxes: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
     roster: watch::Sender<u64>,
+    parent: RwLock<Option<UnitCode>>,
 }
 
 impl std::fmt::Debug for Unit {
@@ -206,7 +205,6 @@ impl Unit {
         let unit = Arc::new(Self {
             code: parts.code,
             level: parts.level,
-            parent: parts.parent,
             trust_domain: parts.trust_domain,
             store,
             clock,
@@ -220,6 +218,7 @@ impl Unit {
             counters: Arc::new(AsyncMutex::new(counters)),
             outboxes: Mutex::default(),
             roster: watch::Sender::new(0),
+            parent: RwLock::new(parts.parent),
         });
         let (waiting, _) = unit.outbox_state().await?;
         unit.metrics.outbox_changed(i64::try_from(waiting).unwrap_or(i64::MAX));
@@ -229,6 +228,16 @@ impl Unit {
     /// What the unit believes, for reading.
     pub fn trust(&self) -> RwLockReadGuard<'_, Trust> {
         self.trust.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The unit above; `None` at the root.
+    pub fn parent(&self) -> Option<UnitCode> {
+        self.parent.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From here on another unit is above: what is signed next goes to it.
+    pub fn move_under(&self, parent: UnitCode) {
+        *self.parent.write().unwrap_or_else(PoisonError::into_inner) = Some(parent);
     }
 
     /// The key that signs delegations of children and desks.

@@ -198,7 +198,7 @@ impl Witness {
         let size = newest.checkpoint.size;
         // Cosignatures of the other children are for a child; what a parent's witnesses say goes up
         // as alarms.
-        let is_parent = self.unit.parent.as_ref() == Some(peer);
+        let is_parent = self.unit.parent().as_ref() == Some(peer);
         let others = if is_parent { None } else { self.journal.witnessed_by_others(peer) };
         let is_shown = others.as_ref().is_some_and(|others| others.checkpoint.size == size);
         if conversation.offered == (size, true) || conversation.offered == (size, is_shown) {

@@ -284,7 +284,7 @@ impl Unit {
     ///
     /// [`Refused`] if this unit is not on the way.
     pub fn next_hop(&self, destination: &UnitCode, from_child: bool) -> Result<UnitCode, Refused> {
-        let above = if from_child { self.parent.clone() } else { None };
+        let above = if from_child { self.parent() } else { None };
         self.child_above(destination).or(above).ok_or_else(|| {
             Refused::new("malformed", "header.destination", "is not on the way through this unit")
         })
@@ -292,7 +292,7 @@ impl Unit {
 
     /// The next unit on the way to `unit`: the child above it, or else the parent.
     pub fn hop_to(&self, unit: &UnitCode) -> Option<UnitCode> {
-        self.child_above(unit).or_else(|| self.parent.clone())
+        self.child_above(unit).or_else(|| self.parent())
     }
 
     /// The direct child whose subtree holds `unit`.

@@ -141,7 +141,7 @@ impl Witness {
         let held = Held { breaches, ..held.clone() };
         work.batch.put(Table::Witnessed, held_key(peer), format::write(FORMAT, &held));
         work.batch.put(Table::Witnessed, row.key(signed.id), format::write(FORMAT, &row));
-        if let Some(parent) = &self.unit.parent {
+        if let Some(parent) = &self.unit.parent() {
             work.enqueue(parent, Lane::Escalation, signed.id);
         }
         work.commit().await?;
@@ -177,7 +177,7 @@ impl Witness {
         let told = std::sync::Arc::clone(self);
         Ok(Plan {
             writes: vec![written],
-            relay: self.unit.parent.iter().cloned().collect(),
+            relay: self.unit.parent().into_iter().collect(),
             settled: Some(Box::new(move || told.tell(row))),
             ..Plan::default()
         })
