@@ -14,6 +14,7 @@ use std::{
 
 use lianxi_tests::{
     boston::{COLUMNS, Figures, example, flat, tree, unpacked},
+    numbers::{Numbers, setting},
     processes::{Node, ask, subtrees, tell},
     wait::until,
 };
@@ -25,27 +26,6 @@ const MONTH: &str = "2011-07";
 const DISTRICT: &str = "BOS-10";
 /// The street that is killed, with 671 rows of 17 communities, and its neighbour.
 const STREETS: [&str; 2] = ["BOS-10-W18", "BOS-10-W20"];
-
-/// Numbers that look random and are the same for the same seed (SplitMix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A moment up to a little after `length`.
-    fn moment(&mut self, length: Duration) -> Duration {
-        length.mul_f64((self.next() % 1_000) as f64 / 900.0)
-    }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap())
-}
 
 struct City {
     nodes: BTreeMap<String, Node>,
@@ -213,7 +193,7 @@ fn change(rows: &[u8], seed: u64) -> Vec<u8> {
     let of_street = |precinct: &str| units.contains(&format!("{}-{precinct}", STREETS[0]));
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(&headers).unwrap();
-    let mut numbers = Numbers(seed);
+    let mut numbers = Numbers::new(seed);
     for row in reader.records() {
         let mut cells: Vec<String> = row.unwrap().iter().map(str::to_owned).collect();
         if !of_street(cells[precinct].trim()) {
@@ -272,7 +252,7 @@ async fn a_street_that_is_killed_in_imports_and_reports_loses_and_doubles_nothin
     let mut last = original;
     for round in 0..rounds {
         let when = format!("in round {round} of seed {seed}");
-        let mut numbers = Numbers(seed.wrapping_mul(1_000) + round);
+        let mut numbers = Numbers::new(seed.wrapping_mul(1_000) + round);
         let changed = change(&last, numbers.next());
         fs::write(&city.rows, &changed).unwrap();
 

@@ -1,7 +1,8 @@
 //! How units come to a host: a root is made, a child joins, before the host runs or while it does.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
@@ -216,14 +217,21 @@ fn new_config(
     Ok(config)
 }
 
-/// Written last: a directory with a configuration is a host.
+/// Written last: a directory with a configuration is a host. It is there for good when this
+/// returns, the directory's own name included.
 fn write_config(config: &HostConfig) -> Result<(), Error> {
     let path = config.directory.join(CONFIG);
-    fs::write(&path, config.to_toml()).map_err(|source| Error::File {
-        action: "write",
-        path,
-        source,
-    })
+    let beside = path.with_extension("toml.new");
+    let write = || {
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(config.to_toml().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, &path)?;
+        // Those above may have been made with it.
+        let above = config.directory.ancestors().filter(|path| !path.as_os_str().is_empty());
+        above.take(3).try_for_each(|directory| fs::File::open(directory)?.sync_all())
+    };
+    write().map_err(|source| Error::File { action: "write", path: path.clone(), source })
 }
 
 /// Makes a directory that only its owner can enter.
