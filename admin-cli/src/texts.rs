@@ -463,6 +463,7 @@ texts! {
     DemoNotice: "notice {}: {} of {} receipts validated", "任务 {}：{}／{} 已校验";
     DemoWhistle: "whistle {}: {}", "吹哨 {}：{}";
     DemoPulled: "pulled {} units, {} of {} included", "已调取 {} 个单位，已报 {}／{}";
+    DemoWitnessed: "{} of {} journals witnessed by a neighbour", "{}／{} 份存证日志已由相邻单位见证";
     DemoPack: "{} holds {} signed reports", "{} 含 {} 份签名汇总";
     DemoVerify: "to check it with the root key alone: {}", "仅凭根密钥核验：{}";
     DemoStopping: "stopping {} processes", "正在停止 {} 个进程";

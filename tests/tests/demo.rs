@@ -1,13 +1,14 @@
 //! `lianxi demo` as a user runs it: right figures, within its memory, whatever is killed.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use lianxi_tests::{
+    binary::{Answer, run},
     boston::{COLUMNS, Figures, example, expected, flat, shared, unpacked},
     processes::{Memory, command, none_work_in, subtrees, working_in},
     skip::skip,
@@ -163,6 +164,39 @@ fn assert_right(document: &Value, expected: &Figures) {
     assert!(document["elapsed_ms"].as_u64().unwrap() > 0);
 }
 
+/// Checks the pack that a demo left, as anybody can: with the root key that lies beside it.
+async fn verify(place: &Path, pack: &Path) -> Answer {
+    let root = place.join("root.pub");
+    let arguments = [OsStr::new("verify"), pack.as_os_str(), "--root".as_ref(), root.as_os_str()];
+    run(place, arguments.into_iter().chain(["--json".as_ref()])).await
+}
+
+/// The pack says what the pull said, each report signed and witnessed, and not one byte else.
+async fn assert_pack_proves(place: &Path, expected: &Figures) {
+    let pack = place.join("pack.lianxi");
+    let document = verify(place, &pack).await.json();
+    assert_eq!(document["valid"], true);
+    assert_eq!(
+        (&document["statement_count"], &document["totals_not_recomputed"]),
+        (&312.into(), &0.into())
+    );
+    let units = serde_json::json!({ "units": document["statements"] });
+    assert_eq!(&subtrees(&units, COLUMNS), expected);
+    for one in document["statements"].as_array().unwrap() {
+        let witnesses = one["journal"]["witnesses"].as_array().unwrap();
+        assert!(!witnesses.is_empty(), "{}: {}", one["unit"], one["journal"]);
+        assert_eq!(one["chain"].as_array().unwrap()[0]["unit"], "BOS");
+    }
+    let whole = std::fs::read(&pack).unwrap();
+    let changed = place.join("changed.lianxi");
+    for place_of_byte in (0..40).map(|part| part * (whole.len() - 1) / 39) {
+        let mut bytes = whole.clone();
+        bytes[place_of_byte] ^= 1;
+        std::fs::write(&changed, bytes).unwrap();
+        verify(place, &changed).await.fails(6, &[]);
+    }
+}
+
 /// Sum of a column of the imports' reports.
 fn total(document: &Value, column: &str) -> u64 {
     let imports = document["imports"].as_array().unwrap();
@@ -238,6 +272,7 @@ async fn a_demo_that_is_killed_again_and_again_goes_on_and_its_figures_are_right
     assert_eq!(ended.status.code(), Some(0), "{}", ended.progress);
     assert_right(&ended.document, &right);
     assert_eq!(total(&ended.document, "unchanged"), 9854, "all rows were in");
+    assert_pack_proves(place, &right).await;
 
     // Once more, to stay up until Ctrl-C.
     let mut demo = Demo::keeping(place, &[]).await;

@@ -372,11 +372,16 @@ fn signers(output: &Output, verified: &Verified, shown: &[(usize, &Verification)
     table
 }
 
-/// Who had seen the journal with the statement, and when; said plainly if nobody had.
+/// The first that saw it, which is what its age rests on, and how many did after that.
 fn witnesses(output: &Output, one: &Verification) -> String {
     let witnesses = one.witnessed.iter().flat_map(|witnessed| &witnessed.witnesses);
-    let shown: Vec<String> = witnesses
-        .map(|witness| format!("{} {}", witness.unit, values::time(witness.time_unix_ms)))
-        .collect();
-    if shown.is_empty() { output.text(Text::NotWitnessed).to_owned() } else { shown.join(", ") }
+    let count = witnesses.clone().count();
+    let Some(first) = witnesses.min_by_key(|witness| witness.time_unix_ms) else {
+        return output.text(Text::NotWitnessed).to_owned();
+    };
+    let mut shown = format!("{} {}", first.unit, values::time(first.time_unix_ms));
+    if count > 1 {
+        shown += &format!(" +{}", count - 1);
+    }
+    shown
 }

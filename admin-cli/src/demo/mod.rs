@@ -199,6 +199,7 @@ async fn drive(federation: &Federation<'_>, files: &[(String, Rows)]) -> anyhow:
     let notice = federation.issue_notice(district).await?;
     let escalation = federation.blow_whistle(district, street).await?;
     let units = federation.pull(&period).await?;
+    federation.witness().await?;
     let pack = federation.export_pack(&period).await?;
     let root = plan.root().code.clone();
     let lang = federation.output.lang();

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use lianxi_proto::local::v1::ExportPackRequest;
+use futures::future::try_join_all;
+use lianxi_proto::{admin::v1::CheckpointRequest, local::v1::ExportPackRequest};
 
 use super::federation::Federation;
 use crate::{
@@ -14,6 +15,9 @@ use crate::{
 
 /// Time for 58 hosts on one machine to bring their statements.
 const DEADLINE_MS: u32 = 120_000;
+
+/// How long a journal's neighbours may take to cosign it.
+const WITNESS_MS: u32 = 60_000;
 
 /// The two files.
 #[derive(Debug)]
@@ -27,6 +31,25 @@ pub(crate) struct Files {
 }
 
 impl Federation<'_> {
+    /// Has every unit's journal cosigned as it stands, so that the pack names a witness for each
+    /// report. Hosts do so by themselves every minute, which a demo does not wait for.
+    ///
+    /// # Errors
+    ///
+    /// A host does not answer.
+    pub(crate) async fn witness(&self) -> anyhow::Result<()> {
+        let units = self.plan.units();
+        let witnessed = try_join_all(units.iter().map(async |unit| {
+            let request = CheckpointRequest { unit: unit.code.clone(), wait_ms: WITNESS_MS };
+            let answer = self.client(&unit.code)?.journals().checkpoint(request).await?;
+            anyhow::Ok(!answer.into_inner().witnesses.is_empty())
+        }))
+        .await?;
+        let count = witnessed.iter().filter(|is_witnessed| **is_witnessed).count();
+        self.tell(Text::DemoWitnessed, &[&count, &units.len()]);
+        Ok(())
+    }
+
     /// Exports the period through the city, and writes pack and root key into the demo's directory.
     ///
     /// # Errors
