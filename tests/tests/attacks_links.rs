@@ -3,14 +3,15 @@
 
 use lianxi_node::{
     clock::{Clock as _, SystemClock},
+    domain::{delegation::Delegation, unit::Level},
     identity::{
-        certificates,
+        certificates, issue,
         keys::UnitKeys,
         tls::{self, Purpose, UnitTls},
     },
 };
 use lianxi_proto::{
-    link::v1::{Heartbeat, Hello, Lane, frame::Kind},
+    link::v1::{Heartbeat, Hello, Introduction, Lane, frame::Kind},
     types::v1::Scope,
 };
 use lianxi_tests::{
@@ -135,6 +136,62 @@ async fn nobody_links_without_the_certificate_that_the_parent_gave() {
     let stranger = breach.accomplice("C-2-1").await;
     let (told, _) = refusal_of(&breach.culprit, Some(&stranger.tls())).await;
     assert!(told.contains("does not know the CA"), "{told}");
+    let refused = until("five refusals in the journal", async || {
+        let refused = refusals(&breach.federation, "C-1", "link.accept", "127.0.0.1").await;
+        (refused.len() == 5).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused, ["no-certificate", "wrong-ca", "wrong-ca", "wrong-key", "wrong-ca"]);
+}
+
+/// What a street could grant if nobody looked: to a unit elsewhere, in another's name, above itself,
+/// for longer than it has, to its own parent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_reaches_too_far_is_refused_and_on_the_record() {
+    let mut breach = Breach::of("C-1-1").await;
+    let culprit = &breach.culprit;
+    let now = SystemClock.now_unix_ms();
+    let own = culprit.trust.delegation(culprit.unit(), None).unwrap().delegation.clone();
+    let new_keys = || {
+        let subject = "C-1-1-9".parse().unwrap();
+        UnitKeys::generate(&subject, &own.trust_domain, now).unwrap().public_keys()
+    };
+    let child = |unit: &str| Delegation {
+        unit: unit.parse().unwrap(),
+        level: Level::Community,
+        issuer: Some(culprit.unit().clone()),
+        not_before_unix_ms: now,
+        keys: new_keys(),
+        serial: u64::try_from(now).unwrap() + 1,
+        ..own.clone()
+    };
+    let mut others_name = child("C-1-2-9");
+    others_name.issuer = Some("C-1-2".parse().unwrap());
+    let mut higher = child("C-1-1-9");
+    higher.level = Level::Street;
+    let mut longer = child("C-1-1-9");
+    longer.not_after_unix_ms += DAY_MS;
+    for (attack, grant, reason) in [
+        ("a grant in another's name", others_name, "wrong-source"),
+        ("a grant to a unit elsewhere", child("C-1-2-1"), "outside-subtree"),
+        ("a grant at its own level", higher, "outside-subtree"),
+        ("a grant beyond its own expiry", longer, "expired"),
+        ("a grant to its own parent", child("C-1"), "outside-subtree"),
+    ] {
+        let subject = grant.unit.to_string();
+        let before = refusals(&breach.federation, "C-1", "delegation.take", &subject).await;
+        let delegations = vec![issue::sign(&grant, &culprit.keys.delegation, now)];
+        let introduction = Kind::Introduction(Introduction { delegations });
+        breach.link.send(introduction).await;
+        assert!(breach.link.end().await.is_err(), "{attack}: the link goes on");
+        let refused = refusals(&breach.federation, "C-1", "delegation.take", &subject).await;
+        assert_eq!(refused[before.len()..], [reason], "{attack}");
+        let parent = breach.federation.host("C-1").units().get(&"C-1".parse().unwrap()).unwrap();
+        let known = parent.unit.trust().delegation(&grant.unit, None).cloned();
+        assert!(known.is_none_or(|known| known.delegation.serial != grant.serial), "{attack}");
+        breach.link = culprit.link().await;
+    }
+    breach.goes_on().await;
 }
 
 /// A ClientHello of TLS 1.2 that asks for `name`.
@@ -175,6 +232,12 @@ async fn tls_below_1_3_is_refused() {
         // Alert, fatal, protocol_version.
         assert_eq!((alert[0], &alert[5..]), (21, &[2, 70][..]), "{name}");
     }
+    let refused = until("two refusals in the journal", async || {
+        let refused = refusals(&federation, "C", "link.accept", "127.0.0.1").await;
+        (refused.len() == 2).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused, ["tls-version", "tls-version"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -197,4 +197,13 @@ async fn another_user_of_the_system_is_refused_until_the_host_is_opened_and_then
     let theft = ["account", "list", "--token-file", stolen.to_str().unwrap()];
     let (status, _, told) = answer(lianxi(&dir, directory.path(), &theft), &[]).await;
     assert_eq!(status, 6, "{told}");
+    // Each refusal has its own word.
+    let (status, shown, told) = answer(as_nobody(&["journal", "show", "--json"]), &[]).await;
+    assert_eq!(status, 0, "{told}");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    let lines = shown["lines"].as_array().unwrap().iter();
+    let refused: Vec<_> = lines.map(|line| line["refused"].as_str().unwrap()).collect();
+    for word in ["uid", "no-account", "session-of-another-user"] {
+        assert!(refused.contains(&word), "{word}: {refused:?}");
+    }
 }

@@ -83,9 +83,20 @@ pub(crate) fn mapping(path: &Path) -> anyhow::Result<Mapping> {
     let parsed = if path.extension().is_some_and(|extension| extension == "json") {
         Mapping::from_json(text.as_bytes())
     } else {
-        Mapping::from_toml(&text, |name| fs::read_to_string(beside.join(name)))
+        Mapping::from_toml(&text, |name| read_beside(beside, name))
     };
     parsed.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())).into())
+}
+
+/// Reads a look-up table of the mapping in `folder`. A mapping can come from somebody else: it names
+/// what lies beside it, in its folder or below, and leads to no other file.
+fn read_beside(folder: &Path, name: &str) -> io::Result<String> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let (folder, file) = (fs::canonicalize(folder)?, fs::canonicalize(folder.join(name))?);
+    if !file.starts_with(&folder) {
+        return Err(io::Error::other("it lies outside the folder of the mapping; copy it there"));
+    }
+    fs::read_to_string(file)
 }
 
 /// Imports `rows` and tells `on_event` what happens; ends with the node's report.

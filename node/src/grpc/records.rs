@@ -8,10 +8,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::status::{to_status, unit};
-use crate::services::{
-    host::Units,
-    imports::{Event, Imports, Options, Report, RowError, Upload},
+use super::{
+    access::caller,
+    status::{to_status, unit},
+};
+use crate::{
+    domain::journal::{Act, Actor},
+    services::{
+        host::Units,
+        imports::{self, Event, Imports, Options, Report, RowError, Upload},
+    },
 };
 
 const DEFAULT_PAGE: u32 = 100;
@@ -37,6 +43,39 @@ impl RecordHandler {
     /// A handler over the hosted units.
     pub fn new(units: Arc<Units>, imports: Arc<Imports>) -> Self {
         Self { units, imports }
+    }
+
+    /// Begins an import; one that is refused before its first row stands in the journal.
+    async fn begin(&self, actor: Actor, options: Options) -> Result<Upload, Status> {
+        let error = match self.imports.begin(options).await {
+            Ok(upload) => return Ok(upload),
+            Err(error) => error,
+        };
+        if let (Some(reason), Some(head)) = (refusal(&error), self.units.head()) {
+            let act = Act::refused(actor, "record.import", "mapping", reason);
+            head.unit.record(act).await.map_err(to_status)?;
+        }
+        Err(to_status(error))
+    }
+}
+
+/// The word of the journal for a mapping that is refused; `None`: the host is at fault.
+fn refusal(error: &imports::Error) -> Option<&'static str> {
+    match error {
+        imports::Error::Mapping(_) => Some("malformed"),
+        imports::Error::RecordType { .. } => Some("unknown-type"),
+        imports::Error::NoCatalogue(_) => Some("unknown-catalogue"),
+        imports::Error::Kind(_)
+        | imports::Error::Empty
+        | imports::Error::Heading(_)
+        | imports::Error::Gzip
+        | imports::Error::TooLarge(_)
+        | imports::Error::DiskFull(_)
+        | imports::Error::Spool { .. }
+        | imports::Error::Records(_)
+        | imports::Error::Store(_)
+        | imports::Error::Unreadable(_)
+        | imports::Error::CutOff => None,
     }
 }
 
@@ -113,6 +152,7 @@ impl pb::record_service_server::RecordService for RecordHandler {
         &self,
         request: Request<Streaming<pb::ImportRequest>>,
     ) -> Result<Response<Self::ImportStream>, Status> {
+        let actor = caller(&request)?.actor;
         let mut parts = request.into_inner();
         let first = parts.message().await?.and_then(|first| first.part);
         let Some(import_request::Part::Options(options)) = first else {
@@ -124,7 +164,7 @@ impl pb::record_service_server::RecordService for RecordHandler {
             dry_run: options.dry_run,
             file_name: options.file_name,
         };
-        let upload = self.imports.begin(options).await.map_err(to_status)?;
+        let upload = self.begin(actor, options).await?;
         let (sender, receiver) = mpsc::channel(EVENTS);
         tokio::spawn(async move {
             let last = take(upload, parts, sender.clone()).await.map(report);

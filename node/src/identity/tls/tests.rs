@@ -122,6 +122,42 @@ async fn a_child_is_its_peer_once_its_key_is_bound() {
     assert_eq!(accepted.unwrap().peer, Some(code("BOS-01")));
 }
 
+/// A ticket would let a session go on without its keys, and past a revocation.
+#[tokio::test]
+async fn no_session_is_resumed() {
+    let hosts = Hosts::new();
+    let config = rustls::ClientConfig::builder_with_details(
+        Arc::new(rustls::crypto::aws_lc_rs::default_provider()),
+        Arc::new(ClockTime(Arc::new(hosts.clock.clone()))),
+    );
+    // Unlike a child's own, this configuration keeps what it could resume with.
+    let config = config
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots(&hosts.parent.ca_certificate).unwrap())
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for number in 0..3 {
+        let server = async {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut accepted = hosts.server.accept(stream).await.unwrap();
+            accepted.stream.write_all(b"!").await.unwrap();
+            accepted.stream.flush().await.unwrap();
+        };
+        let client = async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = server_name(&code("BOS"), Purpose::Enrol);
+            let mut stream = connector.connect(name, stream).await.unwrap();
+            stream.read_exact(&mut [0]).await.unwrap();
+            stream.get_ref().1.handshake_kind()
+        };
+        let ((), kind) = tokio::join!(server, client);
+        assert_eq!(kind, Some(rustls::HandshakeKind::Full), "connection {number}");
+    }
+}
+
 #[tokio::test]
 async fn enrolment_needs_no_certificate_and_gives_no_peer() {
     let hosts = Hosts::new();
