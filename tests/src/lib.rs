@@ -10,6 +10,7 @@ pub mod breach;
 pub mod client;
 pub mod collector;
 pub mod federation;
+pub mod fuzz;
 pub mod hostile;
 pub mod log;
 pub mod numbers;
