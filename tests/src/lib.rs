@@ -12,6 +12,7 @@ pub mod collector;
 pub mod federation;
 pub mod fuzz;
 pub mod hostile;
+pub mod lines;
 pub mod log;
 pub mod numbers;
 pub mod packs;
