@@ -51,8 +51,14 @@ impl ServiceError for store::Error {
                 ErrorKind::ResourceExhausted
             }
             Self::Conflict | Self::Closed => ErrorKind::Unavailable,
-            Self::Locked { .. } | Self::Format { .. } => ErrorKind::FailedPrecondition,
-            Self::Engine(_) => ErrorKind::Internal,
+            Self::Locked { .. } | Self::Format { .. } | Self::Sealed => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::WrongKey => ErrorKind::PermissionDenied,
+            Self::KeyMissing { .. }
+            | Self::Tampered { .. }
+            | Self::CopyDiffers
+            | Self::Engine(_) => ErrorKind::Internal,
         }
     }
 }

@@ -206,7 +206,7 @@ async fn prefixes_end_where_they_end(store: &dyn Store) {
         [b"", b"\x00", b"a", b"a\x00", b"a\xff", b"a\xff\xff", b"b", b"\xff", b"\xff\xff\x01"];
     let mut batch = Batch::new(&a);
     for key in all {
-        batch.put(Table::Records, key, key);
+        batch.put(Table::Statements, key, key);
         batch.put(Table::Components, key, *b"neighbour");
     }
     store.submit(batch).await.expect("commit");
@@ -216,8 +216,8 @@ async fn prefixes_end_where_they_end(store: &dyn Store) {
         let mut expected: Vec<_> =
             all.iter().filter(|key| key.starts_with(prefix)).map(|key| key.to_vec()).collect();
         expected.sort();
-        assert_eq!(keys(store, &a, Table::Records, prefix).await, expected, "{prefix:?}");
-        let last = store.last(&a, Table::Records, prefix).await.expect("last");
+        assert_eq!(keys(store, &a, Table::Statements, prefix).await, expected, "{prefix:?}");
+        let last = store.last(&a, Table::Statements, prefix).await.expect("last");
         assert_eq!(last.map(|(key, _)| key), expected.last().cloned(), "{prefix:?}");
     }
 }
@@ -328,10 +328,10 @@ async fn random_work_equals_a_map(store: &dyn Store) {
             let key = random.key();
             if random.below(3) == 0 {
                 model.remove(&key);
-                batch.delete(Table::Records, key);
+                batch.delete(Table::Statements, key);
             } else {
                 model.insert(key.clone(), round.to_be_bytes().to_vec());
-                batch.put(Table::Records, key, round.to_be_bytes());
+                batch.put(Table::Statements, key, round.to_be_bytes());
             }
         }
         store.submit(batch).await.expect("commit");
@@ -343,16 +343,16 @@ async fn random_work_equals_a_map(store: &dyn Store) {
             .take(limit)
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        let found = store.scan(&a, Table::Records, &prefix, Some(&after), limit).await;
+        let found = store.scan(&a, Table::Statements, &prefix, Some(&after), limit).await;
         assert_eq!(found.expect("scan"), expected, "{round}: {prefix:?} after {after:?}");
         let expected = model.iter().rfind(|(key, _)| key.starts_with(&prefix));
-        let found = store.last(&a, Table::Records, &prefix).await.expect("last");
+        let found = store.last(&a, Table::Statements, &prefix).await.expect("last");
         assert_eq!(
             found.as_ref().map(|(key, value)| (key, value)),
             expected,
             "{round}: {prefix:?}"
         );
-        assert_eq!(get(store, &a, Table::Records, &after).await.as_ref(), model.get(&after));
+        assert_eq!(get(store, &a, Table::Statements, &after).await.as_ref(), model.get(&after));
     }
 }
 

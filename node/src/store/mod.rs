@@ -8,17 +8,20 @@ pub mod format;
 pub mod journal;
 pub mod lock;
 pub mod sled;
+pub mod vault;
 
 use std::{
     fmt,
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
+use self::vault::Vault;
 use crate::{
     clock::UnixMillis,
     domain::{journal::Leaf, unit::UnitCode},
@@ -137,6 +140,37 @@ pub enum Error {
         /// Highest format known.
         known: u32,
     },
+    /// The store is encrypted, and nothing was given that opens it.
+    #[error(
+        "the store is encrypted and the host's keys are not open; give the passphrase or credential"
+    )]
+    Sealed,
+    /// The host's keys are not those that the store was encrypted with.
+    #[error(
+        "the store does not open with this host's keys; bring keys/host.key and the store back from the same backup"
+    )]
+    WrongKey,
+    /// The data key of a unit is gone, or another store's.
+    #[error(
+        "the data key of unit {unit} is gone; bring the store back from a backup, with all its files"
+    )]
+    KeyMissing {
+        /// The unit.
+        unit: String,
+    },
+    /// A stored value is not what was written at its place.
+    #[error(
+        "a value of unit {unit} in table {table} was changed or moved on the disk and does not open; bring the store back from a backup"
+    )]
+    Tampered {
+        /// The unit.
+        unit: String,
+        /// The table.
+        table: String,
+    },
+    /// A staged copy is not equal to what was copied; nothing was changed.
+    #[error("the copy of the store differs from it; nothing was changed, look after the disk")]
+    CopyDiffers,
     /// The engine failed; the store must be opened again.
     #[error("the store failed: {0}")]
     Engine(String),
@@ -299,6 +333,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Returns at most `limit` entries whose key begins with `prefix` and is above `after`
     /// (`None`: from the first), in key order. No snapshot: commits may fall between two calls.
+    ///
+    /// An encrypted store hides ends of keys (see [`vault`]): entries that differ in such an end alone
+    /// come in an order of its own, which stays, unless `prefix` reaches into it.
     async fn scan(
         &self,
         unit: &UnitCode,
@@ -323,6 +360,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Units that have entries.
     async fn units(&self) -> Result<Vec<UnitCode>, Error>;
+
+    /// What encrypts the store; files beside it that hold records are encrypted by the same. `None`:
+    /// nothing is encrypted.
+    fn vault(&self) -> Option<Arc<Vault>> {
+        None
+    }
 
     /// Space taken and left.
     fn usage(&self) -> Result<Usage, Error>;

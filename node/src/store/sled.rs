@@ -1,12 +1,16 @@
 //! The embedded store: sled 0.34 with the barrier that it lacks.
 //!
-//! Directory: `lock` (who has it open), `format` (version of directory and keys), `sled/` (the
-//! engine's own files). One tree holds everything; `key` says how. One thread writes; see
-//! `writer`. A read returns only what is durable: if it could have seen a group whose barrier
+//! Directory: `lock` (who has it open), `format` (version of directory and keys, and where the rest
+//! is), `sled/` (the engine's own files); or, once the store was rewritten or if it is encrypted,
+//! `g-…/` with `sled/`, `vault` and `keys/`. One tree holds everything; `key` says how, `codec` what
+//! of it is encrypted. One thread writes; see `writer`. A read returns only what is durable: if it could have seen a group whose barrier
 //! still runs, it waits for that barrier. `docs/adr/0001-sled-with-a-barrier.md` has the reasons.
 
+mod codec;
 mod files;
 mod key;
+mod layout;
+mod rewrite;
 mod shared;
 mod writer;
 
@@ -25,19 +29,29 @@ use ::sled::{Db, IVec};
 use async_trait::async_trait;
 use tokio::sync::oneshot;
 
-pub use self::shared::Statistics;
 use self::{
+    codec::Codec,
     files::{Barrier, FileBarrier},
+    layout::Layout,
     shared::Shared,
     writer::{Request, Submitted, Writer},
+};
+pub use self::{
+    rewrite::{Rewritten, Stage, count, rewrite},
+    shared::Statistics,
 };
 use super::{
     Batch, Commit, Entry, Error, MAX_BATCH_OPERATIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Store,
     Table, Usage,
     journal::{Journals, MAX_LEAF_BYTES, NewLeaf},
     lock::Lock,
+    vault::{HostSecret, Vault},
 };
-use crate::{clock::SystemClock, domain::unit::UnitCode, telemetry::Metrics};
+use crate::{
+    clock::SystemClock,
+    domain::{protection::Cipher, unit::UnitCode},
+    telemetry::Metrics,
+};
 
 /// Size of a segment of sled's log, fixed when a store is made.
 ///
@@ -56,17 +70,28 @@ pub struct Options {
     /// Waits for the disk before a commit resolves. Off in tests of other things only: what was
     /// acknowledged is then lost with the process. Default: true.
     pub barrier: bool,
+    /// Opens an encrypted store. Default: nothing does.
+    pub secret: Option<HostSecret>,
+    /// With what a store is encrypted that is not there yet. Default: not at all.
+    pub cipher: Cipher,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, reserve_bytes: 128 << 20, barrier: true }
+        Self {
+            cache_bytes: 64 << 20,
+            reserve_bytes: 128 << 20,
+            barrier: true,
+            secret: None,
+            cipher: Cipher::None,
+        }
     }
 }
 
 /// A store in one directory.
 pub struct SledStore {
     shared: Arc<Shared>,
+    codec: Codec,
     directory: PathBuf,
     requests: mpsc::Sender<Request>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -79,11 +104,11 @@ impl SledStore {
     ///
     /// - [`Error::Locked`]: it is open already, here or in another process.
     /// - [`Error::Format`]: it was written by a later version.
+    /// - [`Error::Sealed`], [`Error::WrongKey`]: it is encrypted, and `options` do not open it.
     /// - [`Error::Engine`]: the directory cannot be used, or its content is damaged.
     pub fn open(directory: &Path, options: Options) -> Result<Self, Error> {
         Self::open_with(directory, &options, |engine, db| {
-            let barrier = options.barrier.then(|| FileBarrier::open(engine, db)).transpose()?;
-            Ok(barrier.map(|barrier| Box::new(barrier) as Box<dyn Barrier>))
+            if options.barrier { sled_barrier(engine, db) } else { Ok(None) }
         })
     }
 
@@ -92,17 +117,23 @@ impl SledStore {
         options: &Options,
         barrier: impl FnOnce(&Path, &Db) -> io::Result<Option<Box<dyn Barrier>>>,
     ) -> Result<Self, Error> {
-        let failed = |path: &Path, error: &dyn std::fmt::Display| {
-            Error::Engine(format!("{}: {error}", path.display()))
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|error| failed(directory, &error))?;
-        let lock = Lock::acquire(directory, &SystemClock)?;
-        let engine = directory.join("sled");
-        files::check_format(directory, &engine)?;
+        let lock = Arc::new(take(directory)?);
+        let layout = layout::open(directory, options)?;
+        layout.remove_others(directory)?;
+        Self::assemble(directory, &layout, options, lock, barrier)
+    }
+
+    /// Opens the files of `layout`. The lock goes with the last store that was opened under it.
+    fn assemble(
+        directory: &Path,
+        layout: &Layout,
+        options: &Options,
+        lock: Arc<Lock>,
+        barrier: impl FnOnce(&Path, &Db) -> io::Result<Option<Box<dyn Barrier>>>,
+    ) -> Result<Self, Error> {
+        let engine = layout.engine(directory);
+        let vault = layout.vault(directory, options.secret.as_ref())?;
+        let codec = Codec::new(vault.map(Arc::new));
         files::remove_unfinished_snapshots(&engine).map_err(|error| failed(&engine, &error))?;
         let db = open_engine(&engine, options).map_err(|error| failed(&engine, &error))?;
         let barrier = barrier(&engine, &db).map_err(|error| failed(&engine, &error))?;
@@ -110,6 +141,7 @@ impl SledStore {
         let writer = Writer {
             db,
             shared: shared.clone(),
+            codec: codec.clone(),
             barrier,
             reserve_bytes: options.reserve_bytes,
             lock,
@@ -124,13 +156,42 @@ impl SledStore {
             .spawn(move || writer.run(&receiver))
             .map_err(|error| failed(directory, &error))?;
         let thread = Mutex::new(Some(thread));
-        Ok(Self { shared, directory: directory.to_owned(), requests, thread })
+        Ok(Self { shared, codec, directory: directory.to_owned(), requests, thread })
+    }
+
+    /// With what the store in `directory` is encrypted; `None`: there is no store.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Format`], [`Error::Engine`].
+    pub fn cipher_of(directory: &Path) -> Result<Option<Cipher>, Error> {
+        Ok(layout::read(directory)?.map(|layout| layout.cipher()))
+    }
+
+    /// With what the store is encrypted.
+    pub fn cipher(&self) -> Cipher {
+        self.codec.cipher()
     }
 
     /// Counts since the store was opened.
     pub fn statistics(&self) -> Statistics {
         self.shared.statistics.read()
     }
+}
+
+/// Makes the directory if it is not there, and takes its lock.
+fn take(directory: &Path) -> Result<Lock, Error> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+    made.map_err(|error| failed(directory, &error))?;
+    Lock::acquire(directory, &SystemClock)
+}
+
+fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::Engine(format!("{}: {error}", path.display()))
+}
+
+fn sled_barrier(engine: &Path, db: &Db) -> io::Result<Option<Box<dyn Barrier>>> {
+    Ok(Some(Box::new(FileBarrier::open(engine, db)?)))
 }
 
 fn open_engine(engine: &Path, options: &Options) -> ::sled::Result<Db> {
@@ -172,9 +233,12 @@ impl Store for SledStore {
         table: Table,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, Error> {
-        let key = key::encode(unit, table, key);
+        let Some(key) = self.codec.key(unit, table, key)? else {
+            return self.without_key(unit, table).await.map(|()| None);
+        };
         let value = self.shared.read(|db| db.get(&key), |keys| keys.contains(key.as_slice()));
-        Ok(value.await?.map(|value| value.to_vec()))
+        let Some(value) = value.await? else { return Ok(None) };
+        self.codec.open(unit, table, &key, &value).map(|(_, value)| Some(value))
     }
 
     async fn scan(
@@ -185,12 +249,11 @@ impl Store for SledStore {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Entry>, Error> {
-        let Some(range) = key::range(unit, table, prefix, after) else { return Ok(Vec::new()) };
-        let scan = |db: &Db| {
-            let entries = db.range(range.clone()).take(limit);
-            entries.map(|entry| entry.map(|(key, value)| key::decode(unit, &key, &value))).collect()
-        };
-        self.shared.read(scan, |keys| touches(keys, &range)).await
+        let plan = self.codec.plan((unit, table), prefix, after, limit)?;
+        let Some(plan) = plan else { return Ok(Vec::new()) };
+        let scan = |db: &Db| db.range(plan.range.clone()).take(plan.limit).collect();
+        let rows: Vec<_> = self.shared.read(scan, |keys| touches(keys, &plan.range)).await?;
+        self.codec.entries(unit, table, plan, rows)
     }
 
     async fn last(
@@ -199,10 +262,14 @@ impl Store for SledStore {
         table: Table,
         prefix: &[u8],
     ) -> Result<Option<Entry>, Error> {
-        let Some(range) = key::range(unit, table, prefix, None) else { return Ok(None) };
-        let last = |db: &Db| db.range(range.clone()).next_back().transpose();
-        let entry = self.shared.read(last, |keys| touches(keys, &range)).await?;
-        Ok(entry.map(|(key, value)| key::decode(unit, &key, &value)))
+        let plan = self.codec.plan((unit, table), prefix, None, usize::MAX)?;
+        let Some(plan) = plan else { return Ok(None) };
+        let scan = |db: &Db| -> ::sled::Result<Vec<_>> {
+            let mut rows = db.range(plan.range.clone());
+            if plan.is_gathered() { rows.collect() } else { rows.next_back().into_iter().collect() }
+        };
+        let rows = self.shared.read(scan, |keys| touches(keys, &plan.range)).await?;
+        Ok(self.codec.entries(unit, table, plan, rows)?.pop())
     }
 
     fn submit(&self, batch: Batch) -> Commit {
@@ -221,6 +288,10 @@ impl Store for SledStore {
         Ok(units.into_iter().collect())
     }
 
+    fn vault(&self) -> Option<Arc<Vault>> {
+        self.codec.vault().cloned()
+    }
+
     fn usage(&self) -> Result<Usage, Error> {
         files::usage(&self.shared.engine)
             .map_err(|error| Error::Engine(format!("{}: {error}", self.directory.display())))
@@ -232,6 +303,16 @@ impl Store for SledStore {
             let _ = closed.await;
         }
         self.shared.check()
+    }
+}
+
+impl SledStore {
+    /// Fails if a unit that has no data key has rows in `table` all the same.
+    async fn without_key(&self, unit: &UnitCode, table: Table) -> Result<(), Error> {
+        let Some(range) = key::range(unit, table, b"", None) else { return Ok(()) };
+        let first = |db: &Db| db.range(range.clone()).next().transpose();
+        let row = self.shared.read(first, |keys| touches(keys, &range)).await?;
+        row.map_or(Ok(()), |_| Err(Error::KeyMissing { unit: unit.to_string() }))
     }
 }
 

@@ -42,6 +42,8 @@ pub const RECORD_IMPORTED: &str = "lianxi.record.imported";
 pub const STORE_COMMITS: &str = "lianxi.store.commits";
 /// Time of one group commit with its barrier.
 pub const STORE_COMMIT_DURATION: &str = "lianxi.store.commit.duration";
+/// Values of an encrypted store that do not open, by table.
+pub const STORE_TAMPERED: &str = "lianxi.store.tampered";
 /// Live pulls, by outcome.
 pub const SUMMARY_PULLS: &str = "lianxi.summary.pulls";
 /// Time of a live pull.
@@ -118,6 +120,7 @@ struct Instruments {
     records: Counter<u64>,
     commits: Counter<u64>,
     commit_duration: Histogram<f64>,
+    tampered: Counter<u64>,
     pulls: Counter<u64>,
     pull_duration: Histogram<f64>,
     certificate_ends: CertificateEnds,
@@ -162,6 +165,7 @@ impl Metrics {
                     .with_description("Time of one group commit with its barrier")
                     .with_boundaries(COMMIT_BUCKETS.to_vec())
                     .build(),
+                tampered: counter(STORE_TAMPERED, "{value}", "Stored values that do not open"),
                 pulls: counter(SUMMARY_PULLS, "{pull}", "Live pulls"),
                 pull_duration: meter
                     .f64_histogram(SUMMARY_PULL_DURATION)
@@ -236,6 +240,11 @@ impl Metrics {
     pub fn committed(&self, batches: u64, duration: Duration) {
         self.instruments.commits.add(batches, &[]);
         self.instruments.commit_duration.record(duration.as_secs_f64(), &[]);
+    }
+
+    /// A value in this table of an encrypted store did not open.
+    pub fn store_tampered(&self, table: &str) {
+        self.instruments.tampered.add(1, &[KeyValue::new("table", table.to_owned())]);
     }
 
     /// A live pull ended.
@@ -320,7 +329,7 @@ mod tests {
 
     const DOCUMENTED: &str = include_str!("../../../docs/telemetry.md");
 
-    const NAMES: [&str; 13] = [
+    const NAMES: [&str; 14] = [
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
@@ -331,6 +340,7 @@ mod tests {
         RECORD_IMPORTED,
         STORE_COMMITS,
         STORE_COMMIT_DURATION,
+        STORE_TAMPERED,
         SUMMARY_PULLS,
         SUMMARY_PULL_DURATION,
         CERTIFICATE_REMAINING,
@@ -361,6 +371,7 @@ mod tests {
         metrics.link_down(Side::Child);
         metrics.rows_imported(Outcome::Imported, 17);
         metrics.committed(5, Duration::from_millis(2));
+        metrics.store_tampered("Records");
         metrics.pulled(PullEnd::Partial, Duration::from_millis(300));
         let in_an_hour = SystemClock.now_unix_ms() + 3_600_500;
         metrics.certificate_ends(&"BOS".parse().unwrap(), in_an_hour + 1_000_000);
@@ -382,6 +393,7 @@ mod tests {
             "lianxi_record_imported_total{outcome=\"imported\"} 17",
             "lianxi_store_commits_total 5",
             "lianxi_store_commit_duration_seconds_bucket{le=\"0.0025\"} 1",
+            "lianxi_store_tampered_total{table=\"Records\"} 1",
             "lianxi_summary_pulls_total{outcome=\"partial\"} 1",
             "lianxi_summary_pull_duration_seconds_bucket{le=\"0.5\"} 1",
             "lianxi_certificate_remaining_seconds 3600",

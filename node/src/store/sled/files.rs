@@ -1,21 +1,15 @@
-//! What lies around sled: the barrier that sled lacks, the format marker, space.
+//! What lies around sled: the barrier that sled lacks, space.
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use ::sled::Db;
 
-use crate::store::{Error, Usage};
-
-/// Format of the directory and of keys; the owner of a table versions its values.
-const FORMAT: u32 = 1;
-
-const FORMAT_FILE: &str = "format";
-const FORMAT_WORDS: &str = "lianxi store, format ";
+use crate::store::Usage;
 
 /// Makes everything that was applied survive a power cut.
 pub(super) trait Barrier: Send + 'static {
@@ -92,36 +86,6 @@ pub(super) fn remove_unfinished_snapshots(engine: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks the marker in `directory`, or writes it if the directory holds no store yet.
-pub(super) fn check_format(directory: &Path, engine: &Path) -> Result<(), Error> {
-    let path = directory.join(FORMAT_FILE);
-    let failed = |error: io::Error| Error::Engine(format!("{}: {error}", path.display()));
-    let found = match fs::read_to_string(&path) {
-        Ok(text) => text.trim().strip_prefix(FORMAT_WORDS).and_then(|number| number.parse().ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !engine.exists() => {
-            return write_format(directory, &path).map_err(failed);
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    match found {
-        Some(FORMAT) => Ok(()),
-        Some(found) => Err(Error::Format { found, known: FORMAT }),
-        None => Err(Error::Engine(format!(
-            "{} does not say which format the store has; bring the directory back from a backup",
-            path.display()
-        ))),
-    }
-}
-
-fn write_format(directory: &Path, path: &Path) -> io::Result<()> {
-    let written = directory.join("format.new");
-    let mut file = File::create(&written)?;
-    file.write_all(format!("{FORMAT_WORDS}{FORMAT}\n").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&written, path)?;
-    File::open(directory)?.sync_all()
-}
-
 /// Bytes free for this process on the file system of `directory`.
 pub(super) fn free_bytes(directory: &Path) -> io::Result<u64> {
     let statistics = rustix::fs::statvfs(directory)?;
@@ -135,36 +99,4 @@ pub(super) fn usage(directory: &Path) -> io::Result<Usage> {
         store_bytes += entry?.metadata()?.blocks() * 512;
     }
     Ok(Usage { store_bytes, free_bytes: free_bytes(directory)? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_marker_is_written_once_and_then_believed() {
-        let directory = tempfile::tempdir().unwrap();
-        let engine = directory.path().join("sled");
-        check_format(directory.path(), &engine).unwrap();
-        fs::create_dir(&engine).unwrap();
-        check_format(directory.path(), &engine).unwrap();
-    }
-
-    #[test]
-    fn a_later_format_is_refused_by_number() {
-        let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join(FORMAT_FILE), format!("{FORMAT_WORDS}7\n")).unwrap();
-        let refused = check_format(directory.path(), &directory.path().join("sled"));
-        assert!(matches!(refused, Err(Error::Format { found: 7, known: 1 })), "{refused:?}");
-    }
-
-    #[test]
-    fn a_store_without_a_readable_marker_is_not_guessed_at() {
-        let directory = tempfile::tempdir().unwrap();
-        let engine = directory.path().join("sled");
-        fs::create_dir(&engine).unwrap();
-        assert!(matches!(check_format(directory.path(), &engine), Err(Error::Engine(_))));
-        fs::write(directory.path().join(FORMAT_FILE), "").unwrap();
-        assert!(matches!(check_format(directory.path(), &engine), Err(Error::Engine(_))));
-    }
 }

@@ -77,6 +77,13 @@ pub(super) fn unit(key: &[u8]) -> Option<UnitCode> {
     std::str::from_utf8(key.get(2..2 + length)?).ok()?.parse().ok()
 }
 
+/// Number of the table, code of the unit, and where the key itself begins in a stored key.
+pub(super) fn split(key: &[u8]) -> Option<(u8, &str, usize)> {
+    let (table, length) = (*key.first()?, usize::from(*key.get(1)?));
+    let unit = std::str::from_utf8(key.get(2..2 + length)?).ok()?;
+    Some((table, unit, 2 + length))
+}
+
 /// What stands before the key in the stored `key` of `unit`.
 pub(super) fn prefix_of(key: &[u8], unit: &UnitCode) -> Vec<u8> {
     key[..2 + unit.as_str().len()].to_vec()

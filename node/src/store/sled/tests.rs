@@ -3,6 +3,9 @@ use futures::FutureExt;
 use super::*;
 use crate::store::conformance;
 
+mod rewriting;
+mod tampering;
+
 fn unit() -> UnitCode {
     "BOS-01".parse().unwrap()
 }
@@ -34,6 +37,178 @@ async fn sled_without_its_barrier_conforms() {
         Arc::new(SledStore::open(&path, options).unwrap()) as Arc<dyn Store>
     })
     .await;
+}
+
+fn sealed(cipher: Cipher) -> Options {
+    let secret = Some(HostSecret::new([7; 32].into()));
+    Options { secret, cipher, ..options() }
+}
+
+#[tokio::test]
+async fn an_encrypted_sled_conforms_with_either_cipher() {
+    for cipher in [Cipher::Aes256Gcm, Cipher::Sm4Gcm] {
+        let directory = tempfile::tempdir().unwrap();
+        conformance::run(directory.path(), |path| async move {
+            let options = Options { barrier: false, ..sealed(cipher) };
+            Arc::new(SledStore::open(&path, options).unwrap()) as Arc<dyn Store>
+        })
+        .await;
+    }
+}
+
+/// Keys as the services write them, in the tables that hide ends of keys.
+fn hidden_rows() -> Vec<(Table, Vec<u8>)> {
+    let cell = |group: u8| [&b"2011-07\0overdue\0"[..], &[0, 0, 0, 1], &[group; 16]].concat();
+    let mut rows = vec![
+        (Table::Accounts, b"wangwei".to_vec()),
+        (Table::Records, b"case\0".to_vec()),
+        (Table::Records, b"other\0Mill Street 7".to_vec()),
+    ];
+    for number in 0_u8..40 {
+        rows.push((Table::Records, format!("case\0Mill Street {number}").into_bytes()));
+        rows.push((Table::Components, cell(number)));
+        let value = u64::from(number) * 1_000_003;
+        rows.push((Table::ComponentValues, [&cell(number % 3)[..], &value.to_be_bytes()].concat()));
+    }
+    rows
+}
+
+async fn all(store: &SledStore, table: Table, prefix: &[u8], page: usize) -> Vec<Entry> {
+    let (mut found, mut after): (Vec<Entry>, Option<Vec<u8>>) = (Vec::new(), None);
+    loop {
+        let entries = store.scan(&unit(), table, prefix, after.as_deref(), page).await.unwrap();
+        let Some((last, _)) = entries.last() else { return found };
+        after = Some(last.clone());
+        found.extend(entries);
+    }
+}
+
+#[tokio::test]
+async fn hidden_keys_are_found_listed_once_and_ordered_where_it_matters() {
+    for cipher in [Cipher::None, Cipher::Aes256Gcm] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SledStore::open(directory.path(), sealed(cipher)).unwrap();
+        let rows = hidden_rows();
+        for (table, key) in &rows {
+            let mut batch = Batch::new(&unit());
+            batch.require_absent(*table, key.clone());
+            batch.put(*table, key.clone(), [b"value of ", &key[..]].concat());
+            store.submit(batch).await.unwrap();
+            let mut again = Batch::new(&unit());
+            again.require_absent(*table, key.clone());
+            assert!(matches!(store.submit(again).await, Err(Error::Conflict)));
+            let mut right = Batch::new(&unit());
+            right.require(*table, key.clone(), [b"value of ", &key[..]].concat());
+            store.submit(right).await.unwrap();
+        }
+        for table in [Table::Accounts, Table::Records, Table::Components, Table::ComponentValues] {
+            let mut written: Vec<_> =
+                rows.iter().filter(|row| row.0 == table).map(|row| row.1.clone()).collect();
+            written.sort();
+            for page in [1, 7, 1000] {
+                let mut found = all(&store, table, b"", page).await;
+                found.sort();
+                let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).collect();
+                assert_eq!(keys, written, "{cipher} {table:?} by {page}");
+                let fits = |(key, value): &Entry| *value == [b"value of ", &key[..]].concat();
+                assert!(found.iter().all(fits));
+            }
+        }
+        let cell = [&b"2011-07\0overdue\0"[..], &[0, 0, 0, 1], &[1; 16]].concat();
+        let values = all(&store, Table::ComponentValues, &cell, 4).await;
+        assert!(values.is_sorted() && values.len() == 13, "{cipher}: {values:?}");
+        let last = store.last(&unit(), Table::ComponentValues, &cell).await.unwrap();
+        assert_eq!(last.as_ref(), values.last());
+        let some = store.scan(&unit(), Table::Records, b"case\0Mill Street 1", None, 99).await;
+        assert_eq!(some.unwrap().len(), 11, "{cipher}");
+
+        let mut batch = Batch::new(&unit());
+        batch.delete(Table::Records, *b"case\0Mill Street 7");
+        store.submit(batch).await.unwrap();
+        let gone = store.get(&unit(), Table::Records, b"case\0Mill Street 7").await.unwrap();
+        assert_eq!(gone, None, "{cipher}");
+        assert_eq!(all(&store, Table::Records, b"case\0", 9).await.len(), 40);
+    }
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let (mut files, mut open) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { open.push(path) } else { files.push(path) }
+        }
+    }
+    files
+}
+
+fn is_on_disk(directory: &Path, text: &[u8]) -> bool {
+    files_below(directory).iter().any(|file| {
+        let bytes = std::fs::read(file).unwrap();
+        bytes.windows(text.len()).any(|window| window == text)
+    })
+}
+
+#[tokio::test]
+async fn an_encrypted_store_shows_neither_values_nor_hidden_keys() {
+    for cipher in [Cipher::None, Cipher::Aes256Gcm, Cipher::Sm4Gcm] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = SledStore::open(directory.path(), sealed(cipher)).unwrap();
+        for (table, key) in hidden_rows() {
+            let mut batch = Batch::new(&unit());
+            batch.put(table, key, *b"a value in clear");
+            store.submit(batch).await.unwrap();
+        }
+        store.close().await.unwrap();
+        for text in [&b"Mill Street"[..], b"wangwei", b"in clear", &1_000_003_u64.to_be_bytes()] {
+            let found = is_on_disk(directory.path(), text);
+            assert_eq!(found, cipher == Cipher::None, "{cipher}: {text:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_encrypted_store_opens_with_its_hosts_keys_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let right = sealed(Cipher::Aes256Gcm);
+    let store = SledStore::open(directory.path(), right.clone()).unwrap();
+    store.submit(one("kept", "value")).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let without = SledStore::open(directory.path(), options());
+    assert!(matches!(without, Err(Error::Sealed)));
+    let wrong = Options { secret: Some(HostSecret::new([8; 32].into())), ..right.clone() };
+    let wrong = SledStore::open(directory.path(), wrong);
+    assert!(matches!(wrong, Err(Error::WrongKey)));
+    let store = SledStore::open(directory.path(), right).unwrap();
+    let value = store.get(&unit(), Table::Meta, b"kept").await.unwrap();
+    assert_eq!(value.as_deref(), Some(&b"value"[..]));
+}
+
+/// Whoever takes a unit's data key away has erased the unit; nothing else is lost, and it is said.
+#[tokio::test]
+async fn without_its_data_key_a_unit_is_gone_and_its_absence_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), sealed(Cipher::Aes256Gcm)).unwrap();
+    let other: UnitCode = "BOS-02".parse().unwrap();
+    for unit in [unit(), other.clone()] {
+        let mut batch = Batch::new(&unit);
+        batch.put(Table::Meta, *b"kept", *b"value");
+        batch.put(Table::Records, *b"case\0Mill Street", *b"value");
+        store.submit(batch).await.unwrap();
+    }
+    store.close().await.unwrap();
+    drop(store);
+    let is_key = |path: &&PathBuf| path.ends_with("keys/BOS-01");
+    let files = files_below(directory.path());
+    std::fs::remove_file(files.iter().find(is_key).unwrap()).unwrap();
+    let store = SledStore::open(directory.path(), sealed(Cipher::Aes256Gcm)).unwrap();
+    let gone = |error: &Error| matches!(error, Error::KeyMissing { unit } if unit == "BOS-01");
+    assert!(gone(&store.get(&unit(), Table::Meta, b"kept").await.unwrap_err()));
+    let record = store.get(&unit(), Table::Records, b"case\0Mill Street").await;
+    assert!(gone(&record.unwrap_err()));
+    assert!(gone(&store.scan(&unit(), Table::Records, b"", None, 9).await.unwrap_err()));
+    assert!(store.get(&other, Table::Records, b"case\0Mill Street").await.unwrap().is_some());
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use ::sled::{Db, IVec};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    codec::{Codec, Row},
     files::{self, Barrier},
     key,
     shared::Shared,
@@ -24,6 +25,7 @@ use crate::{
         Batch, Entry, Error, MAX_BATCH_OPERATIONS, Table,
         journal::{Journals, Rows},
         lock::Lock,
+        vault::Batched,
     },
     telemetry::Metrics,
 };
@@ -41,8 +43,16 @@ const MAX_GROUP_OPERATIONS: usize = 4096;
 pub(super) enum Request {
     /// Commit a batch and answer.
     Commit(Submitted),
+    /// Put entries of another store there as they are, and answer.
+    Copy(Copied),
     /// Settle what came before, close the files, answer.
     Close(oneshot::Sender<()>),
+}
+
+/// Entries with whole keys, and who waits for them.
+pub(super) struct Copied {
+    pub(super) rows: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) answer: oneshot::Sender<Result<(), Error>>,
 }
 
 /// A batch and who waits for it.
@@ -52,21 +62,25 @@ pub(super) struct Submitted {
 }
 
 /// What became of one batch of a group.
-#[derive(Clone, Copy)]
 enum Outcome {
     Applied,
     Conflict,
-    DiskFull { free_bytes: u64 },
+    DiskFull {
+        free_bytes: u64,
+    },
+    /// A value that a precondition is about does not open.
+    Unreadable(Error),
 }
 
 /// The writer's state; lives on its own thread.
 pub(super) struct Writer {
     pub(super) db: Db,
     pub(super) shared: Arc<Shared>,
+    pub(super) codec: Codec,
     /// `None`: what was acknowledged is lost with the process.
     pub(super) barrier: Option<Box<dyn Barrier>>,
     pub(super) reserve_bytes: u64,
-    pub(super) lock: Lock,
+    pub(super) lock: Arc<Lock>,
     /// Accepted by the group and not yet given to sled.
     pub(super) pending: BTreeMap<IVec, Option<IVec>>,
     /// The journals' ends, with leaves of the same batches.
@@ -80,12 +94,14 @@ impl Writer {
     pub(super) fn run(mut self, requests: &mpsc::Receiver<Request>) {
         let mut closing = None;
         let mut group = VecDeque::new();
+        let mut next = None;
         while closing.is_none() {
-            match requests.recv() {
+            match next.take().map_or_else(|| requests.recv(), Ok) {
                 Ok(Request::Commit(first)) => {
-                    closing = gather(first, &mut group, requests);
+                    next = gather(first, &mut group, requests);
                     self.settle(&mut group);
                 }
+                Ok(Request::Copy(copied)) => self.copy(copied),
                 Ok(Request::Close(answer)) => closing = Some(answer),
                 Err(mpsc::RecvError) => break,
             }
@@ -118,6 +134,23 @@ impl Writer {
         }
     }
 
+    /// Puts entries there that are no commits: no preconditions, leaves as the rows that they are.
+    fn copy(&mut self, Copied { rows, answer }: Copied) {
+        let copied = catch_unwind(AssertUnwindSafe(|| {
+            for (key, value) in rows {
+                self.pending.insert(key.into(), Some(value.into()));
+            }
+            self.apply()?;
+            self.barrier.as_mut().map_or(Ok(()), |barrier| barrier.wait(&self.db)).map_err(text)
+        }));
+        let copied = copied.unwrap_or_else(|panic| Err(panic_text(panic.as_ref())));
+        let _ = answer.send(copied.map_err(|text| {
+            self.shared.fail(text.clone());
+            Error::Engine(text)
+        }));
+        self.shared.settle_group();
+    }
+
     fn answer(&self, outcome: Outcome) -> Result<(), Error> {
         match outcome {
             Outcome::Applied => Ok(()),
@@ -125,6 +158,7 @@ impl Writer {
             Outcome::DiskFull { free_bytes } => {
                 Err(Error::DiskFull { free_bytes, reserve_bytes: self.reserve_bytes })
             }
+            Outcome::Unreadable(error) => Err(error),
         }
     }
 
@@ -145,12 +179,16 @@ impl Writer {
                 || (!batch.leaves.is_empty() && !deletes);
             outcomes.push(if is_full && grows {
                 Outcome::DiskFull { free_bytes }
-            } else if self.holds(batch)? {
-                operations += batch.writes.len() + batch.leaves.len();
-                self.take(batch)?;
-                Outcome::Applied
             } else {
-                Outcome::Conflict
+                match self.holds(batch)? {
+                    Ok(true) => {
+                        operations += batch.writes.len() + batch.leaves.len();
+                        self.take(batch)?;
+                        Outcome::Applied
+                    }
+                    Ok(false) => Outcome::Conflict,
+                    Err(error) => Outcome::Unreadable(error),
+                }
             });
         }
         self.apply()?;
@@ -163,20 +201,44 @@ impl Writer {
         Ok(outcomes)
     }
 
-    /// True if every precondition of `batch` does, earlier batches of the group included.
-    fn holds(&mut self, batch: &Batch) -> Result<bool, String> {
+    /// True if every precondition of `batch` does, earlier batches of the group included. The inner
+    /// error is the batch's alone: a value that does not open.
+    fn holds(&mut self, batch: &Batch) -> Result<Result<bool, Error>, String> {
         for precondition in &batch.preconditions {
             self.write_key(&batch.unit, precondition.table, &precondition.key);
             let expected = precondition.expected.as_deref();
             let holds = match self.pending.get(self.scratch.as_slice()) {
                 Some(pending) => pending.as_deref() == expected,
-                None => self.db.get(&self.scratch).map_err(text)?.as_deref() == expected,
+                None => {
+                    let (unit, table) = (&batch.unit, precondition.table);
+                    match self.stored(unit, table, &precondition.key)? {
+                        Ok(value) => value.as_deref() == expected,
+                        Err(error) => return Ok(Err(error)),
+                    }
+                }
             };
             if !holds {
-                return Ok(false);
+                return Ok(Ok(false));
             }
         }
-        Ok(true)
+        Ok(Ok(true))
+    }
+
+    /// The value that stands in sled.
+    fn stored(
+        &self,
+        unit: &UnitCode,
+        table: Table,
+        key: &[u8],
+    ) -> Result<Result<Option<Vec<u8>>, Error>, String> {
+        let key = match self.codec.key(unit, table, key) {
+            Ok(Some(key)) => key,
+            Ok(None) => return Ok(Ok(None)),
+            Err(error) => return Ok(Err(error)),
+        };
+        let Some(value) = self.db.get(&key).map_err(text)? else { return Ok(Ok(None)) };
+        let opened = self.codec.open(unit, table, &key, &value);
+        Ok(opened.map(|(_, value)| Some(value)))
     }
 
     /// Adds `batch` to what is pending, which is applied first if both are too many for sled.
@@ -191,7 +253,7 @@ impl Writer {
         let first = if batch.leaves.is_empty() {
             0
         } else {
-            let rows = UnitRows { db: &self.db, unit: &batch.unit };
+            let rows = UnitRows { db: &self.db, codec: &self.codec, unit: &batch.unit };
             self.journals.append(&batch.unit, &batch.leaves, &rows)?
         };
         for (number, (table, key, value)) in batch.writes.iter().enumerate() {
@@ -216,9 +278,13 @@ impl Writer {
         if self.pending.is_empty() {
             return Ok(());
         }
-        self.shared.begin_apply(self.pending.keys());
-        let mut batch = ::sled::Batch::default();
+        let (mut batched, mut sealed) = (Batched::new(), Vec::with_capacity(self.pending.len()));
         while let Some((key, value)) = self.pending.pop_first() {
+            sealed.push(self.codec.seal(&mut batched, key, value, &self.db).map_err(text)?);
+        }
+        self.shared.begin_apply(sealed.iter().map(|(key, _)| key));
+        let mut batch = ::sled::Batch::default();
+        for (key, value) in sealed {
             match value {
                 Some(value) => batch.insert(key, value),
                 None => batch.remove(key),
@@ -253,37 +319,43 @@ impl Writer {
 /// The rows of one unit, as far as they were given to sled.
 struct UnitRows<'a> {
     db: &'a Db,
+    codec: &'a Codec,
     unit: &'a UnitCode,
 }
 
+impl UnitRows<'_> {
+    fn open(&self, table: Table, entry: ::sled::Result<Row>) -> Result<Entry, String> {
+        let (key, value) = entry.map_err(text)?;
+        self.codec.open(self.unit, table, &key, &value).map_err(text)
+    }
+}
+
+/// The tables of journals hide nothing of their keys, so sled's ranges are theirs.
 impl Rows for UnitRows<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, String> {
         let key = key::encode(self.unit, table, key);
-        Ok(self.db.get(key).map_err(text)?.map(|value| value.to_vec()))
+        let Some(value) = self.db.get(&key).map_err(text)? else { return Ok(None) };
+        self.open(table, Ok((key.into(), value))).map(|(_, value)| Some(value))
     }
 
     fn last(&self, table: Table) -> Result<Option<Entry>, String> {
         let Some(range) = key::range(self.unit, table, b"", None) else { return Ok(None) };
-        let entry = self.db.range(range).next_back().transpose().map_err(text)?;
-        Ok(entry.map(|(key, value)| key::decode(self.unit, &key, &value)))
+        self.db.range(range).next_back().map(|entry| self.open(table, entry)).transpose()
     }
 
     fn from(&self, table: Table, key: &[u8]) -> Result<Vec<Entry>, String> {
         let Some((_, end)) = key::range(self.unit, table, b"", None) else { return Ok(Vec::new()) };
         let start = Bound::Included(IVec::from(key::encode(self.unit, table, key)));
-        let entries = self.db.range((start, end));
-        let decoded =
-            entries.map(|entry| entry.map(|(key, value)| key::decode(self.unit, &key, &value)));
-        decoded.collect::<Result<_, _>>().map_err(text)
+        self.db.range((start, end)).map(|entry| self.open(table, entry)).collect()
     }
 }
 
-/// Fills `group` with what waits in the channel; returns who asked to close.
+/// Fills `group` with what waits in the channel; returns what came that is no commit.
 fn gather(
     first: Submitted,
     group: &mut VecDeque<Submitted>,
     requests: &mpsc::Receiver<Request>,
-) -> Option<oneshot::Sender<()>> {
+) -> Option<Request> {
     let size = |batch: &Batch| batch.len() + batch.leaves.len();
     let mut operations = size(&first.batch);
     let mut bytes = first.batch.bytes();
@@ -295,14 +367,14 @@ fn gather(
                 bytes += next.batch.bytes();
                 group.push_back(next);
             }
-            Ok(Request::Close(answer)) => return Some(answer),
+            Ok(other @ (Request::Copy(_) | Request::Close(_))) => return Some(other),
             Err(mpsc::TryRecvError::Empty | mpsc::TryRecvError::Disconnected) => break,
         }
     }
     None
 }
 
-fn text(error: ::sled::Error) -> String {
+fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
