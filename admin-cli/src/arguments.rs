@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     commands::{
         Context, account, approval, catalogue, desk, escalation, generate, journal, node, notice,
-        pack, quarantine, record, root, summary, verify,
+        pack, quarantine, record, root, store, summary, verify,
     },
     demo,
     output::Output,
@@ -59,6 +59,9 @@ enum Noun {
     /// Custody of the root key
     #[command(subcommand)]
     Root(root::Verb),
+    /// Encrypt the store of a stopped host at rest
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Departments inside a unit that a whistle can call
     #[command(subcommand)]
     Desk(desk::Verb),
@@ -116,6 +119,7 @@ impl Arguments {
         match self.noun {
             Noun::Node(verb) => verb.run(&context),
             Noun::Root(verb) => verb.run(&context),
+            Noun::Store(verb) => verb.run(&context),
             Noun::Desk(verb) => block_on(verb.run(&context)),
             Noun::Catalogue(verb) => block_on(verb.run(&context)),
             Noun::Record(verb) => block_on(verb.run(&context)),

@@ -174,6 +174,17 @@ texts! {
     KeysWouldBeOpened: "{} key files would be written in clear; nothing was changed",
         "将把 {} 个密钥文件恢复为明文；未作更改";
     PassphraseChanged: "the passphrase was changed", "口令已更改";
+    StoreBefore: "encrypted so far with", "原加密方式";
+    StoreAfter: "encrypted with", "加密方式";
+    StoreEntries: "entries", "条目数";
+    StoreCopied: "{} entries copied", "已复制 {} 个条目";
+    StoreCompared: "comparing the copy with the store", "正在核对副本";
+    StoreErasing: "erasing the store before", "正在清除原存储";
+    StoreEncrypted: "the store is encrypted; the host asks for what opens it when it starts. Backups made before are still as they were",
+        "存储已加密；主机启动时需要解锁。此前的备份不受影响，请另行处理";
+    StoreDecrypted: "the store is in clear again, protected by its mode alone",
+        "存储已恢复为明文，仅由文件权限保护";
+    StoreWouldBeRewritten: "the store would be rewritten; nothing was changed", "将重写存储；未作更改";
     PassphraseFits: "the passphrase opens the keys; nothing was changed", "口令正确；未作更改";
     LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
     InitDone: "{} is ready in {}; start it with: lianxi node run --dir {}",

@@ -18,7 +18,10 @@ use tonic::codegen::http::Uri;
 use tracing_subscriber::EnvFilter;
 
 use crate::domain::{
-    account::Rules, journal::MIN_RETENTION_DAYS, protection::Method, unit::UnitCode,
+    account::Rules,
+    journal::MIN_RETENTION_DAYS,
+    protection::{Cipher, Method},
+    unit::UnitCode,
 };
 
 /// Longest path of a Unix socket that Linux takes, the closing zero not counted.
@@ -227,11 +230,18 @@ pub struct StoreTable {
     pub cache_mib: NonZeroU32,
     /// Disk space kept free, MiB. Default: 64.
     pub reserve_mib: u32,
+    /// With what the store must be encrypted, else the host does not start. Default: `none`, which
+    /// takes any store.
+    pub encrypt: Cipher,
 }
 
 impl Default for StoreTable {
     fn default() -> Self {
-        Self { cache_mib: NonZeroU32::MIN.saturating_add(63), reserve_mib: 64 }
+        Self {
+            cache_mib: NonZeroU32::MIN.saturating_add(63),
+            reserve_mib: 64,
+            encrypt: Cipher::None,
+        }
     }
 }
 
@@ -716,7 +726,11 @@ mod tests {
                 session_max: Duration::from_secs(3_600),
                 approval_valid: Duration::from_secs(7_200),
             },
-            store: StoreTable { cache_mib: NonZeroU32::MIN, reserve_mib: 0 },
+            store: StoreTable {
+                cache_mib: NonZeroU32::MIN,
+                reserve_mib: 0,
+                encrypt: Cipher::Sm4Gcm,
+            },
             keys: KeysTable { protect: Method::Credential },
             units: UnitsTable { quota_mib },
             unit: vec![UnitTable { code: "310101002003".parse().unwrap(), quota_mib }],

@@ -4,6 +4,7 @@
 //! [`init`] and [`join_offline`] make a host's first unit.
 
 mod admin;
+mod at_rest;
 mod custody;
 mod host;
 mod journals;
@@ -11,6 +12,7 @@ mod protection;
 mod renewal;
 mod setup;
 
+pub use at_rest::{StoreRewritten, lock_of_store, rewrite_store};
 pub use custody::{RootFacts, install_root, remove_root, request_root, root_facts, split_root};
 pub use host::{Host, Options};
 pub use protection::{change_secret, open_lock, protect_keys, unprotect_keys};
@@ -21,7 +23,7 @@ use std::{future::Future, io, path::PathBuf, sync::Arc};
 use crate::{
     clock::SystemClock,
     config::{self, HostConfig},
-    domain::unit::UnitCode,
+    domain::{protection::Cipher, unit::UnitCode},
     identity::keys::{self, Lock},
     services::{
         error::{ErrorKind, ServiceError},
@@ -84,6 +86,16 @@ pub enum Error {
         /// On disk.
         found: keys::Method,
     },
+    /// The configuration asks for another encryption of the store than it has.
+    #[error(
+        "[store] encrypt asks for {wanted}, and the store is encrypted with {found}; run `lianxi store encrypt` with the host stopped, or change the configuration"
+    )]
+    StoreProtection {
+        /// In the configuration.
+        wanted: Cipher,
+        /// On disk.
+        found: Cipher,
+    },
     /// Making or joining a unit failed.
     #[error(transparent)]
     Operation(#[from] OperationError),
@@ -96,7 +108,7 @@ impl ServiceError for Error {
             Self::Config(error) => error.kind(),
             Self::HostExists(_) => ErrorKind::AlreadyExists,
             Self::Listen { .. } => ErrorKind::FailedPrecondition,
-            Self::Protection { .. } => ErrorKind::FailedPrecondition,
+            Self::Protection { .. } | Self::StoreProtection { .. } => ErrorKind::FailedPrecondition,
             Self::Keys(error) => protection::kind(error),
             Self::File { .. } | Self::Unit { .. } => ErrorKind::Internal,
             Self::Operation(error) => error.kind(),

@@ -10,10 +10,12 @@ pub(crate) mod import;
 pub(crate) mod journal;
 pub(crate) mod node;
 pub(crate) mod notice;
+mod opens;
 pub(crate) mod pack;
 pub(crate) mod quarantine;
 pub(crate) mod record;
 pub(crate) mod root;
+pub(crate) mod store;
 pub(crate) mod summary;
 pub(crate) mod verify;
 

@@ -23,7 +23,7 @@ use lianxi_node::{
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::Context;
+use super::{Context, opens::OpensStore};
 use crate::{arguments::block_on, failure::Failure, texts::Text, values};
 
 /// Name of the configuration in a host's directory.
@@ -68,11 +68,15 @@ impl Verb {
 
 /// Arguments of `lianxi root show`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Show {}
+pub(crate) struct Show {
+    #[command(flatten)]
+    opens: OpensStore,
+}
 
 impl Show {
     async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
-        let facts = node::root_facts(&context.dir().join(CONFIG)).await;
+        let config = context.dir().join(CONFIG);
+        let facts = node::root_facts(&config, &self.opens.lock(&config)?).await;
         let facts = facts.context("cannot read the root")?;
         let output = context.output();
         if output.is_json() {
@@ -202,11 +206,15 @@ pub(crate) struct AskFor {
     /// How long the new delegation is good for
     #[arg(long, value_name = "DAYS", default_value_t = 3650)]
     days: u32,
+    #[command(flatten)]
+    opens: OpensStore,
 }
 
 impl AskFor {
     async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
-        let request = node::request_root(&context.dir().join(CONFIG), self.days).await;
+        let config = context.dir().join(CONFIG);
+        let lock = self.opens.lock(&config)?;
+        let request = node::request_root(&config, &lock, self.days).await;
         let request = request.context("cannot ask the root key")?;
         write_new(&self.out, &request.to_text())?;
         shown(context, request.delegation(), Text::RootRequested, &self.out)
@@ -256,13 +264,16 @@ pub(crate) struct Install {
     /// Only check it
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    opens: OpensStore,
 }
 
 impl Install {
     async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         let signed: Signed = read(&self.file)?.parse()?;
         let config = context.dir().join(CONFIG);
-        let granted = node::install_root(&config, &signed, self.dry_run).await;
+        let lock = self.opens.lock(&config)?;
+        let granted = node::install_root(&config, &lock, &signed, self.dry_run).await;
         let granted = granted.context("cannot take the delegation in")?;
         let text = if self.dry_run { Text::RootWouldInstall } else { Text::RootInstalled };
         shown(context, &granted, text, &self.file)
@@ -278,12 +289,16 @@ pub(crate) struct Remove {
     /// Only prove the shares
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    opens: OpensStore,
 }
 
 impl Remove {
     async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         let given = read_shares(&self.share)?;
-        let removed = node::remove_root(&context.dir().join(CONFIG), given, self.dry_run).await;
+        let config = context.dir().join(CONFIG);
+        let lock = self.opens.lock(&config)?;
+        let removed = node::remove_root(&config, &lock, given, self.dry_run).await;
         let removed = removed.context("cannot remove the root key")?;
         let output = context.output();
         if output.is_json() {

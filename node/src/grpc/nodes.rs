@@ -10,7 +10,7 @@ use super::{
     status::{to_status, unit},
 };
 use crate::{
-    domain::{delegation::Delegation, journal::Actor},
+    domain::{delegation::Delegation, journal::Actor, protection::Cipher},
     services::{
         desks,
         enrolments::ChildRecovery,
@@ -196,6 +196,11 @@ impl pb::node_service_server::NodeService for NodeHandler {
             started_unix_ms: facts.started_unix_ms,
             store_bytes: usage.store_bytes,
             free_disk_bytes: usage.free_bytes,
+            store_cipher: self
+                .store
+                .vault()
+                .map_or(Cipher::None, |vault| vault.cipher())
+                .to_string(),
             units,
             link_address: facts.link_address.unwrap_or_default(),
         }))

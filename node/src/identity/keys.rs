@@ -90,6 +90,9 @@ pub enum Error {
         /// What was given.
         given: Method,
     },
+    /// The store is encrypted with a key that these keys wrap.
+    #[error("the store is encrypted with what opens the keys at {}; run `lianxi store decrypt` first", .0.display())]
+    StoreSealed(PathBuf),
     /// The file system refused.
     #[error("cannot {action} {}", .path.display())]
     File {

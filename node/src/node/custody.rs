@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     clock::{Clock as _, SystemClock, UnixMillis},
+    config::HostConfig,
     domain::{
         delegation::Delegation,
         journal::{Act, Leaf},
@@ -20,7 +21,7 @@ use crate::{
     },
     identity::{
         custody::{Request, Signed},
-        keys::{self, RootKey, Secret},
+        keys::{self, Lock, RootKey, Secret},
         shares::{self, Share},
         trust::Trust,
     },
@@ -56,8 +57,8 @@ pub struct RootFacts {
 /// # Errors
 ///
 /// The host runs, or is no root's.
-pub async fn root_facts(config_file: &Path) -> Result<RootFacts, Error> {
-    let root = Root::open(config_file).await?;
+pub async fn root_facts(config_file: &Path, lock: &Lock) -> Result<RootFacts, Error> {
+    let root = Root::open(config_file, lock).await?;
     let key = root.trust.root_key();
     let suite = crate::statement::delegation::suite_from_proto(key.suite().into());
     let facts = RootFacts {
@@ -82,8 +83,9 @@ pub async fn split_root<E: From<Error>>(
     (threshold, count): (u8, u8),
     ask: impl FnOnce(Method) -> Result<Secret, E>,
 ) -> Result<Vec<Share>, E> {
-    let root = Root::open(config_file).await?;
-    let lock = open_lock(&root.stopped.config, ask)?;
+    let config = HostConfig::load(config_file).map_err(Error::Config)?;
+    let lock = open_lock(&config, ask)?;
+    let root = Root::open(config_file, &lock).await?;
     let place = keys::Place::new(root.keys(), lock);
     let split = RootKey::load(place).map_err(|error| (word(&error), refused(&error)));
     let split = split.and_then(|RootKey(key)| {
@@ -98,8 +100,8 @@ pub async fn split_root<E: From<Error>>(
 /// # Errors
 ///
 /// The host runs, or is no root's.
-pub async fn request_root(config_file: &Path, days: u32) -> Result<Request, Error> {
-    let root = Root::open(config_file).await?;
+pub async fn request_root(config_file: &Path, lock: &Lock, days: u32) -> Result<Request, Error> {
+    let root = Root::open(config_file, lock).await?;
     let (own, now) = (root.own()?, SystemClock.now_unix_ms());
     let next = own.serial.saturating_add(1).max(u64::try_from(now).unwrap_or_default());
     // The beginning stays: what was granted under it before is judged by the newest one, too.
@@ -119,10 +121,11 @@ pub async fn request_root(config_file: &Path, days: u32) -> Result<Request, Erro
 /// The host runs or is no root's, or the delegation does not hold.
 pub async fn install_root(
     config_file: &Path,
+    lock: &Lock,
     signed: &Signed,
     dry_run: bool,
 ) -> Result<Delegation, Error> {
-    let root = Root::open(config_file).await?;
+    let root = Root::open(config_file, lock).await?;
     let now = SystemClock.now_unix_ms();
     let checked = root.trust.check(&signed.0, Some(now));
     let checked = checked.map_err(|error| (error.reason(), refused(&error)));
@@ -148,10 +151,11 @@ pub async fn install_root(
 /// The host runs or is no root's, the shares do not give its root key, or it is not there.
 pub async fn remove_root(
     config_file: &Path,
+    lock: &Lock,
     given: Vec<Share>,
     dry_run: bool,
 ) -> Result<PathBuf, Error> {
-    let root = Root::open(config_file).await?;
+    let root = Root::open(config_file, lock).await?;
     let path = RootKey::path(&root.keys());
     let proven = shares::prove(given).map_err(|error| ("shares", refused(&error)));
     let removed = proven.and_then(|key| {
@@ -179,8 +183,9 @@ struct Root {
 }
 
 impl Root {
-    async fn open(config_file: &Path) -> Result<Self, Error> {
-        let stopped = Stopped::open(config_file)?;
+    /// `lock` opens the store, if it is encrypted.
+    async fn open(config_file: &Path, lock: &Lock) -> Result<Self, Error> {
+        let stopped = Stopped::open_with(HostConfig::load(config_file)?, lock)?;
         for unit in stopped.store.units().await? {
             let identity = Identity::load(stopped.store.as_ref(), &unit).await;
             let identity = identity.map_err(|error| refused(&error))?;

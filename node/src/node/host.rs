@@ -15,7 +15,7 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use super::{Error, admin, journals, setup};
+use super::{Error, admin, at_rest, journals, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
@@ -46,10 +46,7 @@ use crate::{
         records::Records,
         unit::Unit,
     },
-    store::{
-        Store,
-        sled::{Options as SledOptions, SledStore},
-    },
+    store::{Store, sled::SledStore},
     telemetry::Metrics,
 };
 
@@ -107,7 +104,8 @@ impl Host {
     ///
     /// See [`Error`]; nothing is served then.
     pub async fn bind(config: HostConfig, options: Options) -> Result<Arc<Self>, Error> {
-        let store = open_store(&config)?;
+        at_rest::check(&config)?;
+        let store = open_store(&config, &options.lock)?;
         let listener = match config.link.listen {
             None => None,
             Some(address) => {
@@ -389,16 +387,11 @@ impl Host {
     }
 }
 
-/// Opens the store of a host.
-pub(super) fn open_store(config: &HostConfig) -> Result<Arc<dyn Store>, Error> {
-    let directory = config.data_dir().join("store");
+/// Opens the store of a host, whose keys `lock` opens.
+pub(super) fn open_store(config: &HostConfig, lock: &Lock) -> Result<Arc<dyn Store>, Error> {
     setup::private_directory(&config.data_dir())?;
-    let options = SledOptions {
-        cache_bytes: config.cache_bytes(),
-        reserve_bytes: config.reserve_bytes(),
-        ..SledOptions::default()
-    };
-    Ok(Arc::new(SledStore::open(&directory, options)?))
+    let store = SledStore::open(&at_rest::directory(config), at_rest::options(config, lock))?;
+    Ok(Arc::new(store))
 }
 
 /// Dials a parent on another host, at each of its addresses in turn.

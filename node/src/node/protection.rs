@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Error, host, setup};
+use super::{Error, at_rest, host, setup};
 use crate::{
     clock::{Clock as _, SystemClock},
     config::HostConfig,
@@ -56,7 +56,7 @@ pub async fn protect_keys(
     secret: &Secret,
     dry_run: bool,
 ) -> Result<Vec<PathBuf>, Error> {
-    let stopped = Stopped::open(config_file)?;
+    let stopped = Stopped::open(config_file, Some(secret))?;
     let changed = keys::protect(&stopped.config.keys_dir(), secret, Cost::default(), dry_run);
     stopped.done("keys.protect", changed, dry_run).await
 }
@@ -71,7 +71,11 @@ pub async fn unprotect_keys(
     secret: &Secret,
     dry_run: bool,
 ) -> Result<Vec<PathBuf>, Error> {
-    let stopped = Stopped::open(config_file)?;
+    let stopped = Stopped::open(config_file, Some(secret))?;
+    if stopped.store.vault().is_some() {
+        let refused = Err(keys::Error::StoreSealed(stopped.config.keys_dir()));
+        return stopped.done("keys.unprotect", refused, dry_run).await;
+    }
     let changed = keys::unprotect(&stopped.config.keys_dir(), secret, dry_run);
     stopped.done("keys.unprotect", changed, dry_run).await
 }
@@ -87,7 +91,7 @@ pub async fn change_secret(
     new: &Secret,
     dry_run: bool,
 ) -> Result<(), Error> {
-    let stopped = Stopped::open(config_file)?;
+    let stopped = Stopped::open(config_file, Some(old))?;
     let keys = stopped.config.keys_dir();
     let changed = keys::change_secret(&keys, old, new, Cost::default(), dry_run);
     stopped.done("keys.change-secret", changed, dry_run).await
@@ -100,14 +104,24 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
-    pub(super) fn open(config_file: &Path) -> Result<Self, Error> {
+    /// Opens the host's store, if it is encrypted with what `secret` opens.
+    pub(super) fn open(config_file: &Path, secret: Option<&Secret>) -> Result<Self, Error> {
         let config = HostConfig::load(config_file)?;
-        let store = host::open_store(&config)?;
+        let lock = match secret.filter(|_| at_rest::is_encrypted(&config)) {
+            Some(secret) => Lock::open(&config.keys_dir(), secret).map_err(Error::Keys)?,
+            None => Lock::none(),
+        };
+        Self::open_with(config, &lock)
+    }
+
+    /// Opens the host's store, if it is encrypted with what `lock` opens.
+    pub(super) fn open_with(config: HostConfig, lock: &Lock) -> Result<Self, Error> {
+        let store = host::open_store(&config, lock)?;
         Ok(Self { config, store })
     }
 
     /// Journals what became of it, at the host's head unit, and closes the store.
-    async fn done<T>(
+    pub(super) async fn done<T>(
         self,
         name: &'static str,
         result: Result<T, keys::Error>,
@@ -129,7 +143,7 @@ impl Stopped {
     }
 
     /// The unit at the highest level, the first by code.
-    async fn head(&self) -> Result<Option<UnitCode>, Error> {
+    pub(super) async fn head(&self) -> Result<Option<UnitCode>, Error> {
         let mut found = Vec::new();
         for unit in self.store.units().await? {
             let identity = Identity::load(self.store.as_ref(), &unit).await;
@@ -147,6 +161,7 @@ pub(super) fn word(error: &keys::Error) -> &'static str {
         keys::Error::WrongSecret(_) | keys::Error::Sealed(_) => "wrong-secret",
         keys::Error::WeakSecret(_) => "weak-secret",
         keys::Error::OtherMethod { .. } => "other-method",
+        keys::Error::StoreSealed(_) => "store-encrypted",
         keys::Error::Missing(_) | keys::Error::Exists(_) => "precondition",
         keys::Error::Mode { .. }
         | keys::Error::Owner { .. }
@@ -164,6 +179,7 @@ pub(super) fn kind(error: &keys::Error) -> ErrorKind {
         keys::Error::WeakSecret(_) => ErrorKind::InvalidArgument,
         keys::Error::Sealed(_)
         | keys::Error::OtherMethod { .. }
+        | keys::Error::StoreSealed(_)
         | keys::Error::Missing(_)
         | keys::Error::Exists(_)
         | keys::Error::Mode { .. }

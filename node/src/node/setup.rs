@@ -97,7 +97,7 @@ pub(super) struct OpenIdentity {
 /// The directory holds a host, or keys, certificates or store could not be made.
 pub async fn init(options: InitOptions) -> Result<(), Error> {
     let config = new_config(&options.dir, options.listen, options.advertise)?;
-    let store = host::open_store(&config)?;
+    let store = host::open_store(&config, &Lock::none())?;
     let root = NewRoot {
         keys_directory: keys_place(&config, &Lock::none(), &options.code),
         unit: options.code,
@@ -126,7 +126,7 @@ pub async fn join_offline(
 ) -> Result<JoinedUnit, Error> {
     let config = new_config(dir, options.listen, options.advertise)?;
     let token = parse_token(token)?;
-    let store = host::open_store(&config)?;
+    let store = host::open_store(&config, &Lock::none())?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let door = GrpcDoor::new(Arc::clone(&clock));
     let joined = joining(&config, &Lock::none(), &token, &door, clock).run().await;

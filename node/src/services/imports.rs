@@ -273,7 +273,8 @@ impl Imports {
         let number = self.0.uploads.fetch_add(1, Ordering::Relaxed);
         let directory = self.0.directory.clone();
         let name = format!("upload-{number}.csv");
-        let spool = blocking(move || Spool::create(&directory, &name)).await?;
+        let vault = self.0.store.vault();
+        let spool = blocking(move || Spool::create(&directory, &name, vault.as_deref())).await?;
         Ok(Upload {
             imports: self.clone(),
             options,
@@ -325,8 +326,9 @@ impl Imports {
         let mut job = Job::new(self.0.next_id().await?, &options, bytes);
         job.begun_unix_ms = self.0.clock.now_unix_ms();
         let [file, mapping_file] = [self.0.file(job.id), self.0.mapping_file(job.id)];
+        let vault = self.0.store.vault();
         blocking(move || {
-            spool::write_file(&mapping_file, &options.mapping)?;
+            spool::write_file(&mapping_file, &options.mapping, vault.as_deref())?;
             spool.rename(file)
         })
         .await?;

@@ -128,7 +128,10 @@ fn of_host(status: &StatusResponse) -> Vec<Finding> {
         values::size(free),
         Text::DoctorDisk,
     );
-    vec![disk]
+    let cipher = status.store_cipher.clone();
+    let store =
+        finding("store", Text::StoreAfter, &status.host, Severity::Good, cipher, Text::DoctorDisk);
+    vec![disk, store]
 }
 
 fn finding(

@@ -3,53 +3,14 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use lianxi_node::{config::HostConfig, identity::keys::Secret, node, process::secret};
+use lianxi_node::node;
 use serde_json::json;
 
-use super::{super::Context, offline::CONFIG};
+use super::super::{
+    Context,
+    opens::{Opens, config_file, new_passphrase},
+};
 use crate::texts::Text;
-
-/// What opens the keys; without either, the passphrase is asked for at the terminal.
-#[derive(Debug, clap::Args)]
-struct Opens {
-    /// File descriptor from which the passphrase is read
-    #[arg(long, value_name = "N")]
-    passphrase_fd: Option<u32>,
-    /// File of at least 32 random bytes that is the service's credential `lianxi-key`
-    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd")]
-    credential: Option<PathBuf>,
-}
-
-impl Opens {
-    fn secret(&self, context: &Context<'_>) -> anyhow::Result<Secret> {
-        Ok(match &self.credential {
-            Some(path) => secret::from_file(path)?,
-            None => {
-                let prompt = context.output().text(Text::Passphrase);
-                secret::passphrase(self.passphrase_fd, prompt)?
-            }
-        })
-    }
-
-    fn new_secret(&self, context: &Context<'_>) -> anyhow::Result<Secret> {
-        Ok(match &self.credential {
-            Some(path) => secret::from_file(path)?,
-            None => new_passphrase(self.passphrase_fd, context)?,
-        })
-    }
-}
-
-/// The host's configuration: nobody is asked for a passphrase where there is no host.
-fn config_file(context: &Context<'_>) -> anyhow::Result<PathBuf> {
-    let config = context.dir().join(CONFIG);
-    HostConfig::load(&config)?;
-    Ok(config)
-}
-
-fn new_passphrase(fd: Option<u32>, context: &Context<'_>) -> anyhow::Result<Secret> {
-    let prompts = [Text::NewPassphrase, Text::PassphraseAgain];
-    Ok(secret::new_passphrase(fd, prompts.map(|prompt| context.output().text(prompt)))?)
-}
 
 /// Arguments of `lianxi node protect-keys`.
 #[derive(Debug, clap::Args)]

@@ -15,6 +15,7 @@ pub(crate) fn status_json(status: &StatusResponse) -> Value {
         "started_unix_ms": status.started_unix_ms,
         "store_bytes": status.store_bytes,
         "free_disk_bytes": status.free_disk_bytes,
+        "store_cipher": status.store_cipher,
         "link_address": status.link_address,
         "units": units,
     })
@@ -52,6 +53,7 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         (Text::Started, values::time(status.started_unix_ms)),
         (Text::LinkAddress, status.link_address.clone()),
         (Text::StoreSize, values::size(status.store_bytes)),
+        (Text::StoreAfter, status.store_cipher.clone()),
         (Text::FreeDisk, values::size(status.free_disk_bytes)),
     ];
     output.facts(facts)?;

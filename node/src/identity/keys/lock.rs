@@ -169,6 +169,18 @@ impl Lock {
         self.0.is_some()
     }
 
+    /// A secret of its own for what else the host keeps sealed; the same for the same purpose, and it
+    /// tells nothing of the key. `None` if nothing seals here.
+    pub fn derived(&self, purpose: &str) -> Option<Zeroizing<[u8; KEY_BYTES]>> {
+        let key = self.0.as_ref()?;
+        let mut derived = Zeroizing::new([0; KEY_BYTES]);
+        hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, key.0.as_slice())
+            .expand(&[b"lianxi host key for ", purpose.as_bytes()], hkdf::HKDF_SHA256)
+            .and_then(|expanded| expanded.fill(derived.as_mut_slice()))
+            .expect("invariant: HKDF-SHA256 gives 32 bytes");
+        Some(derived)
+    }
+
     /// Seals what is to be written; `None` if nothing seals here. Nonce, ciphertext, tag.
     pub(super) fn seal(&self, context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
         self.0.as_ref().map(|key| seal(&key.0, context, plain))

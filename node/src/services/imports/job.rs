@@ -15,6 +15,7 @@ use super::{
     Error, Event, Inner, MAX_NAME_CHARS, Options, RESERVE_BYTES, Report, blocking, chain,
     rows::Place,
     scan::{Chunk, Scan, UnitRows, scan},
+    spool,
 };
 use crate::{
     clock::UnixMillis,
@@ -241,9 +242,8 @@ impl Inner {
         for job in self.pending().await? {
             let id = job.id;
             tracing::info!(import = id, rows = job.rows, "import goes on");
-            let path = self.mapping_file(id);
-            let mapping =
-                blocking(move || fs::read(&path).map_err(|error| Error::spool(&path, error))).await;
+            let (path, vault) = (self.mapping_file(id), self.store.vault());
+            let mapping = blocking(move || spool::read_file(&path, vault.as_deref())).await;
             let mapping = mapping.and_then(|json| Ok(Arc::new(Mapping::from_json(&json)?)));
             let result = match mapping {
                 Ok(mapping) => self.run_job(job, mapping, events).await,
@@ -423,7 +423,8 @@ impl Inner {
         import: Option<u64>,
     ) -> (mpsc::Receiver<Chunk>, tokio::task::JoinHandle<Result<(), Error>>) {
         let (sender, receiver) = mpsc::channel(1);
-        let what = Scan { mapping, targets: self.targets.clone(), place, rows_before, import };
+        let (targets, vault) = (self.targets.clone(), self.store.vault());
+        let what = Scan { mapping, targets, vault, place, rows_before, import };
         (receiver, tokio::task::spawn_blocking(move || scan(&path, what, &sender)))
     }
 

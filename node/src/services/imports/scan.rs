@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
     io::{BufReader, Read, Seek, SeekFrom},
     path::Path,
     sync::Arc,
@@ -17,6 +16,7 @@ use tokio::{runtime::Handle, sync::mpsc};
 use super::{
     Error, RowError, Targets,
     rows::{Next, Place, Rows},
+    spool::Spooled,
 };
 use crate::{
     domain::{
@@ -26,6 +26,7 @@ use crate::{
         unit::UnitCode,
     },
     services::records::{Prepared, Progress, Records},
+    store::vault::Vault,
 };
 
 /// A chunk ends at this many rows, bytes of records, or bad rows.
@@ -42,6 +43,8 @@ const UTF8_MARK: &[u8] = b"\xEF\xBB\xBF";
 pub(super) struct Scan {
     pub(super) mapping: Arc<Mapping>,
     pub(super) targets: Arc<dyn Targets>,
+    /// What encrypts the file.
+    pub(super) vault: Option<Arc<Vault>>,
     /// Where to begin, and how many rows come before it.
     pub(super) place: Place,
     pub(super) rows_before: u64,
@@ -79,9 +82,10 @@ struct Target {
 
 /// Reads all of the file at `path`; ends early, without an error, if nobody takes the chunks.
 pub(super) fn scan(path: &Path, scan: Scan, out: &mpsc::Sender<Chunk>) -> Result<(), Error> {
-    let (bound, width, begin) = open_heading(path, &scan.mapping)?;
+    let vault = scan.vault.clone();
+    let (bound, width, begin) = open_heading(path, vault.as_deref(), &scan.mapping)?;
     let place = if scan.place == Place::START { begin } else { scan.place };
-    let file = File::open(path).map_err(|error| Error::spool(path, error))?;
+    let file = Spooled::open(path, vault.as_deref())?;
     let input = BufReader::with_capacity(256 * 1024, file);
     let failed = |error| Error::spool(path, error);
     let mut rows = Rows::new(input, scan.mapping.delimiter(), place).map_err(failed)?;
@@ -108,9 +112,13 @@ pub(super) fn scan(path: &Path, scan: Scan, out: &mpsc::Sender<Chunk>) -> Result
 }
 
 /// Finds the mapping's columns in the first row; returns where the second begins.
-fn open_heading(path: &Path, mapping: &Arc<Mapping>) -> Result<(Bound, usize, Place), Error> {
+fn open_heading(
+    path: &Path,
+    vault: Option<&Vault>,
+    mapping: &Arc<Mapping>,
+) -> Result<(Bound, usize, Place), Error> {
     let failed = |error| Error::spool(path, error);
-    let mut file = File::open(path).map_err(failed)?;
+    let mut file = Spooled::open(path, vault)?;
     let mut begin = [0; 1024];
     let mut read = 0;
     while read < begin.len() {

@@ -1,11 +1,11 @@
 //! The uploaded file on its way to the disk: unpacked if it is gzip, bounded, synced at the end.
 //!
-//! Spooled files hold records. They are readable by the node's user alone and removed as soon as
-//! the import is done, refused, or not finished by its sender.
+//! Spooled files hold records. They are readable by the node's user alone, encrypted if the store
+//! is, and removed as soon as the import is done, refused, or not finished by its sender.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -13,6 +13,7 @@ use std::{
 use flate2::write::MultiGzDecoder;
 
 use super::Error;
+use crate::store::vault::{SpoolReader, SpoolWriter, Vault};
 
 /// Largest file, unpacked.
 pub(super) const MAX_FILE_BYTES: u64 = 16 * 1024 * 1024 * 1024;
@@ -33,33 +34,100 @@ enum Sink {
 }
 
 struct Counted {
-    file: File,
+    out: Out,
     bytes: u64,
+}
+
+enum Out {
+    Clear(File),
+    Sealed(Box<SpoolWriter<File>>),
+}
+
+impl Out {
+    fn new(file: File, vault: Option<&Vault>) -> io::Result<Self> {
+        match vault {
+            None => Ok(Self::Clear(file)),
+            Some(vault) => Ok(Self::Sealed(Box::new(vault.spool(file)?))),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        let file = match self {
+            Self::Clear(file) => file,
+            Self::Sealed(writer) => writer.finish()?,
+        };
+        file.sync_all()
+    }
 }
 
 impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
+        let written = match &mut self.out {
+            Out::Clear(file) => file.write(bytes)?,
+            Out::Sealed(writer) => writer.write(bytes)?,
+        };
         self.bytes += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        match &mut self.out {
+            Out::Clear(file) => file.flush(),
+            Out::Sealed(writer) => writer.flush(),
+        }
+    }
+}
+
+/// A spooled file that is read.
+pub(super) enum Spooled {
+    Clear(File),
+    Sealed(Box<SpoolReader<File>>),
+}
+
+impl Spooled {
+    /// Opens what [`Spool`] or [`write_file`] wrote with the same `vault`.
+    pub(super) fn open(path: &Path, vault: Option<&Vault>) -> Result<Self, Error> {
+        let opened = File::open(path).and_then(|file| match vault {
+            None => Ok(Self::Clear(file)),
+            Some(vault) => Ok(Self::Sealed(Box::new(vault.read_spool(file)?))),
+        });
+        opened.map_err(|error| Error::spool(path, error))
+    }
+}
+
+impl Read for Spooled {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Clear(file) => file.read(buffer),
+            Self::Sealed(reader) => reader.read(buffer),
+        }
+    }
+}
+
+impl Seek for Spooled {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Clear(file) => file.seek(to),
+            Self::Sealed(reader) => reader.seek(to),
+        }
     }
 }
 
 impl Spool {
     /// Makes an empty file, which only this user can read.
-    pub(super) fn create(directory: &Path, name: &str) -> Result<Self, Error> {
+    pub(super) fn create(
+        directory: &Path,
+        name: &str,
+        vault: Option<&Vault>,
+    ) -> Result<Self, Error> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .map_err(|error| Error::spool(directory, error))?;
         let path = directory.join(name);
-        let file = create(&path)?;
-        let sink = Some(Sink::Unknown(Counted { file, bytes: 0 }, Vec::new()));
+        let out = Out::new(create(&path)?, vault).map_err(|error| Error::spool(&path, error))?;
+        let sink = Some(Sink::Unknown(Counted { out, bytes: 0 }, Vec::new()));
         Ok(Self { path, sink })
     }
 
@@ -105,7 +173,7 @@ impl Spool {
             Sink::Plain(file) => file,
             Sink::Gzip(gzip) => gzip.finish().map_err(|error| self.failed_gzip(error))?,
         };
-        counted.file.sync_all().map_err(|error| self.failed(error))?;
+        counted.out.finish().map_err(|error| self.failed(error))?;
         Ok(counted.bytes)
     }
 
@@ -171,9 +239,21 @@ impl Drop for Spool {
 }
 
 /// Writes a small file beside the spool, durably but for the directory.
-pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let mut file = create(path)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| Error::spool(path, error))
+pub(super) fn write_file(path: &Path, bytes: &[u8], vault: Option<&Vault>) -> Result<(), Error> {
+    let file = create(path)?;
+    let written = Out::new(file, vault).and_then(|out| {
+        let mut counted = Counted { out, bytes: 0 };
+        counted.write_all(bytes)?;
+        counted.out.finish()
+    });
+    written.map_err(|error| Error::spool(path, error))
+}
+
+/// Reads what [`write_file`] wrote.
+pub(super) fn read_file(path: &Path, vault: Option<&Vault>) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let read = Spooled::open(path, vault)?.read_to_end(&mut bytes);
+    read.map_err(|error| Error::spool(path, error)).map(|_| bytes)
 }
 
 fn create(path: &Path) -> Result<File, Error> {
@@ -198,7 +278,7 @@ mod tests {
 
     fn spool(bytes: &[u8], chunk: usize) -> Result<Vec<u8>, Error> {
         let directory = tempfile::tempdir().unwrap();
-        let mut spool = Spool::create(directory.path(), "upload").unwrap();
+        let mut spool = Spool::create(directory.path(), "upload", None).unwrap();
         for chunk in bytes.chunks(chunk) {
             spool.write(chunk)?;
         }
@@ -242,7 +322,7 @@ mod tests {
     fn a_spool_is_private_and_goes_with_its_upload() {
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("imports");
-        let mut spool = Spool::create(&inside, "upload").unwrap();
+        let mut spool = Spool::create(&inside, "upload", None).unwrap();
         spool.write(b"secret").unwrap();
         let path = spool.path().to_owned();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);

@@ -8,7 +8,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use sha2::{Digest as _, Sha256};
@@ -26,6 +26,9 @@ const MAGIC: &[u8; 12] = b"lianxi-vault";
 const VERSION: u8 = 1;
 const CHECKSUM_BYTES: usize = 32;
 const WRAPPED_BYTES: usize = SECRET_BYTES + TAG_BYTES;
+
+/// A salt, and what a key derived with it sealed.
+pub(super) type Salted = ([u8; SALT_BYTES], Vec<u8>);
 
 /// The store's key as it lies on the disk.
 pub(super) struct Wrapped {
@@ -75,10 +78,7 @@ pub(super) fn unwrap(wrapped: &Wrapped, wrapping: &Key) -> Option<Zeroizing<[u8;
 }
 
 /// The salt and wrapped data key of a unit; `None`: there is no such file.
-pub(super) fn read_unit(
-    directory: &Path,
-    unit: &str,
-) -> Result<Option<([u8; SALT_BYTES], Vec<u8>)>, Error> {
+pub(super) fn read_unit(directory: &Path, unit: &str) -> Result<Option<Salted>, Error> {
     let path = directory.join(UNITS).join(unit);
     let content = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -146,6 +146,6 @@ fn write(directory: &Path, name: &str, mut content: Vec<u8>) -> Result<(), Error
     written().map_err(|error| failed(&path, &error))
 }
 
-fn failed(path: &PathBuf, error: &io::Error) -> Error {
+fn failed(path: &Path, error: &io::Error) -> Error {
     Error::Engine(format!("{}: {error}", path.display()))
 }
