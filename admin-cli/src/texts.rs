@@ -138,6 +138,19 @@ texts! {
         "{} 将被 {} 吊销：{} 个密钥将失效；未做任何改动";
     RevokedBelow: "out of reach until it is back, or they have another parent: {}",
         "在其恢复或改隶之前无法联系：{}";
+    RolledBackHere: "{}: {}", "{}（已回退）：{}";
+    RolledBackPeers: "{}: rolled back and standing still: {}", "{}：数据回退、已停止收发：{}";
+    EpochOpened: "{} is in epoch {} from here on", "{} 已启用第 {} 纪元";
+    EpochWouldOpen: "{} would open epoch {}; nothing was changed", "{} 将启用第 {} 纪元；未作任何更改";
+    Epoch: "epoch", "纪元";
+    ApprovedBy: "approved by", "批准人";
+    LostStatements: "lost statements", "缺失报文";
+    LostLeaves: "lost entries", "缺失记录";
+    Returned: "returned", "已退还";
+    NoEpochs: "no epoch was opened", "未启用过新纪元";
+    EnterAgain: "{}: up to {} entries of the journal are lost; enter again what was entered between {} and {}", "{}：存证日志最多缺 {} 条；请补录 {} 至 {} 期间录入的数据";
+    WithdrawnStatement: "{}: not sent, make it again: {}", "{}：未发送，请重新办理：{}";
+    DoctorRestore: "run `lianxi node restore` where the store was brought back", "在恢复了数据的主机上运行 `lianxi node restore`";
     RevokedHere: "{}: {}", "{}（已吊销）：{}";
     RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
     NoUnits: "no units yet", "尚无单位";

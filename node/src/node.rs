@@ -8,6 +8,7 @@ mod at_rest;
 mod custody;
 mod host;
 mod journals;
+mod kept;
 mod protection;
 mod renewal;
 mod setup;

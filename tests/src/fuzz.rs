@@ -8,16 +8,16 @@ use std::{collections::BTreeMap, convert::Infallible, path::Path, sync::Arc, tim
 
 use lianxi_node::{
     config::HostConfig,
-    domain::{catalogue::Catalogue, document, mapping::Mapping},
+    domain::{catalogue::Catalogue, document, epoch::Number, mapping::Mapping},
     identity::{shares::Share, token::Token},
     link::{
         session::{Effect, Heartbeat, Now, Role, Session},
         wire,
     },
-    services::exchange::{Lane, NoAnswer},
+    services::exchange::{Lane, Meeting, NoAnswer, Page},
     statement::{
-        self, Envelope, catalogue, delegation, escalation, journal, leave, notice, pack, rejection,
-        revocation, sealed, summary,
+        self, Envelope, catalogue, delegation, epoch, escalation, journal, leave, notice, pack,
+        rejection, revocation, sealed, summary,
     },
     verify,
 };
@@ -103,7 +103,8 @@ impl Played {
             assert!(!self.is_over, "wanted after the end: {effect:?}");
             match effect {
                 Effect::Judge(standing) => {
-                    session.accepted((role == Role::Parent).then_some(standing));
+                    let meeting = if standing.stopped { Meeting::Quiet } else { Meeting::Open };
+                    session.accepted(meeting, (role == Role::Parent).then_some(standing));
                 }
                 Effect::Fetch { lane, .. } => session.fetched(lane, Vec::new()),
                 Effect::FetchRoster => session.roster(Vec::new()),
@@ -121,6 +122,9 @@ impl Played {
                     session.handed(lane);
                     session.committed(lane, place);
                 }
+                Effect::WantReturns => session.returns_wanted(Some(Number::default())),
+                Effect::TakeReturned(_) => session.returns_wanted(None),
+                Effect::GiveBack(_) => session.returned(Page::default()),
                 Effect::Acknowledged(cursor) => session.told(cursor.lane),
                 Effect::Answer { pull_id, .. } => {
                     session.answered(pull_id, Err(NoAnswer::NoLink));
@@ -172,6 +176,7 @@ fn payload(bytes: &[u8]) {
 fn body(bytes: &[u8]) {
     again!(bytes, catalogue::decode_body, catalogue::encode_body);
     again!(bytes, delegation::decode_body, delegation::encode_body);
+    again!(bytes, epoch::decode_body, epoch::encode_body);
     again!(bytes, escalation::decode_body, escalation::encode_body);
     again!(bytes, escalation::decode_event, escalation::encode_event);
     again!(bytes, journal::decode_alarm, journal::encode_alarm);

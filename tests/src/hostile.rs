@@ -25,7 +25,7 @@ use lianxi_node::{
 };
 use lianxi_proto::{
     envelope::{self, STATEMENT_TYPE, Signer},
-    link::v1::{Delivery, Frame, Hello, Lane, frame::Kind, link_client::LinkClient},
+    link::v1::{Delivery, Frame, Hello, Lane, Reached, frame::Kind, link_client::LinkClient},
     types::v1::{Envelope, Evidence, SaltedCell},
 };
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
@@ -96,6 +96,10 @@ impl Hostile {
             roster_sha256: self.trust.roster_sha256(self.unit()).to_vec(),
             revocations_sha256: self.trust.revocations_sha256().to_vec(),
             catalogue: String::new(),
+            seen: None,
+            opening: None,
+            // Whoever lies about it is not held up by it.
+            reached: Some(Reached { seq: u64::MAX, journal_size: u64::MAX, stopped: false }),
         }
     }
 

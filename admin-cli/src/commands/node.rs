@@ -8,6 +8,7 @@ mod list;
 mod offline;
 mod protect;
 mod renewal;
+mod restore;
 mod revoke;
 mod view;
 
@@ -48,6 +49,10 @@ pub(crate) enum Verb {
     Leave(leave::Leave),
     /// Let a child in whose certificate ended too long ago or too often
     Recover(renewal::Recover),
+    /// Open a new epoch on a host whose store was brought back
+    Restore(restore::Restore),
+    /// Show the epochs that a unit and its neighbours opened, with what was lost
+    Epochs(restore::Epochs),
     /// Show the units that a unit knows
     Units(Units),
     /// End the grant of a unit or desk below, or one key of it, at once
@@ -82,6 +87,8 @@ impl Verb {
             Self::Renew(renew) => block_on(renew.run(context)),
             Self::Leave(leave) => block_on(leave.run(context)),
             Self::Recover(recover) => block_on(recover.run(context)),
+            Self::Restore(restore) => block_on(restore.run(context)),
+            Self::Epochs(epochs) => block_on(epochs.run(context)),
             Self::Units(units) => block_on(units.run(context)),
             Self::Revoke(revoke) => block_on(revoke.run(context)),
         }

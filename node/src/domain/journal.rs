@@ -6,7 +6,10 @@
 
 use std::fmt;
 
-use super::unit::{DeskId, UnitCode};
+use super::{
+    epoch::Opened,
+    unit::{DeskId, UnitCode},
+};
 
 /// Longest subject of an act that is kept; a longer one is a stranger's and is cut.
 const MAX_SUBJECT_CHARACTERS: usize = 200;
@@ -198,6 +201,8 @@ pub enum Leaf {
     Act(Act),
     /// The configuration that the host began to use, by its SHA-256.
     Config([u8; 32]),
+    /// The unit's numbers begin anew.
+    Epoch(Opened),
 }
 
 fn cut(text: &str) -> String {

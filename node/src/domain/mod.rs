@@ -6,6 +6,7 @@ pub mod component;
 pub mod delegation;
 pub mod distinct;
 pub mod document;
+pub mod epoch;
 pub mod escalation;
 pub mod explanation;
 pub mod expression;

@@ -6,6 +6,7 @@ pub mod accounts;
 pub mod approvals;
 pub mod catalogues;
 pub mod enrolment;
+mod epochs;
 pub mod escalations;
 pub mod journal;
 pub mod nodes;

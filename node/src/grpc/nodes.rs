@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     access::caller,
+    epochs,
     status::{to_status, unit},
 };
 use crate::{
@@ -102,6 +103,9 @@ impl NodeHandler {
             recoveries: recoveries.into_iter().map(recovery).collect(),
             revoked,
             revoked_children,
+            epoch: unit.epoch(),
+            rolled_back: hosted.epochs.stopped().map(|it| it.to_string()).unwrap_or_default(),
+            rolled_back_peers: hosted.epochs.behind().iter().map(ToString::to_string).collect(),
         })
     }
 }
@@ -291,6 +295,21 @@ impl pb::node_service_server::NodeService for NodeHandler {
             .await
             .map_err(to_status)?;
         Ok(Response::new(pb::AddDeskResponse { desk: Some(known_unit(&delegation)) }))
+    }
+
+    async fn open_epoch(
+        &self,
+        request: Request<pb::OpenEpochRequest>,
+    ) -> Result<Response<pb::OpenEpochResponse>, Status> {
+        let caller = caller(&request)?;
+        epochs::open(&self.units, caller, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn epochs(
+        &self,
+        request: Request<pb::EpochsRequest>,
+    ) -> Result<Response<pb::EpochsResponse>, Status> {
+        epochs::list(&self.units, request.into_inner()).await.map(Response::new)
     }
 
     async fn revoke(

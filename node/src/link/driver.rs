@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    domain::unit::UnitCode,
+    domain::{epoch::Number, unit::UnitCode},
     services::exchange::{
-        self, Arrival, Departure, Exchange, Lane, LinkEvent, NoAnswer, Parcel, Question, Refusal,
-        Standing, Witnessing,
+        self, Arrival, Departure, Exchange, Lane, LinkEvent, Meeting, NoAnswer, Page, Parcel,
+        Question, Refusal, Standing, Witnessing,
     },
     statement::{Envelope, revocation::Proven},
     store::{self, Commit},
@@ -116,7 +116,9 @@ pub struct Ending {
 
 enum Done {
     Standing(Result<Standing, exchange::Error>),
-    Judged(Result<Option<Standing>, Refusal>),
+    Judged(Result<(Meeting, Option<Standing>), Refusal>),
+    Wanted(Result<Option<Number>, exchange::Error>),
+    GivenBack(Result<Page, exchange::Error>),
     Fetched(Lane, Result<Vec<Departure>, exchange::Error>),
     Roster(Result<Vec<Envelope>, exchange::Error>),
     Introduced(Result<(), exchange::Error>),
@@ -218,6 +220,7 @@ impl Driver {
         let mut outbox = Changes::of(self.exchange.outbox_changes(&self.peer));
         let mut roster = Changes::of(self.exchange.roster_changes());
         let mut checkpoints = Changes::of(self.exchange.checkpoint_changes());
+        let mut standing = Changes::of(self.exchange.standing_changes());
         let mut stop = self.around.stop.clone();
         if self.role == Role::Child {
             let (exchange, peer) = (Arc::clone(&self.exchange), self.peer.clone());
@@ -240,6 +243,7 @@ impl Driver {
                 Some(done) = self.jobs.next() => self.done(done),
                 () = outbox.wait() => self.session.outbox_changed(),
                 () = roster.wait() => self.session.roster_changed(),
+                () = standing.wait() => self.session.close(Closed::Renewed),
                 () = checkpoints.wait() => self.session.checkpoint_changed(),
                 permit = outbound.reserve(), if self.session.has_frame() => match permit {
                     Ok(permit) => {
@@ -326,6 +330,13 @@ impl Driver {
                 Effect::Acknowledged(cursor) => self.spawn(async move {
                     Done::Told(cursor.lane, exchange.acknowledged(&peer, cursor).await)
                 }),
+                Effect::WantReturns => {
+                    self.spawn(async move { Done::Wanted(exchange.returns_wanted(&peer).await) })
+                }
+                Effect::TakeReturned(page) => self
+                    .spawn(async move { Done::Wanted(exchange.take_returned(&peer, page).await) }),
+                Effect::GiveBack(after) => self
+                    .spawn(async move { Done::GivenBack(exchange.returned(&peer, after).await) }),
                 Effect::Answer { pull_id, question } => self.answer(pull_id, question),
                 Effect::StopAnswer { pull_id } => {
                     if let Some(answer) = self.answers.remove(&pull_id) {
@@ -352,15 +363,16 @@ impl Driver {
         let is_parent = self.role == Role::Parent;
         self.spawn(async move {
             let judged = async {
-                exchange.meet(&peer, &hello).await?;
+                let meeting = exchange.meet(&peer, &hello).await?;
                 if !is_parent {
-                    return Ok(None);
+                    return Ok((meeting, None));
                 }
-                exchange.standing(&peer).await.map(Some).map_err(|error| {
+                let standing = exchange.standing(&peer).await.map_err(|error| {
                     error!(error = %chain(&error), "cannot greet");
                     let detail = "the parent cannot read its store; it is tried again".to_owned();
                     Refusal { reason: "busy", detail }
-                })
+                })?;
+                Ok((meeting, Some(standing)))
             };
             Done::Judged(judged.await)
         });
@@ -402,12 +414,14 @@ impl Driver {
     fn done(&mut self, done: Done) {
         match done {
             Done::Standing(Ok(standing)) => self.session.begin(standing),
-            Done::Judged(Ok(standing)) => self.session.accepted(standing),
+            Done::Judged(Ok((meeting, standing))) => self.session.accepted(meeting, standing),
             Done::Judged(Err(refusal)) => self.session.refused(refusal),
             Done::Fetched(lane, Ok(departures)) => {
                 debug!(peer = %self.peer, ?lane, deliveries = departures.len(), "outbox read");
                 self.session.fetched(lane, departures);
             }
+            Done::Wanted(Ok(after)) => self.session.returns_wanted(after),
+            Done::GivenBack(Ok(page)) => self.session.returned(page),
             Done::Roster(Ok(delegations)) => self.session.roster(delegations),
             Done::Introduced(Ok(())) => self.session.introduced(),
             Done::Witnessed(Ok(answers)) => self.session.witnessed(answers),
@@ -430,6 +444,8 @@ impl Driver {
             }
             Done::Standing(Err(error))
             | Done::Fetched(_, Err(error))
+            | Done::Wanted(Err(error))
+            | Done::GivenBack(Err(error))
             | Done::Roster(Err(error))
             | Done::Introduced(Err(error))
             | Done::Witnessed(Err(error))

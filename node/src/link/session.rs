@@ -10,6 +10,7 @@ mod effect;
 mod inbound;
 mod outbound;
 mod pulls;
+mod returns;
 #[cfg(test)]
 mod tests;
 mod witnesses;
@@ -32,13 +33,15 @@ use self::{
     inbound::InLane,
     outbound::{Next, OutLane},
     pulls::{Came, Pulls},
+    returns::{Next as NextReturn, Returns},
     witnesses::Witnesses,
 };
 use super::wire::{self, Malformed, VERSION};
 use crate::{
-    domain::unit::UnitCode,
+    domain::{epoch::Number, unit::UnitCode},
     services::exchange::{
-        Cursor, Departure, Lane, NoAnswer, Parcel, Question, Refusal, Standing, Witnessing,
+        Cursor, Departure, Lane, Meeting, NoAnswer, Page, Parcel, Question, Refusal, Standing,
+        Witnessing,
     },
     statement::{Envelope, revocation::Proven},
 };
@@ -130,6 +133,9 @@ pub struct Session {
     flood: Flood,
     pulls: Pulls,
     witnesses: Witnesses,
+    returns: Returns,
+    /// No statement may pass, because one side was rolled back.
+    quiet: bool,
     progressed: bool,
 }
 
@@ -159,6 +165,8 @@ impl Session {
             flood: Flood::default(),
             pulls: Pulls::default(),
             witnesses: Witnesses::default(),
+            returns: Returns::default(),
+            quiet: false,
             progressed: false,
         }
     }
@@ -180,7 +188,7 @@ impl Session {
     }
 
     /// The peer was met and may link. A parent gives its own standing, with which it greets.
-    pub fn accepted(&mut self, standing: Option<Standing>) {
+    pub fn accepted(&mut self, meeting: Meeting, standing: Option<Standing>) {
         if self.state != State::Judging {
             return;
         }
@@ -196,9 +204,13 @@ impl Session {
             self.role == Role::Parent || greeted.roster_sha256 != self.roster.own_sha256;
         self.flood.due |= greeted.revocations_sha256 != self.flood.own_sha256;
         self.state = State::Open;
+        self.quiet = meeting == Meeting::Quiet;
         self.heard_at = self.now.elapsed;
         self.effects.push_back(Effect::Up { clock_skew_ms: greeted.clock_skew_ms });
         self.witnesses.opened();
+        if !self.quiet {
+            self.returns.opened();
+        }
         self.pump();
     }
 
@@ -398,9 +410,22 @@ impl Session {
         self.pump();
     }
 
+    /// What [`Effect::WantReturns`] or [`Effect::TakeReturned`] brought: above which number the
+    /// peer is to return statements of this side.
+    pub fn returns_wanted(&mut self, after: Option<Number>) {
+        self.returns.wanted(after);
+        self.pump();
+    }
+
+    /// What [`Effect::GiveBack`] brought.
+    pub fn returned(&mut self, page: Page) {
+        self.returns.made(page);
+        self.pump();
+    }
+
     /// Asks the child. Settled by [`Effect::Settled`], unless cancelled.
     pub fn ask(&mut self, pull_id: u64, question: Question) {
-        if self.role == Role::Parent && self.state == State::Open {
+        if self.role == Role::Parent && self.state == State::Open && !self.quiet {
             self.pulls.ask(pull_id, question);
         } else {
             self.effects.push_back(Effect::Settled { pull_id, answer: Err(NoAnswer::NoLink) });
@@ -429,7 +454,17 @@ impl Session {
                     && (self.witnesses.is_waiting() || !self.roster.frames.is_empty()))
                 || (!self.flood.is_behind()
                     && !self.roster.is_behind()
-                    && (self.pulls.is_waiting() || self.outbound.iter().any(OutLane::is_waiting))))
+                    && (self.pulls.is_waiting()
+                        || self.returns.is_waiting()
+                        || self
+                            .outbound
+                            .iter()
+                            .any(|lane| self.may_depart() && lane.is_waiting()))))
+    }
+
+    /// True while deliveries of this side may leave.
+    fn may_depart(&self) -> bool {
+        !self.quiet && !self.returns.is_behind()
     }
 
     /// The most urgent frame to send.
@@ -463,14 +498,20 @@ impl Session {
         if self.roster.is_behind() {
             return None;
         }
+        if let Some(frame) = self.returns.frame() {
+            return Some(frame);
+        }
         let urgent = self.departure(Lane::Escalation).or_else(|| self.pulls.next());
         urgent.or_else(|| Lane::ALL.into_iter().find_map(|lane| self.departure(lane)))
     }
 
     fn departure(&mut self, lane: Lane) -> Option<Frame> {
+        if !self.may_depart() {
+            return None;
+        }
         match self.outbound[index(lane)].next() {
             Next::Nothing => None,
-            Next::Frame(frame) => Some(frame),
+            Next::Frame(frame) => Some(*frame),
             Next::TooLarge { lane_seq, size_bytes } => {
                 self.effects.push_back(Effect::LaneStopped { lane, lane_seq, size_bytes });
                 None
@@ -543,9 +584,8 @@ impl Session {
 
     fn open(&mut self, kind: Kind, size_bytes: usize) -> Result<(), Closed> {
         match (self.role, kind) {
-            (_, Kind::Delivery(delivery)) => {
-                let arrival = wire::arrival(delivery)?;
-                self.inbound[index(arrival.cursor.lane)].take(arrival, size_bytes)
+            (_, kind @ (Kind::Delivery(_) | Kind::ReturnRequest(_) | Kind::Returned(_))) => {
+                self.statements(kind, size_bytes)
             }
             (_, Kind::Acknowledgement(frame)) => {
                 let cursor = wire::acknowledged(&frame)?;
@@ -602,10 +642,47 @@ impl Session {
         }
     }
 
+    /// Frames that carry statements.
+    fn statements(&mut self, kind: Kind, size_bytes: usize) -> Result<(), Closed> {
+        if self.quiet {
+            let text = "it sends statements although one side was rolled back";
+            return Err(Closed::Protocol(text.to_owned()));
+        }
+        match kind {
+            Kind::Delivery(delivery) => {
+                let arrival = wire::arrival(delivery)?;
+                self.inbound[index(arrival.cursor.lane)].take(arrival, size_bytes)
+            }
+            Kind::ReturnRequest(request) => {
+                let (epoch, seq) = (request.after_epoch, request.after_seq);
+                self.returns.asked(Number { epoch, seq })
+            }
+            Kind::Returned(page) => {
+                let last = page.last;
+                self.returns.came(wire::statements(page)?, last)
+            }
+            Kind::Hello(_)
+            | Kind::Refusal(_)
+            | Kind::Introduction(_)
+            | Kind::Acknowledgement(_)
+            | Kind::Heartbeat(_)
+            | Kind::PullRequest(_)
+            | Kind::PullItem(_)
+            | Kind::PullEnd(_)
+            | Kind::PullCancel(_)
+            | Kind::CheckpointOffer(_)
+            | Kind::CheckpointVerdict(_)
+            | Kind::CheckpointHeld(_)
+            | Kind::Revocations(_) => Ok(()),
+        }
+    }
+
     fn question(&mut self, request: pb::PullRequest) -> Result<(), Closed> {
         let pull_id = request.pull_id;
         let question = wire::question(request)?;
-        if self.pulls.question(pull_id)? {
+        if self.quiet {
+            self.pulls.refuse(pull_id);
+        } else if self.pulls.question(pull_id)? {
             self.effects.push_back(Effect::Answer { pull_id, question });
         }
         Ok(())
@@ -650,6 +727,16 @@ impl Session {
         {
             self.introducing = true;
             self.effects.push_back(Effect::Introduce(delegations));
+        }
+        while let Some(next) = self.returns.next() {
+            self.effects.push_back(match next {
+                NextReturn::Look => Effect::WantReturns,
+                NextReturn::Take(page) => Effect::TakeReturned(page),
+                NextReturn::Give(after) => Effect::GiveBack(after),
+            });
+        }
+        if self.quiet {
+            return;
         }
         // Deliveries that came after an introduction may need it.
         let may_receive = !self.introducing && !self.flood.is_taking();

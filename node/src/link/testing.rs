@@ -15,11 +15,14 @@ use tokio::{
 
 use crate::{
     clock::SystemClock,
-    domain::unit::UnitCode,
+    domain::{
+        epoch::{Number, Reach},
+        unit::UnitCode,
+    },
     link::{driver::Surroundings, session::Heartbeat},
     services::exchange::{
-        Arrival, Cursor, Departure, Error, Exchange, Lane, LinkEvent, Occasion, Parcel, Question,
-        Refusal, Standing, Witnessing,
+        Arrival, Cursor, Departure, Error, Exchange, Lane, LinkEvent, Meeting, Occasion, Page,
+        Parcel, Question, Refusal, Seen, Standing, Witnessing,
     },
     statement::{Envelope, revocation::Proven},
     store::{self, Commit},
@@ -224,11 +227,15 @@ impl Exchange for MemoryExchange {
             roster_sha256: [u8::try_from(count).unwrap(); 32],
             catalogue: String::new(),
             revocations_sha256: [u8::try_from(state.revocations.len()).unwrap(); 32],
+            seen: Seen::default(),
+            opening: None,
+            reach: Reach::default(),
+            stopped: false,
         })
     }
 
-    async fn meet(&self, _certified: &UnitCode, _hello: &Standing) -> Result<(), Refusal> {
-        self.state().refusal.clone().map_or(Ok(()), Err)
+    async fn meet(&self, _certified: &UnitCode, _hello: &Standing) -> Result<Meeting, Refusal> {
+        self.state().refusal.clone().map_or(Ok(Meeting::Open), Err)
     }
 
     async fn roster(&self, _peer: &UnitCode) -> Result<Vec<Envelope>, Error> {
@@ -332,6 +339,22 @@ impl Exchange for MemoryExchange {
 
     async fn witness(&self, _: &UnitCode, _: Occasion) -> Result<Vec<Witnessing>, Error> {
         Ok(Vec::new())
+    }
+
+    fn standing_changes(&self) -> watch::Receiver<u64> {
+        watch::Sender::new(0).subscribe()
+    }
+
+    async fn returns_wanted(&self, _: &UnitCode) -> Result<Option<Number>, Error> {
+        Ok(None)
+    }
+
+    async fn take_returned(&self, _: &UnitCode, _: Page) -> Result<Option<Number>, Error> {
+        Ok(None)
+    }
+
+    async fn returned(&self, _: &UnitCode, _: Number) -> Result<Page, Error> {
+        Ok(Page::default())
     }
 
     async fn answer(&self, question: Question) -> Vec<Parcel> {

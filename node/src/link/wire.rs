@@ -13,9 +13,10 @@ use lianxi_proto::{
 use prost::Message;
 
 use crate::{
+    domain::epoch::{Number, Reach},
     services::exchange::{
-        Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Parcel, Question, Standing, Wanted,
-        Witnessing,
+        Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Page, Parcel, Question, Returned, Seen,
+        ShownOpening, Standing, Wanted, Witnessing,
     },
     statement::{journal::Evidence, revocation::Proven},
 };
@@ -135,6 +136,21 @@ pub(crate) fn hello(standing: Standing) -> Frame {
         roster_sha256: standing.roster_sha256.to_vec(),
         catalogue: standing.catalogue,
         revocations_sha256: standing.revocations_sha256.to_vec(),
+        seen: Some(pb::Seen {
+            epoch: standing.seen.number.epoch,
+            seq: standing.seen.number.seq,
+            opening_sha256: standing.seen.opening_sha256.map(Vec::from).unwrap_or_default(),
+            checkpoint: standing.seen.checkpoint,
+        }),
+        opening: standing.opening.map(|shown| pb::Opening {
+            envelope: Some(shown.envelope),
+            checkpoint: shown.checkpoint,
+        }),
+        reached: Some(pb::Reached {
+            seq: standing.reach.number.seq,
+            journal_size: standing.reach.journal_size,
+            stopped: standing.stopped,
+        }),
     }))
 }
 
@@ -169,6 +185,13 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
         let (link_epoch, lane_seq) = (cursor.link_epoch, cursor.lane_seq);
         received.push(Cursor { lane, link_epoch, lane_seq });
     }
+    let seen = hello.seen.unwrap_or_default();
+    let reached = hello.reached.unwrap_or_default();
+    let opening = hello.opening.map(|opening| {
+        let envelope = opening.envelope;
+        let envelope = envelope.ok_or_else(|| field("hello", "opening", "lacks its statement"))?;
+        Ok(ShownOpening { envelope, checkpoint: opening.checkpoint })
+    });
     Ok(Standing {
         trust_domain: hello.trust_domain,
         unit: hello.unit.parse().map_err(|_| field("hello", "unit", "is no unit code"))?,
@@ -187,7 +210,48 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
                 .try_into()
                 .map_err(|_| field("hello", "revocations_sha256", "is not 32 bytes long"))?,
         },
+        seen: Seen {
+            number: Number { epoch: seen.epoch, seq: seen.seq },
+            opening_sha256: match seen.opening_sha256.as_slice() {
+                [] => None,
+                digest => Some(
+                    digest
+                        .try_into()
+                        .map_err(|_| field("hello", "seen", "holds no digest of 32 bytes"))?,
+                ),
+            },
+            checkpoint: seen.checkpoint,
+        },
+        opening: opening.transpose()?,
+        reach: Reach {
+            number: Number { epoch: hello.epoch, seq: reached.seq },
+            journal_size: reached.journal_size,
+        },
+        stopped: reached.stopped,
     })
+}
+
+pub(crate) fn return_request(after: Number) -> Frame {
+    let Number { epoch, seq } = after;
+    frame(Kind::ReturnRequest(pb::ReturnRequest { after_epoch: epoch, after_seq: seq }))
+}
+
+pub(crate) fn returned(page: Page) -> Frame {
+    let statements = page
+        .statements
+        .into_iter()
+        .map(|one| pb::ReturnedStatement { envelope: Some(one.envelope), cells: one.cells });
+    frame(Kind::Returned(pb::Returned { statements: statements.collect(), last: page.last }))
+}
+
+pub(crate) fn statements(frame: pb::Returned) -> Result<Vec<Returned>, Malformed> {
+    let statement = |one: pb::ReturnedStatement| {
+        let envelope = one.envelope;
+        let envelope =
+            envelope.ok_or_else(|| field("returned", "statements", "lack a statement"))?;
+        Ok(Returned { envelope, cells: one.cells })
+    };
+    frame.statements.into_iter().map(statement).collect()
 }
 
 pub(crate) fn delivery(departure: Departure) -> Frame {
@@ -381,6 +445,18 @@ mod tests {
             roster_sha256: vec![7; 32],
             received: vec![pb::Cursor { lane: 1, link_epoch: 5, lane_seq: 9 }],
             revocations_sha256: vec![8; 32],
+            epoch: 2,
+            seen: Some(pb::Seen {
+                epoch: 1,
+                seq: 9,
+                opening_sha256: vec![3; 32],
+                checkpoint: "a note".to_owned(),
+            }),
+            opening: Some(pb::Opening {
+                envelope: Some(Envelope::default()),
+                checkpoint: "another".to_owned(),
+            }),
+            reached: Some(pb::Reached { seq: 3, journal_size: 70, stopped: true }),
             ..pb::Hello::default()
         }
     }

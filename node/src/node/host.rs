@@ -15,7 +15,7 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use super::{Error, admin, at_rest, journals, setup};
+use super::{Error, admin, at_rest, journals, kept, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
@@ -255,6 +255,7 @@ impl Host {
         let rolling = self.until_stopped(async move { summaries.run().await });
         let mut tasks = vec![rolling];
         tasks.push(self.until_stopped(journals::keep(Arc::clone(&hosted), self.config.clone())));
+        tasks.push(self.until_stopped(kept::sweep(Arc::clone(&hosted))));
         if let Some(webhook) = self.config.webhook() {
             tasks.push(self.until_stopped(journals::tell(Arc::clone(&hosted), webhook)));
         }

@@ -11,7 +11,10 @@ use tokio::sync::watch;
 
 use crate::{
     clock::UnixMillis,
-    domain::unit::UnitCode,
+    domain::{
+        epoch::{Number, Reach},
+        unit::UnitCode,
+    },
     statement::{Envelope, SaltedCell, journal::Evidence, revocation::Proven},
     store::{self, Commit},
 };
@@ -82,6 +85,61 @@ pub struct Standing {
     pub catalogue: String,
     /// Digest of the revocations that are held.
     pub revocations_sha256: [u8; 32],
+    /// What was seen of the peer.
+    pub seen: Seen,
+    /// How the unit's epoch was opened; `None` in the first one.
+    pub opening: Option<ShownOpening>,
+    /// How far the unit is.
+    pub reach: Reach,
+    /// It was rolled back and waits for an epoch.
+    pub stopped: bool,
+}
+
+/// The highest that one side has seen of the other.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Seen {
+    /// Newest statement of the other side that was taken in.
+    pub number: Number,
+    /// Payload that opened that epoch; `None` in the first one.
+    pub opening_sha256: Option<[u8; 32]>,
+    /// Newest checkpoint of the other side that was cosigned: a signed note, or empty.
+    pub checkpoint: String,
+}
+
+/// An epoch's opening as it is shown to one peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ShownOpening {
+    /// The statement.
+    pub envelope: Envelope,
+    /// Newest checkpoint before it that the peer cosigned: a signed note, or empty.
+    pub checkpoint: String,
+}
+
+/// What two sides may do that have met.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Meeting {
+    /// Everything.
+    Open,
+    /// One of them was rolled back: they compare journals, and send no statements.
+    Quiet,
+}
+
+/// A statement that comes back to its source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Returned {
+    /// As its source signed it.
+    pub envelope: Envelope,
+    /// For a summary: its cells.
+    pub cells: Vec<SaltedCell>,
+}
+
+/// Some of a unit's own statements, in the order of their numbers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// The statements.
+    pub statements: Vec<Returned>,
+    /// Nothing comes after them.
+    pub last: bool,
 }
 
 /// Why a link is not made. Travels to the child.
@@ -290,8 +348,10 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// Judges the peer's hello: its chain must hold and name `certified`, the unit of its
     /// certificate (for a pipe: the unit that the host put there), which must be this unit's parent
-    /// or a child of it that was not revoked. Rows of the outbox that the peer has are removed.
-    async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal>;
+    /// or a child of it that was not revoked. Rows of the outbox that the peer has are removed. An
+    /// epoch that the peer opened is taken in; a side that is not as far as the other has seen it is
+    /// to send nothing.
+    async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<Meeting, Refusal>;
 
     /// Delegations that `peer` needs, issuers before issued. The parent: those of the own subtree,
     /// itself and its desks included. A child: those of the desks of this unit and of the units
@@ -336,6 +396,19 @@ pub trait Exchange: Send + Sync + 'static {
 
     /// What is to be said to `peer` about journals. What it cosigned, or refused, is durable.
     async fn witness(&self, peer: &UnitCode, occasion: Occasion) -> Result<Vec<Witnessing>, Error>;
+
+    /// Changes whenever peers have to be greeted anew: the unit was found to be rolled back, or opened
+    /// an epoch.
+    fn standing_changes(&self) -> watch::Receiver<u64>;
+
+    /// Number above which `peer` is to return statements of this unit; `None`: nothing is wanted.
+    async fn returns_wanted(&self, peer: &UnitCode) -> Result<Option<Number>, Error>;
+
+    /// Keeps statements of this unit that `peer` returned; then as [`Self::returns_wanted`].
+    async fn take_returned(&self, peer: &UnitCode, page: Page) -> Result<Option<Number>, Error>;
+
+    /// Statements of `peer` above `after` that it sent here itself, as many as fit a frame.
+    async fn returned(&self, peer: &UnitCode, after: Number) -> Result<Page, Error>;
 
     /// Answers a pull, the unit's own summary last; nothing if it has none that was asked for.
     async fn answer(&self, question: Question) -> Vec<Parcel>;

@@ -14,10 +14,11 @@ use tracing::{Span, field::Empty};
 
 use super::{
     catalogues::Catalogues,
+    epochs::{self, Epochs},
     escalations::Escalations,
     exchange::{
-        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Occasion, Parcel,
-        Question, Refusal, Standing, Wanted, Witnessing,
+        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Meeting, Occasion,
+        Page, Parcel, Question, Refusal, Standing, Wanted, Witnessing,
     },
     grants::Grants,
     intake::{Arrived, Plan, Refused, Undecided},
@@ -34,6 +35,7 @@ use super::{
 use crate::{
     clock::UnixMillis,
     domain::{
+        epoch::Number,
         journal::{Act, Actor, Leaf, Statement as Named},
         period::Period,
         unit::UnitCode,
@@ -48,7 +50,11 @@ use crate::{
     telemetry::{metrics::Side, set_parent_from},
 };
 
+/// Format of cursors alone.
 const FORMAT: u8 = 1;
+
+/// Format of cursors with the number of the peer's newest statement.
+const NUMBERED_FORMAT: u8 = 2;
 
 /// State of the link to one peer.
 #[derive(Clone, Debug, Default)]
@@ -81,9 +87,11 @@ pub struct Hosted {
     pub journal: Arc<Journal>,
     /// What the unit sees of its neighbours' journals, and they of its own.
     pub witness: Arc<Witness>,
+    /// Epochs of the unit and its neighbours.
+    pub epochs: Arc<Epochs>,
     pub(super) downlinks: Arc<dyn Downlinks>,
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
-    cursors: Mutex<HashMap<(UnitCode, Lane), Cursor>>,
+    cursors: Mutex<HashMap<(UnitCode, Lane), Taken>>,
 }
 
 impl std::fmt::Debug for Hosted {
@@ -116,13 +124,19 @@ impl Hosted {
         unit.go_on_fanning_out();
         let notices = Arc::new(Notices::new(Arc::clone(&unit), Arc::clone(&catalogues)));
         let escalations = Arc::new(Escalations::new(Arc::clone(&unit), Arc::clone(&catalogues)));
+        let witness = Arc::new(Witness::new(Arc::clone(&unit), Arc::clone(&journal)));
+        let (of, seen) = (Arc::clone(&journal), Arc::clone(&witness));
+        let summaries = Arc::new(summaries);
+        let reports = Arc::clone(&summaries);
+        let epochs = Epochs::open(Arc::clone(&unit), of, seen, reports).await?;
         Ok(Arc::new(Self {
-            witness: Arc::new(Witness::new(Arc::clone(&unit), Arc::clone(&journal))),
+            witness,
+            epochs: Arc::new(epochs),
             journal,
             grants: Grants::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations)),
             notices,
             escalations,
-            summaries: Arc::new(summaries),
+            summaries,
             unit,
             records,
             catalogues,
@@ -145,17 +159,17 @@ impl Hosted {
 
     fn cursor(&self, peer: &UnitCode, lane: Lane) -> Option<Cursor> {
         let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        cursors.get(&(peer.clone(), lane)).copied()
+        cursors.get(&(peer.clone(), lane)).map(|taken| taken.cursor)
     }
 
     /// Cursors as they are stored, once everything submitted before is settled.
-    async fn stored_cursors(&self, peer: &UnitCode) -> Result<Vec<Cursor>, store::Error> {
+    async fn stored_cursors(&self, peer: &UnitCode) -> Result<Vec<Taken>, store::Error> {
         self.unit.store.submit(Batch::new(&self.unit.code)).await?;
         let mut cursors = Vec::new();
         for lane in Lane::ALL {
             let key = inbox_key(peer, lane);
             if let Some(row) = self.unit.store.get(&self.unit.code, Table::Inbox, &key).await? {
-                cursors.push(decode_cursor(lane, &row)?);
+                cursors.push(Taken::decode(lane, row)?);
             }
         }
         Ok(cursors)
@@ -267,7 +281,7 @@ impl Hosted {
     ) -> Result<Commit, store::Error> {
         let lane = arrival.cursor.lane;
         let mut batch = Batch::new(&self.unit.code);
-        self.advance(&mut batch, peer, arrival.cursor);
+        self.advance(&mut batch, peer, arrival, &known);
         for (table, key, value) in plan.requires {
             batch.require(table, key, value);
         }
@@ -287,6 +301,11 @@ impl Hosted {
         if let Known::New(id, statement) = &known {
             let leaf = batch.journal(now, &Leaf::StatementIn(statement.clone()));
             batch.require_absent(Table::Statements, *id.as_bytes());
+            if statement.source == *peer
+                && let Ok(statement) = header::decode(&arrival.envelope.payload)
+            {
+                epochs::keep_received(&mut batch, &statement.header, now);
+            }
             super::unit::put_statement(&mut batch, *id, &arrival.envelope, leaf);
             if plan.keep_cells {
                 super::unit::put_cells(&mut batch, *id, &arrival.cells);
@@ -315,17 +334,34 @@ impl Hosted {
 
     /// Moves the cursor, on condition that it is where this process last put it: if an earlier
     /// commit of the lane fails, the later ones fail too.
-    fn advance(&self, batch: &mut Batch, peer: &UnitCode, cursor: Cursor) {
+    fn advance(&self, batch: &mut Batch, peer: &UnitCode, arrival: &Arrival, known: &Known) {
+        let cursor = arrival.cursor;
+        let number = match known {
+            Known::New(_, statement) if statement.source == *peer => {
+                let header = header::decode(&arrival.envelope.payload).map(|it| it.header);
+                header.map(|it| Number { epoch: it.epoch, seq: it.seq }).unwrap_or_default()
+            }
+            Known::New(..) | Known::Held => Number::default(),
+        };
         let key = inbox_key(peer, cursor.lane);
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
-        match cursors.insert((peer.clone(), cursor.lane), cursor) {
-            Some(before) => batch.require(Table::Inbox, key.clone(), encode_cursor(before)),
+        let place = (peer.clone(), cursor.lane);
+        let before = cursors.get(&place);
+        let number = before.map_or(number, |before| before.number.max(number));
+        match before {
+            Some(before) => batch.require(Table::Inbox, key.clone(), before.row.clone()),
             None => batch.require_absent(Table::Inbox, key.clone()),
         }
-        batch.put(Table::Inbox, key, encode_cursor(cursor));
+        let taken = Taken::new(cursor, number);
+        batch.put(Table::Inbox, key, taken.row.clone());
+        cursors.insert(place, taken);
     }
 
-    async fn judge_hello(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+    async fn judge_hello(
+        &self,
+        certified: &UnitCode,
+        hello: &Standing,
+    ) -> Result<Meeting, Refusal> {
         match self.unit.learn(&hello.chain).await {
             Ok(_) => {}
             Err(LearnError::Refused(detail)) => {
@@ -337,13 +373,45 @@ impl Hosted {
         }
         self.check_peer(certified, hello)?;
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
+        let taken = self.stored_cursors(certified).await.map_err(busy)?;
+        let taken = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
+        let meeting = self.epochs.meet(certified, hello, taken).await?;
+        if meeting == Meeting::Quiet {
+            return Ok(meeting);
+        }
         for cursor in &hello.received {
             self.unit.acknowledged(certified, *cursor).await.map_err(busy)?;
         }
         if self.unit.parent().as_ref() != Some(certified) {
             self.catalogues.offer(certified, &hello.catalogue).await.map_err(busy)?;
         }
-        Ok(())
+        Ok(meeting)
+    }
+
+    /// Takes own statements back that a peer returned, each once.
+    async fn replay(&self, peer: &UnitCode, page: Page) -> Result<Option<Number>, store::Error> {
+        let mut reached = None;
+        for one in &page.statements {
+            let Some(statement) = self.epochs.own(peer, one).await? else { continue };
+            let header = &statement.header;
+            reached = reached.max(Some(Number { epoch: header.epoch, seq: header.seq }));
+            if self.unit.statement(header.id).await?.is_some() {
+                continue;
+            }
+            let mut batch = Batch::new(&self.unit.code);
+            self.epochs.keep_own(&mut batch, header, one);
+            self.epochs.count_returned(peer, &mut batch).await?;
+            let digest = lianxi_proto::envelope::payload_sha256(&one.envelope);
+            if header.kind == kinds::SUMMARY {
+                self.summaries.replay(&mut batch, &statement, digest).await?;
+            }
+            self.unit.store.submit(batch).await?;
+            if header.kind == kinds::SUMMARY {
+                self.summaries.wait_for(&header.subject);
+            }
+        }
+        self.epochs.returned_to(peer, reached, page.last).await?;
+        self.epochs.wanted(peer).await
     }
 
     fn side(&self, peer: &UnitCode) -> Side {
@@ -440,27 +508,46 @@ fn inbox_key(peer: &UnitCode, lane: Lane) -> Vec<u8> {
     key
 }
 
-fn encode_cursor(cursor: Cursor) -> Vec<u8> {
-    let mut bytes = vec![FORMAT];
-    bytes.extend_from_slice(&cursor.link_epoch.to_be_bytes());
-    bytes.extend_from_slice(&cursor.lane_seq.to_be_bytes());
-    bytes
+/// How far a lane of a peer was taken in.
+#[derive(Clone, Debug)]
+struct Taken {
+    cursor: Cursor,
+    /// Newest statement of the peer itself in this lane.
+    number: Number,
+    /// As it is stored.
+    row: Vec<u8>,
 }
 
-fn decode_cursor(lane: Lane, bytes: &[u8]) -> Result<Cursor, store::Error> {
-    match bytes {
-        [FORMAT, rest @ ..] if rest.len() == 16 => {
-            let (epoch, seq) = rest.split_at(8);
-            let long = |bytes: &[u8]| bytes.try_into().map(u64::from_be_bytes).ok();
-            long(epoch).zip(long(seq)).map(|(link_epoch, lane_seq)| Cursor {
-                lane,
-                link_epoch,
-                lane_seq,
-            })
+impl Taken {
+    fn new(cursor: Cursor, number: Number) -> Self {
+        let mut row = vec![NUMBERED_FORMAT];
+        for long in [cursor.link_epoch, cursor.lane_seq, number.epoch, number.seq] {
+            row.extend_from_slice(&long.to_be_bytes());
         }
-        _ => None,
+        Self { cursor, number, row }
     }
-    .ok_or_else(|| store::Error::Engine("a cursor in the store is damaged".into()))
+
+    fn decode(lane: Lane, row: Vec<u8>) -> Result<Self, store::Error> {
+        let damaged = || store::Error::Engine("a cursor in the store is damaged".into());
+        let (format, rest) = row.split_first().ok_or_else(damaged)?;
+        let (longs, odd) = rest.as_chunks::<8>();
+        let longs: Vec<u64> = longs.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
+        let (link_epoch, lane_seq, number) = match (*format, longs.as_slice()) {
+            (FORMAT, &[link_epoch, lane_seq]) => (link_epoch, lane_seq, Number::default()),
+            (NUMBERED_FORMAT, &[link_epoch, lane_seq, epoch, seq]) => {
+                (link_epoch, lane_seq, Number { epoch, seq })
+            }
+            (FORMAT | NUMBERED_FORMAT, _) => return Err(damaged()),
+            (found, _) => {
+                let known = NUMBERED_FORMAT.into();
+                return Err(store::Error::Format { found: found.into(), known });
+            }
+        };
+        if !odd.is_empty() {
+            return Err(damaged());
+        }
+        Ok(Self { cursor: Cursor { lane, link_epoch, lane_seq }, number, row })
+    }
 }
 
 #[async_trait]
@@ -478,10 +565,15 @@ impl Exchange for Hosted {
         {
             let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
             cursors.retain(|(known, _), _| known != peer);
-            for cursor in &received {
-                cursors.insert((peer.clone(), cursor.lane), *cursor);
+            for taken in &received {
+                cursors.insert((peer.clone(), taken.cursor.lane), taken.clone());
             }
         }
+        let number = received.iter().map(|taken| taken.number).max().unwrap_or_default();
+        let seen = self.epochs.seen(peer, number).await?;
+        let opening = self.epochs.shown(peer).await?;
+        let reach = self.unit.reach().await?;
+        let stopped = self.epochs.is_stopped();
         let trust = self.unit.trust();
         let to_parent = self.unit.parent().as_ref() == Some(peer);
         let head = if to_parent { &self.unit.code } else { peer };
@@ -489,16 +581,20 @@ impl Exchange for Hosted {
             trust_domain: self.unit.trust_domain.clone(),
             unit: self.unit.code.clone(),
             chain: trust.chain(&self.unit.code),
-            epoch: self.unit.epoch(),
-            received,
+            epoch: reach.number.epoch,
+            received: received.iter().map(|taken| taken.cursor).collect(),
             clock_unix_ms: self.unit.clock.now_unix_ms(),
             roster_sha256: trust.roster_sha256(head),
             revocations_sha256: trust.revocations_sha256(),
             catalogue: self.catalogues.label(),
+            seen,
+            opening,
+            reach,
+            stopped,
         })
     }
 
-    async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+    async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<Meeting, Refusal> {
         let met = self.judge_hello(certified, hello).await;
         if let Err(refusal) = &met
             && refusal.reason != "busy"
@@ -610,6 +706,22 @@ impl Exchange for Hosted {
 
     async fn witness(&self, peer: &UnitCode, occasion: Occasion) -> Result<Vec<Witnessing>, Error> {
         Ok(self.witness.on(peer, occasion).await?)
+    }
+
+    fn standing_changes(&self) -> watch::Receiver<u64> {
+        self.unit.standing_changes()
+    }
+
+    async fn returns_wanted(&self, peer: &UnitCode) -> Result<Option<Number>, Error> {
+        Ok(self.epochs.wanted(peer).await?)
+    }
+
+    async fn take_returned(&self, peer: &UnitCode, page: Page) -> Result<Option<Number>, Error> {
+        Ok(self.replay(peer, page).await?)
+    }
+
+    async fn returned(&self, peer: &UnitCode, after: Number) -> Result<Page, Error> {
+        Ok(self.epochs.returned(peer, after).await?)
     }
 
     async fn answer(&self, question: Question) -> Vec<Parcel> {

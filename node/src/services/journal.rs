@@ -161,6 +161,39 @@ impl Journal {
         }
     }
 
+    /// The newest checkpoint of at most `size` leaves that `witness` cosigned; `None`: that anybody
+    /// cosigned.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn cosigned_up_to(
+        &self,
+        size: u64,
+        witness: Option<&str>,
+    ) -> Result<Option<Signed>, store::Error> {
+        let (mut newest, mut after) = (None, None::<Vec<u8>>);
+        loop {
+            let (store, unit) = (&self.unit.store, &self.unit.code);
+            let rows = store.scan(unit, Table::Checkpoints, b"", after.as_deref(), PAGE).await?;
+            for (_, value) in &rows {
+                let signed = decode(value)?;
+                if signed.checkpoint.size > size {
+                    return Ok(newest);
+                }
+                let is_it = match witness {
+                    Some(witness) => signed.witnesses().any(|name| name == witness),
+                    None => signed.witnesses().next().is_some(),
+                };
+                newest = if is_it { Some(signed) } else { newest };
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == PAGE => after = Some(key.clone()),
+                _ => return Ok(newest),
+            }
+        }
+    }
+
     /// The newest checkpoint of this run that others than `unit` cosigned.
     pub(super) fn witnessed_by_others(&self, unit: &UnitCode) -> Option<Signed> {
         let name = note::origin(&self.unit.trust_domain, unit.as_str());

@@ -5,6 +5,7 @@ pub mod catalogues;
 pub mod connection;
 pub mod desks;
 pub mod enrolments;
+pub mod epochs;
 pub mod error;
 pub mod escalations;
 pub mod exchange;

@@ -4,6 +4,7 @@
 //! the reported one stays. Without a change no version is made.
 
 mod reported;
+mod returning;
 
 pub use reported::Collected;
 

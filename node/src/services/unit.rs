@@ -3,15 +3,22 @@
 //! A statement, the state that it changes and its place in the outbox are one batch ([`Work`]):
 //! either all of it is durable or nothing. Nothing here knows what a statement means.
 
+mod epoch;
 mod fan_out;
 mod granting;
 mod sealing;
 
-pub use self::sealing::{Given, ReadError, Seal};
+pub use self::{
+    epoch::{Redelivered, Withdrawn},
+    sealing::{Given, ReadError, Seal},
+};
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
@@ -168,8 +175,10 @@ pub struct Unit {
     desks: RwLock<BTreeMap<DeskId, Signer>>,
     ring: RwLock<KeyRing>,
     trust: RwLock<Trust>,
-    epoch: u64,
-    link_epoch: u64,
+    epoch: AtomicU64,
+    link_epoch: AtomicU64,
+    /// Changes when peers have to be greeted anew.
+    standing: watch::Sender<u64>,
     counters: Arc<AsyncMutex<Counters>>,
     outboxes: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
     roster: watch::Sender<u64>,
@@ -213,8 +222,9 @@ impl Unit {
             desks: RwLock::new(desks),
             ring: RwLock::new(ring),
             trust: RwLock::new(parts.trust),
-            epoch: counters.epoch,
-            link_epoch: counters.link_epoch,
+            epoch: AtomicU64::new(counters.epoch),
+            link_epoch: AtomicU64::new(counters.link_epoch),
+            standing: watch::Sender::new(0),
             counters: Arc::new(AsyncMutex::new(counters)),
             outboxes: Mutex::default(),
             roster: watch::Sender::new(0),
@@ -397,7 +407,11 @@ impl Unit {
 
     /// The unit's epoch.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn link_epoch(&self) -> u64 {
+        self.link_epoch.load(Ordering::Acquire)
     }
 
     /// Begins a piece of work; one at a time per unit, so that numbers have no gaps.
@@ -431,7 +445,7 @@ impl Unit {
     /// As [`Self::sign_live`].
     pub fn sign_at(&self, draft: &Draft, time_unix_ms: UnixMillis) -> Result<Signed, Error> {
         let id = StatementId::generate(time_unix_ms);
-        self.sign_numbered(id, draft, (self.epoch, 0), time_unix_ms)
+        self.sign_numbered(id, draft, (self.epoch(), 0), time_unix_ms)
     }
 
     fn sign(&self, id: StatementId, draft: &Draft, epoch: u64, seq: u64) -> Result<Signed, Error> {
@@ -549,6 +563,7 @@ impl Unit {
     ) -> Result<Vec<Departure>, store::Error> {
         let prefix = outbox_prefix(peer, lane);
         let from = outbox_key(peer, lane, after);
+        let link_epoch = self.link_epoch();
         let rows = self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), limit).await?;
         let mut departures = Vec::with_capacity(rows.len());
         for (key, value) in rows {
@@ -560,7 +575,7 @@ impl Unit {
                 store::Error::Engine(format!("the statement {id} of an outbox row is missing"))
             })?;
             let cells = if lane == Lane::Summary { self.cells(id).await? } else { Vec::new() };
-            let cursor = Cursor { lane, link_epoch: self.link_epoch, lane_seq };
+            let cursor = Cursor { lane, link_epoch, lane_seq };
             departures.push(Departure {
                 cursor,
                 after: row.after,
@@ -572,29 +587,42 @@ impl Unit {
         Ok(departures)
     }
 
-    /// Removes outbox rows that the peer holds.
+    /// Removes outbox rows that the peer holds, and keeps what they say in case it loses it.
     ///
     /// # Errors
     ///
     /// The store's.
     pub async fn acknowledged(&self, peer: &UnitCode, cursor: Cursor) -> Result<(), store::Error> {
-        if cursor.link_epoch != self.link_epoch {
+        if cursor.link_epoch != self.link_epoch() {
             return Ok(());
         }
+        self.settle(peer, cursor, true).await
+    }
+
+    async fn settle(
+        &self,
+        peer: &UnitCode,
+        cursor: Cursor,
+        keeps: bool,
+    ) -> Result<(), store::Error> {
+        const PAGE: usize = store::MAX_BATCH_OPERATIONS / 2;
         let prefix = outbox_prefix(peer, cursor.lane);
         loop {
-            let rows = self
-                .store
-                .scan(&self.code, Table::Outbox, &prefix, None, store::MAX_BATCH_OPERATIONS)
-                .await?;
+            let rows = self.store.scan(&self.code, Table::Outbox, &prefix, None, PAGE).await?;
             let mut batch = Batch::new(&self.code);
-            for (key, _) in &rows {
-                if sequence_of(key)? <= cursor.lane_seq {
-                    batch.delete(Table::Outbox, key.clone());
+            let mut settled = 0;
+            for (key, value) in rows {
+                if sequence_of(&key)? > cursor.lane_seq {
+                    break;
                 }
+                settled += 1;
+                if keeps {
+                    let row = self.delivered(&value, cursor.link_epoch)?;
+                    batch.put(Table::Delivered, key.clone(), row);
+                }
+                batch.delete(Table::Outbox, key);
             }
-            let settled = batch.len();
-            let more = settled == store::MAX_BATCH_OPERATIONS;
+            let more = settled == PAGE;
             if !batch.is_empty() {
                 self.store.submit(batch).await?;
                 self.metrics.outbox_changed(-i64::try_from(settled).unwrap_or(i64::MAX));
@@ -629,8 +657,8 @@ impl Unit {
     /// The store's.
     pub async fn forget_outbox(&self, peer: &UnitCode) -> Result<(), store::Error> {
         for lane in Lane::ALL {
-            let cursor = Cursor { lane, link_epoch: self.link_epoch, lane_seq: u64::MAX };
-            self.acknowledged(peer, cursor).await?;
+            let cursor = Cursor { lane, link_epoch: self.link_epoch(), lane_seq: u64::MAX };
+            self.settle(peer, cursor, false).await?;
         }
         Ok(())
     }
@@ -847,7 +875,7 @@ impl Work {
     }
 
     fn submitted(mut self) -> Submitted {
-        if self.next.seq != self.guard.seq {
+        if (self.next.epoch, self.next.seq) != (self.guard.epoch, self.guard.seq) {
             self.batch.put(Table::Meta, SOURCE_KEY, encode_source(&self.next));
         }
         let commit = self.unit.store.submit(self.batch);
@@ -878,8 +906,14 @@ struct Submitted {
 impl Submitted {
     async fn finish(mut self) -> Result<(), store::Error> {
         self.commit.await?;
+        let opened = self.next.epoch != self.guard.epoch;
+        self.unit.epoch.store(self.next.epoch, Ordering::Release);
+        self.unit.link_epoch.store(self.next.link_epoch, Ordering::Release);
         *self.guard = self.next;
         drop(self.guard);
+        if opened {
+            self.unit.greet_anew();
+        }
         self.unit.metrics.outbox_changed(self.enqueued);
         for peer in &self.peers {
             self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
@@ -1043,12 +1077,16 @@ async fn load_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, s
     })
 }
 
-async fn begin_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, store::Error> {
+fn draw_link_epoch() -> Result<u64, store::Error> {
     let mut random = [0; 8];
     getrandom::fill(&mut random)
         .map_err(|error| store::Error::Engine(format!("no random numbers: {error}")))?;
     // 0 stands for "not set" on the wire.
-    let link_epoch = u64::from_be_bytes(random).max(1);
+    Ok(u64::from_be_bytes(random).max(1))
+}
+
+async fn begin_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, store::Error> {
+    let link_epoch = draw_link_epoch()?;
     let counters = Counters { epoch: 1, seq: 0, link_epoch, lanes: HashMap::new() };
     let mut batch = Batch::new(unit);
     batch.require_absent(Table::Meta, LINK_EPOCH_KEY);

@@ -140,6 +140,67 @@ impl Witness {
         row.map(|row| format::read(FORMAT, &row)).transpose()
     }
 
+    /// Goes back to `base`, a checkpoint of `peer` that this unit cosigned before: the peer announced
+    /// that what came after it is lost. Without one its journal is taken up anew. What is held as
+    /// this is called has to be held still at the commit.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn go_back(
+        &self,
+        batch: &mut Batch,
+        peer: &UnitCode,
+        base: Option<&Note>,
+    ) -> Result<(), store::Error> {
+        let key = held_key(peer);
+        match self.unit.store.get(&self.unit.code, Table::Witnessed, &key).await? {
+            Some(row) => batch.require(Table::Witnessed, key.clone(), row),
+            None => batch.require_absent(Table::Witnessed, key.clone()),
+        }
+        match base {
+            Some(base) => {
+                let held = Held::of(base, self.unit.clock.now_unix_ms());
+                batch.put(Table::Witnessed, key, format::write(FORMAT, &held));
+            }
+            None => batch.delete(Table::Witnessed, key),
+        }
+        Ok(())
+    }
+
+    /// Reads a checkpoint of the journal of `peer` that this unit cosigned.
+    pub(super) fn own_cosigned(&self, peer: &UnitCode, text: &str) -> Option<Signed> {
+        let origin = note::origin(&self.unit.trust_domain, peer.as_str());
+        let trust = self.unit.trust();
+        let signed = read(text, &origin, &trust.statement_keys(peer, None))?;
+        let name = self.journal.origin();
+        let own = trust.statement_keys(&self.unit.code, None);
+        let is_own = own.iter().any(|key| signed.note.verify_cosignature(name, key).is_ok());
+        is_own.then_some(signed)
+    }
+
+    /// When `peer` cosigned a checkpoint of this unit's journal, by its own word.
+    pub(super) fn cosigned_at(&self, peer: &UnitCode, text: &str) -> Option<UnixMillis> {
+        let signed = self.cosigned_by(peer, text)?;
+        let name = note::origin(&self.unit.trust_domain, peer.as_str());
+        let keys = self.unit.trust().statement_keys(peer, None);
+        let seconds =
+            keys.iter().find_map(|key| signed.note.verify_cosignature(&name, key).ok())?;
+        // To the end of the second.
+        i64::try_from(seconds).ok()?.checked_mul(1_000)?.checked_add(999)
+    }
+
+    /// Reads a checkpoint of this unit's journal that `peer` cosigned.
+    pub(super) fn cosigned_by(&self, peer: &UnitCode, text: &str) -> Option<Signed> {
+        let trust = self.unit.trust();
+        let own = trust.statement_keys(&self.unit.code, None);
+        let signed = read(text, self.journal.origin(), &own)?;
+        let name = note::origin(&self.unit.trust_domain, peer.as_str());
+        let keys = trust.statement_keys(peer, None);
+        let is_theirs = keys.iter().any(|key| signed.note.verify_cosignature(&name, key).is_ok());
+        is_theirs.then_some(signed)
+    }
+
     /// What is to be said to `peer`.
     ///
     /// # Errors

@@ -36,6 +36,8 @@ pub mod kinds {
     pub const LEAVE: &str = "lianxi.leave.v1";
     /// A journal that does not go on from what was seen of it.
     pub const ALARM: &str = "lianxi.alarm.v1";
+    /// The numbers of a unit begin anew.
+    pub const EPOCH: &str = "lianxi.epoch.v1";
     /// A content key for readers of a statement.
     pub const KEY_GRANT: &str = "lianxi.key-grant.v1";
     /// The exporter's seal of a pack; never travels on a link.

@@ -14,7 +14,10 @@ use prost::Message;
 use super::header::Malformed;
 use crate::{
     clock::UnixMillis,
-    domain::journal::{Act, Alarm, Breach, Leaf, Outcome, Refusal, Statement},
+    domain::{
+        epoch::{Head, Opened},
+        journal::{Act, Alarm, Breach, Leaf, Outcome, Refusal, Statement},
+    },
 };
 
 /// Longest type of a refused statement that is kept.
@@ -39,6 +42,7 @@ pub fn encode(time_unix_ms: UnixMillis, leaf: &Leaf) -> Vec<u8> {
         }),
         Leaf::Act(act) => Event::Act(act_message(act)),
         Leaf::Config(sha256) => Event::ConfigSha256(sha256.to_vec()),
+        Leaf::Epoch(opened) => Event::Epoch(epoch_message(opened)),
     };
     pb::JournalLeaf { time_unix_ms, event: Some(event) }.encode_to_vec()
 }
@@ -78,6 +82,19 @@ fn act_message(act: &Act) -> pb::JournalAct {
     }
 }
 
+fn epoch_message(opened: &Opened) -> pb::JournalEpoch {
+    let root = |head: Head| if head.size == 0 { Vec::new() } else { head.root.to_vec() };
+    pb::JournalEpoch {
+        epoch: opened.epoch,
+        reason: opened.reason.as_str().to_owned(),
+        checkpoint_size: opened.checkpoint.size,
+        checkpoint_root: root(opened.checkpoint),
+        seen_size: opened.seen.size,
+        seen_root: root(opened.seen),
+        approvers: opened.approvers.clone(),
+    }
+}
+
 fn cut(kind: &str) -> String {
     kind.chars().take(MAX_KIND_CHARACTERS).collect()
 }
@@ -88,13 +105,14 @@ pub struct Line {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     pub time_unix_ms: UnixMillis,
     /// Kind of leaf: `statement-out`, `statement-in`, `statement-refused`, `delegation`, `record`,
-    /// `act`, `config`, or `unknown` of a later version.
+    /// `act`, `config`, `epoch`, or `unknown` of a later version.
     pub event: &'static str,
-    /// Who: an act's actor, a statement's source.
+    /// Who: an act's actor, a statement's source, those who approved an epoch.
     pub actor: String,
-    /// What: an act's name, a statement's type, `put` or `removed` for a record.
+    /// What: an act's name, a statement's type, `put` or `removed` for a record, an epoch's reason.
     pub name: String,
-    /// To what: an act's subject, a statement's id, a delegation's unit and desk.
+    /// To what: an act's subject, a statement's id, a delegation's unit and desk, an epoch's number
+    /// with the sizes of the last cosigned checkpoint here and at the peers.
     pub subject: String,
     /// Why it was refused; empty: it was not.
     pub refused: String,
@@ -159,11 +177,31 @@ pub fn read(bytes: &[u8]) -> Result<Line, Malformed> {
         Some(Event::ConfigSha256(digest)) => {
             Line { event: "config", digest: hex::encode(digest), ..line }
         }
+        Some(Event::Epoch(epoch)) => epoch_line(line, epoch),
     })
+}
+
+fn epoch_line(line: Line, epoch: pb::JournalEpoch) -> Line {
+    let seen = epoch.seen_size.max(epoch.checkpoint_size);
+    Line {
+        event: "epoch",
+        actor: epoch.approvers.join(", "),
+        name: epoch.reason,
+        subject: format!("{}: {} of {seen}", epoch.epoch, epoch.checkpoint_size),
+        digest: hex::encode(epoch.checkpoint_root),
+        ..line
+    }
 }
 
 fn id_text(id: &[u8]) -> String {
     uuid::Uuid::from_slice(id).map(|id| id.to_string()).unwrap_or_default()
+}
+
+/// Size and root of a checkpoint; `None`: the text is none. Nothing is verified.
+pub fn checkpoint(text: &str) -> Option<(u64, Hash)> {
+    let note = Note::parse(text).ok()?;
+    let checkpoint = Checkpoint::of(&note).ok()?;
+    Some((checkpoint.size, checkpoint.root))
 }
 
 /// Serialises the body of `lianxi.alarm.v1`.
@@ -295,7 +333,7 @@ mod tests {
     use lianxi_proto::envelope::Signer;
 
     use super::*;
-    use crate::domain::{journal::Actor, unit::UnitCode};
+    use crate::domain::{epoch::Reason, journal::Actor, unit::UnitCode};
 
     fn unit() -> UnitCode {
         "BOS-01".parse().unwrap()
@@ -324,6 +362,13 @@ mod tests {
             desk: Some("ROADS".parse().unwrap()),
             payload_sha256: [3; 32],
         };
+        let opened = Opened {
+            epoch: 2,
+            reason: Reason::Restore,
+            checkpoint: Head { size: 7, root: [6; 32] },
+            seen: Head { size: 9, root: [7; 32] },
+            approvers: vec!["li".to_owned(), "wang".to_owned()],
+        };
         let cases = [
             (Leaf::StatementOut(statement()), "statement-out", "unit:BOS-01", "lianxi.notice.v1"),
             (Leaf::StatementIn(statement()), "statement-in", "unit:BOS-01", "lianxi.notice.v1"),
@@ -332,6 +377,7 @@ mod tests {
             (Leaf::Record { salted_sha256: [4; 32], removed: true }, "record", "", "removed"),
             (Leaf::Act(act), "act", "uid:1000", "node.invite"),
             (Leaf::Config([5; 32]), "config", "", ""),
+            (Leaf::Epoch(opened), "epoch", "li, wang", "restore"),
         ];
         for (leaf, event, actor, name) in cases {
             let line = read(&encode(42, &leaf)).unwrap();

@@ -3,6 +3,7 @@
 pub mod catalogue;
 pub mod delegation;
 pub mod enrolment;
+pub mod epoch;
 pub mod escalation;
 pub mod header;
 pub mod journal;

@@ -101,6 +101,12 @@ pub enum Table {
     Recoveries = 31,
     /// Revocations by id.
     Revocations = 23,
+    /// Deliveries that a peer holds, by peer, lane and sequence: kept to send them again.
+    Delivered = 43,
+    /// Statements of peers that they sent here themselves, by peer and number: kept to return them.
+    Received = 44,
+    /// Epochs that were opened, by unit and epoch.
+    Epochs = 45,
 }
 
 /// Why the store did not do what was asked.

@@ -48,6 +48,8 @@ pub const STORE_TAMPERED: &str = "lianxi.store.tampered";
 pub const SUMMARY_PULLS: &str = "lianxi.summary.pulls";
 /// Time of a live pull.
 pub const SUMMARY_PULL_DURATION: &str = "lianxi.summary.pull.duration";
+/// Hosted units that were rolled back and stand still.
+pub const UNIT_ROLLED_BACK: &str = "lianxi.unit.rolled_back";
 /// Time left of the certificate that ends first.
 pub const CERTIFICATE_REMAINING: &str = "lianxi.certificate.remaining";
 
@@ -123,6 +125,7 @@ struct Instruments {
     tampered: Counter<u64>,
     pulls: Counter<u64>,
     pull_duration: Histogram<f64>,
+    rolled_back: UpDownCounter<i64>,
     certificate_ends: CertificateEnds,
 }
 
@@ -172,6 +175,11 @@ impl Metrics {
                     .with_unit("s")
                     .with_description("Time of a live pull")
                     .with_boundaries(PULL_BUCKETS.to_vec())
+                    .build(),
+                rolled_back: meter
+                    .i64_up_down_counter(UNIT_ROLLED_BACK)
+                    .with_unit("{unit}")
+                    .with_description("Hosted units that were rolled back and stand still")
                     .build(),
                 certificate_ends,
             }),
@@ -258,6 +266,11 @@ impl Metrics {
         self.instruments.pull_duration.record(duration.as_secs_f64(), &[]);
     }
 
+    /// `by` more units stand still because they were rolled back.
+    pub fn rolled_back(&self, by: i64) {
+        self.instruments.rolled_back.add(by, &[]);
+    }
+
     /// The unit's certificate that ends first ends then.
     pub fn certificate_ends(&self, unit: &UnitCode, at: UnixMillis) {
         let ends = &self.instruments.certificate_ends;
@@ -329,7 +342,7 @@ mod tests {
 
     const DOCUMENTED: &str = include_str!("../../../docs/telemetry.md");
 
-    const NAMES: [&str; 14] = [
+    const NAMES: [&str; 15] = [
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
@@ -343,6 +356,7 @@ mod tests {
         STORE_TAMPERED,
         SUMMARY_PULLS,
         SUMMARY_PULL_DURATION,
+        UNIT_ROLLED_BACK,
         CERTIFICATE_REMAINING,
     ];
 
@@ -364,6 +378,7 @@ mod tests {
         metrics.statement_received("lianxi.summary.v1");
         metrics.statement_quarantined("bad-signature");
         metrics.journal_alarm("rollback");
+        metrics.rolled_back(1);
         metrics.outbox_changed(3);
         metrics.outbox_changed(-1);
         metrics.link_up(Side::Parent, -250);
@@ -387,6 +402,7 @@ mod tests {
             "lianxi_statement_quarantined_total{reason=\"bad-signature\"} 1",
             "lianxi_journal_alarms_total{breach=\"rollback\"} 1",
             "lianxi_outbox_depth 2",
+            "lianxi_unit_rolled_back 1",
             "lianxi_link_up{side=\"parent\"} 1",
             "lianxi_link_up{side=\"child\"} 0",
             "lianxi_link_clock_skew_milliseconds 40",

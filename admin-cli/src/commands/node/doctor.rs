@@ -189,6 +189,12 @@ fn of_unit(unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> {
         let found = children.join(", ");
         findings.push(of("recovery", Text::Recovered, worst, found, Text::DoctorRecover));
     }
+    let (severity, found) = match (unit.rolled_back.as_str(), unit.rolled_back_peers.as_slice()) {
+        ("", []) => (Severity::Good, unit.epoch.to_string()),
+        ("", peers) => (Severity::Alarm, peers.join(", ")),
+        (rolled_back, _) => (Severity::Alarm, rolled_back.to_owned()),
+    };
+    findings.push(of("epoch", Text::Epoch, severity, found, Text::DoctorRestore));
     if unit.parent_link() != LinkState::Unspecified {
         findings.extend(of_link(unit));
     }

@@ -42,6 +42,9 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "recoveries": unit.recoveries.iter().map(renewal::recovery_json).collect::<Vec<_>>(),
         "revoked": unit.revoked,
         "revoked_children": unit.revoked_children,
+        "epoch": unit.epoch,
+        "rolled_back": unit.rolled_back,
+        "rolled_back_peers": unit.rolled_back_peers,
     })
 }
 
@@ -67,6 +70,13 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         output.line(output.fill(Text::LinkDownBecause, &[&unit.unit, reason]))?;
     }
     for unit in &status.units {
+        if !unit.rolled_back.is_empty() {
+            output.line(output.fill(Text::RolledBackHere, &[&unit.unit, &unit.rolled_back]))?;
+        }
+        if !unit.rolled_back_peers.is_empty() {
+            let peers = unit.rolled_back_peers.join(", ");
+            output.line(output.fill(Text::RolledBackPeers, &[&unit.unit, &peers]))?;
+        }
         if !unit.revoked.is_empty() {
             output.line(output.fill(Text::RevokedHere, &[&unit.unit, &unit.revoked]))?;
         }

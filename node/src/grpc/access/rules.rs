@@ -164,6 +164,11 @@ pub const RULES: &[Rule] = &[
         .about(&["unit", "desk"])
         .confirmed_by(Confirmation::Administrator),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Quarantine", "quarantine.list", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/OpenEpoch", "epoch.open", SYSTEM)
+        .about(&["units"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Epochs", "epoch.list", WATCHES),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Revoke", "node.revoke", SECURITY)
         .about(&["revoked", "desk"])
         .confirmed_by(Confirmation::Administrator)

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use crate::{
     clock::UnixMillis,
+    domain::epoch::Number,
     link::wire::Malformed,
     services::exchange::{
-        Arrival, Cursor, Lane, NoAnswer, Occasion, Parcel, Question, Refusal, Standing,
+        Arrival, Cursor, Lane, NoAnswer, Occasion, Page, Parcel, Question, Refusal, Standing,
     },
     statement::{Envelope, revocation::Proven},
 };
@@ -91,6 +92,9 @@ pub enum Closed {
     /// The stream ended.
     #[error("the stream ended: {0}")]
     Ended(String),
+    /// The unit was found to be rolled back, or began a new epoch.
+    #[error("the unit has to greet anew: its epoch changed, or has to")]
+    Renewed,
     /// A newer link of the same child took over.
     #[error("a newer link of the same child took over")]
     Replaced,
@@ -129,6 +133,12 @@ pub enum Effect {
     /// Take a delivery in; once its commit is submitted [`Session::handed`](super::Session::handed), once it is durable
     /// [`Session::committed`](super::Session::committed).
     Receive(Arrival),
+    /// See whether own statements are wanted back, then [`Session::returns_wanted`](super::Session::returns_wanted).
+    WantReturns,
+    /// Keep own statements that came back, then [`Session::returns_wanted`](super::Session::returns_wanted).
+    TakeReturned(Page),
+    /// Collect the peer's own statements, then [`Session::returned`](super::Session::returned).
+    GiveBack(Number),
     /// Tell the outbox what the peer holds, then [`Session::told`](super::Session::told).
     Acknowledged(Cursor),
     /// Answer a live pull, then [`Session::answered`](super::Session::answered).

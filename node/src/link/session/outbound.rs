@@ -26,7 +26,7 @@ pub(super) enum Next {
     /// Nothing to send, or the window is full.
     Nothing,
     /// To be sent.
-    Frame(Frame),
+    Frame(Box<Frame>),
     /// The delivery fits no frame: its lane stops, because the receiver would miss it.
     TooLarge {
         /// Its place.
@@ -100,9 +100,13 @@ impl OutLane {
         self.fetching = false;
         // A short answer is the end of the outbox; a change meanwhile has set the mark again.
         self.stale |= departures.len() >= FETCH_LIMIT;
-        for departure in departures {
+        for mut departure in departures {
             let Cursor { lane, link_epoch, lane_seq } = departure.cursor;
             let epoch = *self.epoch.get_or_insert(link_epoch);
+            if self.fetched_to == 0 && self.peer_has.is_none_or(|has| has.link_epoch != epoch) {
+                // To a peer that has nothing of this outbox, its first row follows nothing.
+                departure.after = 0;
+            }
             if lane != self.lane || epoch != link_epoch || lane_seq <= self.fetched_to {
                 return Err(Closed::Outbox(self.lane));
             }
@@ -145,7 +149,7 @@ impl OutLane {
         self.sent_to = lane_seq;
         self.flying_bytes += weight;
         self.flying.push_back((lane_seq, weight));
-        Next::Frame(frame)
+        Next::Frame(Box::new(frame))
     }
 
     /// Takes in that the peer holds everything up to `cursor`.

@@ -88,6 +88,11 @@ impl Pulls {
         Ok(true)
     }
 
+    /// Answers a question with nothing.
+    pub(super) fn refuse(&mut self, pull_id: u64) {
+        self.end(pull_id, Err(NoAnswer::Refused));
+    }
+
     /// Drops what is left of an answer; true if it was still being made.
     pub(super) fn cancelled(&mut self, pull_id: u64) -> bool {
         self.frames.retain(|(id, _)| *id != pull_id);

@@ -1,7 +1,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
-use crate::services::exchange::{Arrival, Wanted};
+use crate::{
+    domain::epoch::Reach,
+    services::exchange::{Arrival, Returned, Seen, Wanted},
+};
 
 const PERIOD: &str = "2011-07";
 
@@ -20,6 +23,10 @@ fn standing(code: &str, received: Vec<Cursor>, roster: u8) -> Standing {
         roster_sha256: [roster; 32],
         revocations_sha256: [0; 32],
         catalogue: String::new(),
+        seen: Seen::default(),
+        opening: None,
+        reach: Reach::default(),
+        stopped: false,
     }
 }
 
@@ -70,11 +77,13 @@ fn greeted(parent_roster: u8) -> (Session, Session) {
     child.begin(standing("DISTRICT", Vec::new(), 1));
     parent.received(child.frame().unwrap());
     assert!(matches!(parent.effect(), Some(Effect::Judge(_))));
-    parent.accepted(Some(standing("CITY", Vec::new(), parent_roster)));
+    parent.accepted(Meeting::Open, Some(standing("CITY", Vec::new(), parent_roster)));
+    parent.returns_wanted(None);
     parent.roster(Vec::new());
     child.received(parent.frame().unwrap());
     assert!(matches!(child.effect(), Some(Effect::Judge(_))));
-    child.accepted(None);
+    child.accepted(Meeting::Open, None);
+    child.returns_wanted(None);
     (child, parent)
 }
 
@@ -565,7 +574,7 @@ impl Side {
                 }
                 let own = self.standing();
                 let is_parent = self.code == "CITY";
-                self.session.accepted(is_parent.then_some(own));
+                self.session.accepted(Meeting::Open, is_parent.then_some(own));
             }
             Effect::Fetch { lane, after } => {
                 let rows = self.outbox.get(&lane).into_iter().flatten();
@@ -582,7 +591,10 @@ impl Side {
             Effect::FetchRoster => self.session.roster(Vec::new()),
             Effect::Witness(_) => self.session.witnessed(Vec::new()),
             Effect::FetchRevocations => self.session.revocations(Vec::new()),
-            Effect::Introduce(_)
+            Effect::WantReturns => self.session.returns_wanted(None),
+            Effect::TakeReturned(_)
+            | Effect::GiveBack(_)
+            | Effect::Introduce(_)
             | Effect::Revoke(_)
             | Effect::Answer { .. }
             | Effect::StopAnswer { .. }
@@ -745,7 +757,8 @@ fn a_peer_that_holds_the_same_revocations_is_sent_none() {
     let mut child = new(Role::Child);
     child.begin(Standing { revocations_sha256: [7; 32], ..standing("DISTRICT", Vec::new(), 1) });
     child.received(wire::hello(standing("CITY", Vec::new(), 1)));
-    child.accepted(None);
+    child.accepted(Meeting::Open, None);
+    child.returns_wanted(None);
     assert!(fetches(&mut child));
 }
 
@@ -769,4 +782,92 @@ fn a_child_refuses_nobody() {
     let (_, mut parent) = quiet();
     parent.received(wire::frame(Kind::Refusal(pb::Refusal::default())));
     assert!(matches!(closed(&mut parent), Some(Closed::Protocol(_))));
+}
+
+/// A parent and a child of which one was rolled back.
+fn standing_still() -> (Session, Session) {
+    let (mut child, mut parent) = (new(Role::Child), new(Role::Parent));
+    child.begin(standing("DISTRICT", Vec::new(), 1));
+    parent.received(child.frame().unwrap());
+    parent.accepted(Meeting::Quiet, Some(standing("CITY", Vec::new(), 1)));
+    parent.roster(Vec::new());
+    child.received(parent.frame().unwrap());
+    child.accepted(Meeting::Quiet, None);
+    (child, parent)
+}
+
+#[test]
+fn nothing_passes_while_one_side_was_rolled_back() {
+    let (mut child, mut parent) = standing_still();
+    child.outbox_changed();
+    let read = effects(&mut child).into_iter().any(|one| matches!(one, Effect::Fetch { .. }));
+    assert!(!read, "its outbox is not even read");
+    parent.ask(7, question());
+    let settled = effects(&mut parent)
+        .into_iter()
+        .any(|one| matches!(one, Effect::Settled { pull_id: 7, answer: Err(NoAnswer::NoLink) }));
+    assert!(settled, "no figures are asked for");
+    child.received(wire::pull_request(8, question()));
+    assert!(!effects(&mut child).iter().any(|one| matches!(one, Effect::Answer { .. })));
+    parent.received(wire::delivery(departure(Lane::Notice, 1, 0, "over what was said")));
+    assert!(matches!(closed(&mut parent), Some(Closed::Protocol(_))));
+}
+
+#[test]
+fn journals_are_compared_while_one_side_was_rolled_back() {
+    let (mut child, _) = standing_still();
+    let witness = |one: &Effect| matches!(one, Effect::Witness(_));
+    assert!(effects(&mut child).iter().any(witness), "so that the breach is on the record");
+}
+
+#[test]
+fn own_statements_come_back_before_anything_leaves() {
+    let (mut child, mut parent) = quiet();
+    let (mut restored, _) = greeted(1);
+    drain(&mut restored);
+    restored.returns.opened();
+    restored.outbox_changed();
+    offer(&mut restored, vec![departure(Lane::Notice, 1, 0, "new")]);
+    assert!(lanes(&mut restored).is_empty(), "it has yet to look");
+    restored.returns_wanted(Some(Number { epoch: 1, seq: 4 }));
+    let asked = restored.frame().unwrap();
+    assert!(matches!(asked.kind, Some(Kind::ReturnRequest(_))));
+    assert!(lanes(&mut restored).is_empty(), "a page is on its way");
+
+    parent.received(asked);
+    let given = effects(&mut parent)
+        .into_iter()
+        .find_map(|one| if let Effect::GiveBack(after) = one { Some(after) } else { None });
+    assert_eq!(given, Some(Number { epoch: 1, seq: 4 }));
+    let one = Returned { envelope: envelope("own"), cells: Vec::new() };
+    parent.returned(Page { statements: vec![one.clone()], last: true });
+    restored.received(parent.frame().unwrap());
+    let taken = effects(&mut restored)
+        .into_iter()
+        .find_map(|one| if let Effect::TakeReturned(page) = one { Some(page) } else { None });
+    assert_eq!(taken, Some(Page { statements: vec![one], last: true }));
+    assert!(lanes(&mut restored).is_empty(), "it is not kept yet");
+    restored.returns_wanted(None);
+    assert_eq!(lanes(&mut restored), [pb::Lane::Notice as i32]);
+
+    child.received(wire::returned(Page::default()));
+    assert!(matches!(closed(&mut child), Some(Closed::Protocol(_))), "nobody asked");
+}
+
+#[test]
+fn the_first_delivery_to_a_peer_that_has_nothing_of_this_outbox_follows_nothing() {
+    let (mut child, _) = quiet();
+    // Its rows were numbered while the peer still had those before.
+    offer(
+        &mut child,
+        vec![departure(Lane::Notice, 9, 8, "a"), departure(Lane::Notice, 10, 9, "b")],
+    );
+    let frames = std::iter::from_fn(|| child.frame());
+    let after: Vec<u64> = frames
+        .filter_map(|frame| match frame.kind {
+            Some(Kind::Delivery(delivery)) => Some(delivery.after),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(after, [0, 9]);
 }
