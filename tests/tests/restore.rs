@@ -6,9 +6,13 @@
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use lianxi_node::{
-    domain::unit::UnitCode,
+    domain::{
+        epoch::{Number, Opening, Reason},
+        unit::UnitCode,
+    },
     services::{hosted::Hosted, journal::Filter},
     statement::{
+        epoch::encode_body,
         header::{self, kinds},
         journal::Line,
     },
@@ -16,12 +20,13 @@ use lianxi_node::{
 };
 use lianxi_proto::{
     admin::v1::{Epoch, EpochsRequest, OpenEpochRequest, StatusRequest, UnitStatus},
+    link::v1::{Hello, Lane, Opening as Shown, Reached, Returned, ReturnedStatement, frame::Kind},
     local::v1::{
         IssueNoticeRequest, ListNoticesRequest, ShowNoticeRequest, ShowSummaryRequest, UnitFigures,
     },
     types::v1::{Level, Notice, ReceiptStage},
 };
-use lianxi_tests::{federation::Federation, wait::until};
+use lianxi_tests::{federation::Federation, hostile::Hostile, wait::until};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -363,4 +368,172 @@ async fn no_number_is_used_twice_however_the_unit_went_on_before_it_knew() {
     .await;
     let opened = epochs(&federation, "C-1").await.pop().unwrap();
     assert!(opened.returned >= 2 && opened.returned <= opened.lost_statements, "{opened:?}");
+}
+
+/// The opening of an epoch that `culprit` would show.
+fn opening(culprit: &Hostile, epoch: u64, approvers: &[&str]) -> Shown {
+    let body = Opening {
+        trust_domain: "test.example".to_owned(),
+        unit: culprit.unit().clone(),
+        epoch,
+        reason: Reason::Restore,
+        left: Number::default(),
+        journal_size: 0,
+        checkpoint: String::new(),
+        seen_checkpoint: String::new(),
+        approvers: approvers.iter().map(|&name| name.to_owned()).collect(),
+        text: String::new(),
+    };
+    let header = header::Header { epoch, seq: 1, ..culprit.header(kinds::EPOCH) };
+    let envelope = Some(culprit.sign(&header, &encode_body(&body)));
+    Shown { envelope, checkpoint: String::new() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_epoch_that_nobody_approved_or_that_is_anothers_is_refused_by_the_neighbours() {
+    let mut federation = three().await;
+    federation.add_host("C-2", "C", Level::District).await;
+    federation.wait_for_link("C-2", true).await;
+    for unit in ["C-1", "C-2"] {
+        federation.stop(unit).await;
+    }
+    let culprit = Hostile::take_over(&federation.directory("C-1"), "C-1").await;
+    let sibling = Hostile::take_over(&federation.directory("C-2"), "C-2").await;
+    let shown = [
+        None,
+        Some(opening(&culprit, 2, &[])),
+        Some(opening(&culprit, 2, &["li"])),
+        Some(opening(&culprit, 2, &["li", "li"])),
+        Some(opening(&culprit, 3, &["li", "wang"])),
+        Some(opening(&sibling, 2, &["li", "wang"])),
+    ];
+    let count = shown.len();
+    for opening in shown {
+        let mut link = culprit.open().await;
+        link.send(Kind::Hello(Hello { epoch: 2, opening, ..culprit.hello() })).await;
+        let Ok(Some(Kind::Refusal(refusal))) = link.next().await else { panic!("it links") };
+        assert_eq!(refusal.reason, "bad-epoch", "{refusal:?}");
+    }
+    let city = hosted(&federation, "C");
+    let refused = audit(&city, "link.open").await;
+    assert_eq!(refused.len(), count);
+    assert!(refused.iter().all(|line| line.refused == "bad-epoch"), "{refused:?}");
+    assert!(epochs(&federation, "C").await.is_empty());
+
+    // The same with two approvers is taken, once.
+    for _ in 0..2 {
+        let opening = Some(opening(&culprit, 2, &["li", "wang"]));
+        let mut link = culprit.open().await;
+        link.send(Kind::Hello(Hello { epoch: 2, opening, ..culprit.hello() })).await;
+        assert!(matches!(link.next().await, Ok(Some(Kind::Hello(_)))));
+    }
+    assert_eq!(epochs(&federation, "C").await.len(), 1);
+    assert_eq!(audit(&city, "epoch.take").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_taken_from_a_unit_in_an_epoch_or_at_a_number_that_was_passed() {
+    let mut federation = three().await;
+    federation.publish("C-1", "2026-01").await;
+    reported(&federation, "C", "C-1", "2026-01").await;
+    witnessed(&hosted(&federation, "C-1"), "C").await;
+    federation.stop("C-1").await;
+    let culprit = Hostile::take_over(&federation.directory("C-1"), "C-1").await;
+    let reached = |seq, journal_size| Some(Reached { seq, journal_size, stopped: false });
+    let behind = [reached(0, u64::MAX), reached(u64::MAX, 1), None];
+    let mut hellos: Vec<Hello> = Vec::new();
+    hellos.extend(behind.map(|reached| Hello { reached, ..culprit.hello() }));
+    for hello in hellos.clone() {
+        quiet_end(&culprit, hello).await;
+    }
+    // Once it is in its second epoch, the first one is over, however far it claims to be there.
+    let opening = Some(opening(&culprit, 2, &["li", "wang"]));
+    let mut link = culprit.open().await;
+    link.send(Kind::Hello(Hello { epoch: 2, opening, ..culprit.hello() })).await;
+    assert!(matches!(link.next().await, Ok(Some(Kind::Hello(_)))));
+    drop(link);
+    quiet_end(&culprit, culprit.hello()).await;
+    assert_eq!(status(&federation, "C").await.rolled_back_peers, ["C-1"]);
+    assert_eq!(numbers(&hosted(&federation, "C"), "C-1").await.len(), 2, "report and opening");
+}
+
+/// Whoever is behind and delivers all the same is cut off, and nothing is taken in.
+async fn quiet_end(culprit: &Hostile, hello: Hello) {
+    let mut link = culprit.open().await;
+    link.send(Kind::Hello(hello)).await;
+    assert!(matches!(link.next().await, Ok(Some(Kind::Hello(_)))));
+    let header = header::Header { seq: 77, ..culprit.header(kinds::LEAVE) };
+    link.deliver(Lane::Summary, culprit.sign(&header, b"x"), Vec::new()).await;
+    let end = link.end().await.unwrap_err();
+    assert!(end.message().contains("rolled back"), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_returns_a_unit_nothing_but_its_own() {
+    let mut federation = three().await;
+    let copy = backup(&mut federation, "C-1").await;
+    federation.publish("C-1", "2026-02").await;
+    reported(&federation, "C", "C-1", "2026-02").await;
+    federation.stop("C-1-1").await;
+    put_back(&mut federation, "C-1", &copy).await;
+    standing_still(&federation, "C-1").await;
+    open(&federation, "C-1").await;
+    let culprit = Hostile::take_over(&federation.directory("C-1-1"), "C-1-1").await;
+    let mut link = culprit.link().await;
+    let asked = async {
+        loop {
+            if let Kind::ReturnRequest(asked) = link.next().await.unwrap().unwrap() {
+                return asked;
+            }
+        }
+    };
+    let asked = asked.await;
+    let own = culprit.header(kinds::LEAVE);
+    let forged =
+        header::Header { source: code("C-1"), epoch: 1, seq: 40, ..culprit.header(kinds::LEAVE) };
+    let ids = [own.id, forged.id];
+    let statements = [culprit.sign(&own, b"x"), culprit.sign(&forged, b"x")];
+    let statements = statements
+        .map(|envelope| ReturnedStatement { envelope: Some(envelope), cells: Vec::new() });
+    let page = Returned { statements: statements.to_vec(), last: true };
+    link.send(Kind::Returned(page)).await;
+    let district = hosted(&federation, "C-1");
+    let refused = until("both refusals", async || {
+        Some(audit(&district, "epoch.return").await).filter(|lines| lines.len() == 2)
+    })
+    .await;
+    assert!(asked.after_epoch <= 1);
+    assert!(refused.iter().all(|line| line.refused == "wrong-source"), "{refused:?}");
+    for id in ids {
+        assert!(district.unit.statement(id).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_for_a_neighbour_is_kept_for_35_days_and_no_longer() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let federation = three().await;
+    let notice = issue(&federation, "1").await;
+    received(&federation, &notice).await;
+    federation.publish("C-1", "2026-01").await;
+    reported(&federation, "C", "C-1", "2026-01").await;
+    let city = hosted(&federation, "C");
+    let kept = async || {
+        let mut rows = [0; 2];
+        for (count, table) in rows.iter_mut().zip([Table::Delivered, Table::Received]) {
+            let store = &city.unit.store;
+            *count = store.scan(&code("C"), table, b"", None, usize::MAX).await.unwrap().len();
+        }
+        rows
+    };
+    until("the acknowledgements", async || (kept().await[0] > 1).then_some(())).await;
+    let before = kept().await;
+    assert!(before.iter().all(|&count| count > 0), "{before:?}");
+    federation.clock.shift_to(34 * DAY_MS);
+    assert!(!city.epochs.sweep().await.unwrap());
+    assert!(kept().await.iter().zip(before).all(|(&now, before)| now >= before));
+    federation.clock.shift_to(36 * DAY_MS);
+    assert!(!city.epochs.sweep().await.unwrap());
+    let after = kept().await;
+    assert!(after.iter().zip(before).all(|(&now, before)| now < before), "{after:?}");
 }

@@ -195,10 +195,10 @@ impl Witness {
         let trust = self.unit.trust();
         let own = trust.statement_keys(&self.unit.code, None);
         let signed = read(text, self.journal.origin(), &own)?;
-        let name = note::origin(&self.unit.trust_domain, peer.as_str());
+        let witness = note::origin(&self.unit.trust_domain, peer.as_str());
         let keys = trust.statement_keys(peer, None);
-        let is_theirs = keys.iter().any(|key| signed.note.verify_cosignature(&name, key).is_ok());
-        is_theirs.then_some(signed)
+        let seen = keys.iter().any(|key| signed.note.verify_cosignature(&witness, key).is_ok());
+        seen.then_some(signed)
     }
 
     /// What is to be said to `peer`.
