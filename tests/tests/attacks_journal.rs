@@ -15,7 +15,7 @@ use lianxi_node::{
     services::{
         exchange::{Occasion, Offer, Witnessing},
         hosted::Hosted,
-        journal::{Filter, Finding},
+        journal::{Filter, Finding, MAX_CHILD_WITNESSES},
         witness::AlarmRow,
     },
     statement::journal::{Evidence, Line},
@@ -128,6 +128,48 @@ fn put_back(backup: &Path, directory: &Path) {
 fn open(directory: &Path) -> SledStore {
     let options = Options { reserve_bytes: 0, ..Options::default() };
     SledStore::open(&directory.join("store"), options).unwrap()
+}
+
+/// However many children cosign, and however late the parent does.
+#[tokio::test(flavor = "multi_thread")]
+async fn among_many_children_the_parents_cosignature_has_its_place() {
+    let mut federation = two().await;
+    for number in 0..=MAX_CHILD_WITNESSES + 4 {
+        federation.add_unit(&format!("C-1-{number}"), "C-1", Level::Street).await;
+    }
+    federation.stop("C").await;
+    let district = hosted(&federation, "C-1");
+    do_something(&district, 1).await;
+    let size = district.journal.checkpoint().await.unwrap().unwrap().checkpoint.size;
+    let names = async || {
+        let newest = district.journal.newest().await.unwrap().unwrap();
+        assert_eq!(newest.checkpoint.size, size);
+        newest.witnesses().map(str::to_owned).collect::<Vec<_>>()
+    };
+    until("as many children as are kept", async || {
+        (names().await.len() == MAX_CHILD_WITNESSES).then_some(())
+    })
+    .await;
+    // All are told where they stand; those that are not kept must not be asked for ever.
+    for number in 0..=MAX_CHILD_WITNESSES + 4 {
+        let child = hosted(&federation, &format!("C-1-{number}"));
+        until(&format!("C-1-{number} to hold {size} leaves of C-1"), async || {
+            let held = child.witness.held(&code("C-1")).await.unwrap()?;
+            let held = Checkpoint::of(&Note::parse(&held.checkpoint).unwrap()).unwrap();
+            (held.size == size).then_some(())
+        })
+        .await;
+        // A thousand siblings would otherwise each keep a thousand.
+        let trust = child.unit.trust();
+        assert!(trust.children(&code("C-1")).len() <= 1, "C-1-{number} learnt its siblings");
+    }
+    federation.start("C").await;
+    until("the parent's cosignature", async || {
+        let name = origin("C");
+        let covering = district.journal.covering(size - 1).await.unwrap()?;
+        covering.witnesses().any(|found| found == name).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ impl Trust {
         }
         let subject = known.subject();
         for key in &delegation.keys {
-            let verifying = VerifyingKey::new(suite_to_proto(key.suite), &key.bytes).ok();
+            let verifying = verifying_key(key);
             if let Entry::Vacant(entry) = self.keys.entry(id_of(key)) {
                 let key_use = key.key_use;
                 entry.insert(Holder { subject: subject.clone(), key_use, key: verifying });
@@ -323,6 +323,11 @@ fn shown((unit, desk): &Subject) -> String {
         None => unit.to_string(),
         Some(desk) => format!("desk {desk} of {unit}"),
     }
+}
+
+/// The key, if it verifies signatures.
+fn verifying_key(key: &PublicKey) -> Option<VerifyingKey> {
+    VerifyingKey::new(suite_to_proto(key.suite), &key.bytes).ok()
 }
 
 fn id_of(key: &PublicKey) -> String {

@@ -35,6 +35,13 @@ const PAGE: usize = 64;
 /// Cosigned checkpoints that are shown to other witnesses.
 const RECENT: usize = 4;
 
+/// Children's cosignatures that a checkpoint keeps: a unit may have a thousand children, and more
+/// of them prove no more. The parent's is kept beside them whenever it comes.
+pub const MAX_CHILD_WITNESSES: usize = 16;
+
+/// Witnesses after which the children have been told: one of two is another than the one told.
+const TOLD_AT: usize = 2;
+
 /// A unit's own journal.
 #[derive(Debug)]
 pub struct Journal {
@@ -201,8 +208,8 @@ impl Journal {
         recent.iter().find(|one| one.witnesses().any(|witness| witness != name)).cloned()
     }
 
-    /// Adds the cosignatures of `note`, which were verified, to the stored checkpoint. False if no
-    /// such checkpoint was made.
+    /// Adds the cosignatures of `cosigned`, which were verified, to the stored checkpoint, unless
+    /// they are a child's and it has enough of those. False if no such checkpoint was made.
     ///
     /// # Errors
     ///
@@ -213,15 +220,25 @@ impl Journal {
         let key = size.to_be_bytes();
         let row = self.unit.store.get(&self.unit.code, Table::Checkpoints, &key).await?;
         let Some(row) = row else { return Ok(false) };
-        let mut known = decode(&row)?.note;
-        if !known.merge(&cosigned.note) {
+        let mut known = decode(&row)?;
+        let parent = self.unit.parent();
+        let parent = parent.map(|unit| note::origin(&self.unit.trust_domain, unit.as_str()));
+        let is_child = |witness: &&str| Some(*witness) != parent.as_deref();
+        let is_full = known.witnesses().filter(is_child).count() >= MAX_CHILD_WITNESSES;
+        if is_full && cosigned.witnesses().all(|witness| is_child(&witness)) {
+            return Ok(known.note.text() == cosigned.note.text());
+        }
+        if !known.note.merge(&cosigned.note) {
             return Ok(false);
         }
-        self.put(size, &known).await?;
-        self.remember(Signed { checkpoint: cosigned.checkpoint.clone(), note: known });
+        self.put(size, &known.note).await?;
+        let witnesses = known.witnesses().count();
+        self.remember(known);
         self.cosigned.send_modify(|newest| *newest = size.max(*newest));
-        // The other children are shown it.
-        self.made.send_modify(|count| *count += 1);
+        if witnesses <= TOLD_AT {
+            // The other children are shown it.
+            self.made.send_modify(|count| *count += 1);
+        }
         Ok(true)
     }
 

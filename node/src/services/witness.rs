@@ -25,7 +25,7 @@ pub use self::alarms::AlarmRow;
 use super::{
     exchange::{Occasion, Offer, Witnessing},
     journal::{Journal, Signed},
-    unit::{LearnError, Unit},
+    unit::Unit,
 };
 use crate::{
     clock::UnixMillis,
@@ -286,20 +286,17 @@ impl Witness {
         Ok(Some(Witnessing::Offer(Box::new(offer))))
     }
 
-    /// Delegations of the children that cosigned; another selection at another size.
+    /// Delegations of the children that cosigned.
     fn cosigners(&self, cosigned: &Signed, peer: &UnitCode) -> Vec<Envelope> {
         let trust = self.unit.trust();
-        let children = trust.children(&self.unit.code);
-        let is_cosigner = |child: &&&UnitCode| {
-            let name = note::origin(&self.unit.trust_domain, child.as_str());
-            **child != peer && cosigned.witnesses().any(|witness| witness == name)
+        let prefix = note::origin(&self.unit.trust_domain, "");
+        let child = |name: &str| {
+            let unit = name.strip_prefix(&prefix)?.parse().ok()?;
+            let known = trust.delegation(&unit, None)?;
+            let is_child = known.delegation.issuer.as_ref() == Some(&self.unit.code);
+            (is_child && unit != *peer).then(|| known.envelope.clone())
         };
-        let found: Vec<_> = children.iter().filter(is_cosigner).collect();
-        let turn = usize::try_from(cosigned.checkpoint.size).unwrap_or(0) % found.len().max(1);
-        let (before, from) = found.split_at(turn);
-        let chosen = from.iter().chain(before).take(MAX_COSIGNERS);
-        let known = chosen.filter_map(|child| trust.delegation(child, None));
-        known.map(|known| known.envelope.clone()).collect()
+        cosigned.witnesses().filter_map(child).take(MAX_COSIGNERS).collect()
     }
 
     async fn judge(&self, peer: &UnitCode, offer: &Offer) -> Result<Witnessing, store::Error> {
@@ -324,7 +321,7 @@ impl Witness {
             }
             (_, held, known) => {
                 let keys = self.unit.trust().statement_keys(peer, None);
-                match self.others(peer, offer, &offered, &keys).await? {
+                match self.others(peer, offer, &offered, &keys) {
                     Ok(others) => self.cosign(peer, offered, held.zip(known), others, row).await,
                     Err(shown) => {
                         let held = held.unwrap_or_else(|| Held::of(&shown.note, now));
@@ -346,56 +343,45 @@ impl Witness {
 
     /// Names of the other witnesses whose cosignatures came along and fit the offer; `Err`: what
     /// they were shown does not.
-    async fn others(
+    fn others(
         &self,
         peer: &UnitCode,
         offer: &Offer,
         offered: &Signed,
         keys: &[VerifyingKey],
-    ) -> Result<Result<Vec<String>, Signed>, store::Error> {
+    ) -> Result<Vec<String>, Signed> {
         let origin = &offered.checkpoint.origin;
-        let Some(shown) = read(&offer.witnessed, origin, keys) else { return Ok(Ok(Vec::new())) };
-        let cosigners = self.learn_cosigners(peer, &offer.cosigners).await?;
-        let trust = self.unit.trust();
-        let names = cosigners.into_iter().filter_map(|unit| {
+        let Some(shown) = read(&offer.witnessed, origin, keys) else { return Ok(Vec::new()) };
+        let names = self.siblings(peer, &offer.cosigners).into_iter().filter_map(|(unit, keys)| {
             let name = note::origin(&self.unit.trust_domain, unit.as_str());
-            let keys = trust.statement_keys(&unit, None);
             let cosigned = keys.iter().any(|key| shown.note.verify_cosignature(&name, key).is_ok());
             cosigned.then_some(name)
         });
         let names: Vec<_> = names.collect();
-        drop(trust);
         // Only what another unit really saw counts, against the peer as for it.
         let fits = follows(&shown.checkpoint, &offered.checkpoint, &offer.witnessed_consistency);
-        Ok(if names.is_empty() || fits { Ok(names) } else { Err(shown) })
+        if names.is_empty() || fits { Ok(names) } else { Err(shown) }
     }
 
-    /// Takes the delegations of the peer's other children into trust, and names them.
-    async fn learn_cosigners(
+    /// The peer's other children whose delegations came along, with their STATEMENT keys. They are
+    /// judged and not kept: a thousand siblings would each keep a thousand.
+    fn siblings(
         &self,
         peer: &UnitCode,
         delegations: &[Envelope],
-    ) -> Result<Vec<UnitCode>, store::Error> {
+    ) -> Vec<(UnitCode, Vec<VerifyingKey>)> {
         let now = self.unit.clock.now_unix_ms();
-        let mut cosigners = Vec::new();
-        for envelope in delegations.iter().take(MAX_COSIGNERS) {
-            let checked = self.unit.trust().check(envelope, Some(now)).ok();
-            let Some(checked) = checked else { continue };
+        let trust = self.unit.trust();
+        let sibling = |envelope: &Envelope| {
+            let checked = trust.check(envelope, Some(now)).ok()?;
             let delegation = &checked.known().delegation;
             let is_sibling = delegation.issuer.as_ref() == Some(peer)
                 && delegation.desk.is_none()
                 && delegation.unit != self.unit.code;
-            if !is_sibling {
-                continue;
-            }
-            let unit = delegation.unit.clone();
-            match self.unit.learn(std::slice::from_ref(envelope)).await {
-                Ok(_) => cosigners.push(unit),
-                Err(LearnError::Store(error)) => return Err(error),
-                Err(LearnError::Refused(_)) => {}
-            }
-        }
-        Ok(cosigners)
+            let keys = checked.known().statement_keys();
+            is_sibling.then(|| (delegation.unit.clone(), keys))
+        };
+        delegations.iter().take(MAX_COSIGNERS).filter_map(sibling).collect()
     }
 
     async fn cosign(

@@ -1,6 +1,8 @@
 //! What came out of judging: a delegation that holds, a statement that is believed.
 
-use super::{SKEW_TOLERANCE_MS, Subject, id_of};
+use lianxi_proto::envelope::VerifyingKey;
+
+use super::{SKEW_TOLERANCE_MS, Subject, id_of, verifying_key};
 use crate::{
     clock::UnixMillis,
     domain::delegation::{Delegation, KeyUse},
@@ -24,6 +26,12 @@ impl Known {
         let delegation = &self.delegation;
         time.saturating_add(SKEW_TOLERANCE_MS) >= delegation.not_before_unix_ms
             && time.saturating_sub(SKEW_TOLERANCE_MS) < delegation.not_after_unix_ms
+    }
+
+    /// The STATEMENT keys that it grants.
+    pub fn statement_keys(&self) -> Vec<VerifyingKey> {
+        let keys = self.delegation.keys.iter().filter(|key| key.key_use == KeyUse::Statement);
+        keys.filter_map(verifying_key).collect()
     }
 
     pub(super) fn subject(&self) -> Subject {
