@@ -9,10 +9,12 @@
 mod broken;
 mod evidence;
 mod fold;
+mod revoked;
 mod root_key;
 
 pub use broken::Broken;
 pub use evidence::{Witness, Witnessed};
+pub use revoked::{Completeness, Resting, Revocations, VerifiedRevocation};
 pub use root_key::{Error as RootKeyError, RootKey};
 
 use std::collections::BTreeSet;
@@ -32,7 +34,8 @@ use crate::{
     statement::{
         Envelope, catalogue,
         header::{self, Header, kinds},
-        pack::{self, Head, Pack, Packed},
+        pack::{self, Head, HeldRevocations, Pack, Packed},
+        revocation::Proven,
         summary::{decode_body, open_cells},
     },
 };
@@ -48,6 +51,8 @@ pub struct Verified {
     pub catalogue: Option<VerifiedCatalogue>,
     /// Statements in the order of the file: for figures, the head first, a unit before its children.
     pub statements: Vec<Verification>,
+    /// Who was revoked since when, as far as the file and what came beside it tell.
+    pub revocations: Revocations,
     /// Everybody's delegations.
     trust: Trust,
 }
@@ -134,12 +139,27 @@ impl From<&Known> for Link {
 ///
 /// [`Broken`]: the first link that does not hold. The order is that of `docs/protocol.md`.
 pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Box<Broken>> {
+    verify_beside(file, root, &[])
+}
+
+/// Verifies a whole file by what was revoked since its export, too.
+///
+/// # Errors
+///
+/// As [`verify`], and for a revocation beside the file that does not prove itself.
+pub fn verify_beside(
+    file: &[u8],
+    root: &RootKey,
+    beside: &[Proven],
+) -> Result<Verified, Box<Broken>> {
     let pack = pack::read(file)?;
     let at = pack.head.exported_unix_ms;
     if pack.head.trust_domain != root.trust_domain() {
         return Err(of_head("wrong-domain", "trust_domain", "the root key is of another city"));
     }
-    let trust = trust_of(&pack, root)?;
+    let mut trust = trust_of(&pack, root)?;
+    revoked::take(&mut trust, &pack, beside)?;
+    let resting = revoked::check_grants(&trust, &pack)?;
     let catalogue = match &pack.catalogue {
         Some((part, envelope)) => Some(open_catalogue(&trust, *part, envelope, &pack.head)?),
         None => None,
@@ -154,8 +174,9 @@ pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Box<Broken>> {
         let place = Place { part, envelope };
         return Err(place.broken("unknown-catalogue", "header.dataschema", detail));
     }
-    let seal = open_seal(&trust, &pack, at)?;
-    Ok(Verified { head: pack.head, seal, catalogue, statements, trust })
+    let (seal, held) = open_seal(&trust, &pack, at)?;
+    let revocations = revoked::finish(&trust, &pack, held.as_ref(), resting)?;
+    Ok(Verified { head: pack.head, seal, catalogue, statements, revocations, trust })
 }
 
 fn of_head(reason: &'static str, field: &str, detail: impl std::fmt::Display) -> Box<Broken> {
@@ -175,7 +196,7 @@ fn trust_of(pack: &Pack, root: &RootKey) -> Result<Trust, Box<Broken>> {
     let mut trust = Trust::new(root.trust_domain().to_owned(), root.key().clone());
     for (part, envelope) in &pack.delegations {
         let place = Place { part: *part, envelope };
-        let added = trust.add(envelope, pack.head.exported_unix_ms);
+        let added = trust.add_recorded(envelope, pack.head.exported_unix_ms);
         if !added.map_err(|error| place.distrusted(&error))?.new {
             return Err(place.broken("twice", "", "the delegation is there already"));
         }
@@ -242,7 +263,11 @@ fn statement(
         let digest = payload_sha256(place.envelope);
         evidence::check(found, place, &claimed.header.source, digest, trust, keys)
     });
-    let earliest = witnessed.as_ref().and_then(|found| found.as_ref().ok()?.earliest());
+    let source = header::decode(&place.envelope.payload).ok().map(|claimed| claimed.header.source);
+    let earliest = witnessed
+        .as_ref()
+        .zip(source)
+        .and_then(|(found, source)| found.as_ref().ok().and_then(|found| found.earliest(&source)));
     let opened = trust.open_witnessed(place.envelope, at, earliest);
     let opened = opened.map_err(|error| place.distrusted(&error))?;
     let witnessed = witnessed.transpose()?;
@@ -323,7 +348,11 @@ fn grants(trust: &Trust) -> BTreeSet<(UnitCode, UnitCode)> {
 }
 
 /// The exporter's signature over everything before it.
-fn open_seal(trust: &Trust, pack: &Pack, at: UnixMillis) -> Result<Header, Box<Broken>> {
+fn open_seal(
+    trust: &Trust,
+    pack: &Pack,
+    at: UnixMillis,
+) -> Result<(Header, Option<HeldRevocations>), Box<Broken>> {
     let (part, envelope) = &pack.seal;
     let place = Place { part: *part, envelope };
     let opened = open(trust, place, at)?;
@@ -340,9 +369,9 @@ fn open_seal(trust: &Trust, pack: &Pack, at: UnixMillis) -> Result<Header, Box<B
     }
     let body = pack::decode_seal(&opened.statement.body);
     let body = body.map_err(|error| place.malformed(&error))?;
-    if body != pack.sealed {
+    if body.sealed != pack.sealed {
         let detail = "bytes of the file are not those that were sealed";
         return Err(place.broken("wrong-seal", "body.sha256", detail));
     }
-    Ok(header)
+    Ok((header, body.held))
 }

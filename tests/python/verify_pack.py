@@ -1,7 +1,7 @@
 """Verifies packs of Lianxi without a line of its own code.
 
-Usage: python3 verify_pack.py FILE --root ROOT
-       python3 verify_pack.py --batch DIRECTORY --root ROOT
+Usage: python3 verify_pack.py FILE --root ROOT [--revocations FILE]
+       python3 verify_pack.py --batch DIRECTORY --root ROOT [--revocations FILE]
 
 Written from `docs/protocol.md` alone. Ed25519 comes from `cryptography`, SHA-256 from `hashlib`, SM2
 from `check_suites.py` beside this file, which is plain Python.
@@ -134,6 +134,7 @@ PART = {
         False,
     ),
     2: (ENVELOPE, False),
+    3: ({1: (ENVELOPE, False), 2: (ENVELOPE, True)}, False),
     4: (ENVELOPE, False),
     5: ({1: (ENVELOPE, False), 2: (CELL, True), 3: (EVIDENCE, False)}, False),
     6: (ENVELOPE, False),
@@ -428,6 +429,7 @@ class Trust:
     def __init__(self, domain, root_key, exported):
         self.domain, self.root_key, self.exported = domain, root_key, exported
         self.root_id, self.root = key_id(*root_key), None
+        self.revocations, self.believed = {}, {}
         self.history, self.holders, self.digests, self.grants = {}, {}, set(), set()
 
     def newest(self, unit):
@@ -467,7 +469,7 @@ class Trust:
         grant = Delegation(statement.body)
         if grant.domain != self.domain:
             raise Broken("wrong-domain")
-        if max(statement.time, grant.begins) > self.exported + TOLERANCE_MS:
+        if self.exported and max(statement.time, grant.begins) > self.exported + TOLERANCE_MS:
             raise Broken("expired")
         if statement.source != (grant.issuer or grant.unit):
             raise Broken("wrong-source")
@@ -488,6 +490,8 @@ class Trust:
         for identifier, public, use in grant.keys:
             self.holders.setdefault(identifier, (public, grant.subject, use))
         self.digests.add(envelope.sha256)
+        signed_by = [identifier for identifier, _ in holders] if grant.issuer else []
+        self.believed[envelope.sha256] = grant, signed_by, statement.time
         if not grant.issuer:
             self.root = grant.unit
         elif not grant.desk:
@@ -551,14 +555,117 @@ class Trust:
             raise Broken("outside-subtree")
 
     def check_ended(self, holder, identifier, witnessed):
-        """What a replaced key signed counts only if a witness had seen it before."""
+        """What an ended key signed counts only if a witness had seen it before."""
+        _, subject, use = holder
+        revoked = self.revoked_key(subject, identifier)
+        replaced = self.replaced(holder, identifier)
+        if revoked and (replaced is None or replaced >= revoked.cutoff):
+            if witnessed is None or witnessed >= revoked.cutoff:
+                raise Broken("revoked" if revoked.serial else "ended-key")
+        elif replaced is not None and (witnessed is None or witnessed >= replaced):
+            raise Broken("ended-key")
+
+    def replaced(self, holder, identifier):
+        """When the delegation began that leaves the key out."""
         _, subject, use = holder
         history = self.history[subject]
         last = max(at for at, known in enumerate(history) if known.has(identifier, use))
         if last + 1 == len(history) or history[last + 1].begins > self.exported:
-            return
-        if witnessed is None or witnessed >= history[last + 1].begins:
-            raise Broken("ended-key")
+            return None
+        return history[last + 1].begins
+
+    # Revocations: all are kept, and each is judged by all others.
+
+    def add_revocation(self, content, dated=True):
+        """Keeps a revocation that proves itself; the unit that it is about comes back."""
+        message = read(content, envelope=1, chain=[2])
+        envelope = Envelope(message["envelope"])
+        with at_part(envelope):
+            proof = Trust(self.domain, self.root_key, None)
+            for link in map(Envelope, message["chain"]):
+                if link.sha256 not in proof.digests:
+                    proof.add(link)
+            holders = envelope.verify(proof.find)
+            statement = Statement(envelope.payload)
+            if statement.type != "lianxi.revocation.v1":
+                raise Broken("unknown-type")
+            revocation = Revocation(statement, envelope.sha256)
+            if revocation.domain != self.domain:
+                raise Broken("wrong-domain")
+            if dated and statement.time > self.exported + TOLERANCE_MS:
+                raise Broken("expired")
+            for identifier, (_, subject, use) in holders:
+                if subject is None and statement.source == proof.root == revocation.unit:
+                    revocation.by_root = True
+                    continue
+                if subject != (statement.source, ""):
+                    raise Broken("wrong-source")
+                if use != DELEGATION:
+                    raise Broken("unknown-key")
+                proof.in_force((None, subject, use), identifier, statement.time)
+                revocation.by_root = False
+                revocation.rests_on.append((statement.source, identifier, statement.time))
+            for grant, signed_by, time in proof.believed.values():
+                revocation.rests_on += [(grant.issuer, identifier, time) for identifier in signed_by]
+            known = self.newest(revocation.unit)
+            if dated and known and not self.reaches(revocation):
+                raise Broken("outside-subtree")
+            if dated and not known:
+                raise Broken("malformed")
+            if dated and envelope.sha256 in self.revocations:
+                raise Broken("twice")
+            self.revocations.setdefault(envelope.sha256, revocation)
+
+    def reaches(self, revocation):
+        if revocation.by_root:
+            return self.root == revocation.unit
+        if revocation.unit == revocation.by:
+            return bool(revocation.desk)
+        return revocation.by in self.line(revocation.unit)
+
+    def counts(self, revocation):
+        """By somebody who had the right to, with keys that nobody had revoked by then."""
+        if not self.reaches(revocation):
+            return False
+        for unit, identifier, time in revocation.rests_on:
+            earlier = self.first_of_key((unit, ""), identifier)
+            if earlier and time >= earlier.cutoff:
+                return False
+        return True
+
+    def first(self, found):
+        return min((one for one in found if self.counts(one)), key=lambda one: one.cutoff, default=None)
+
+    def first_of_key(self, subject, identifier):
+        concerns = lambda one: one.unit == subject[0] and one.desk in ("", subject[1])
+        named = (one for one in self.revocations.values() if identifier in one.keys)
+        return self.first(one for one in named if concerns(one))
+
+    def first_of_grant(self, subject):
+        history = self.history.get(subject)
+        if not history:
+            return None
+        ends = lambda one: one.unit == subject[0] and one.desk == subject[1]
+        ended = (one for one in self.revocations.values() if one.serial and ends(one))
+        own = self.first(one for one in ended if one.serial >= history[-1].serial)
+        return own or (self.first_of_grant((subject[0], "")) if subject[1] else None)
+
+    def revoked_key(self, subject, identifier):
+        found = self.first_of_key(subject, identifier), self.first_of_grant(subject)
+        return min(filter(None, found), key=lambda one: one.cutoff, default=None)
+
+    def check_stands(self, envelope):
+        """A grant of the file, by the revocations that came after it."""
+        grant, signed_by, time = self.believed[envelope.sha256]
+        for identifier, _, _ in grant.keys:
+            ended = self.first_of_key(grant.subject, identifier)
+            # Grants from before name the key that was revoked alone.
+            if ended and grant.serial > ended.serial > 0:
+                raise Broken("ended-key")
+        for identifier in signed_by:
+            ended = self.first_of_key((grant.issuer, ""), identifier)
+            if ended and time >= ended.cutoff:
+                raise Broken("ended-key")
 
     def open(self, envelope, witnessed=None):
         """The statement, and the desk that signed it, if one did."""
@@ -583,6 +690,34 @@ class Trust:
             known = self.newest(statement.source)
             raise Broken("wrong-source" if known else "outside-subtree")
         return statement, signer[1]
+
+
+class Revocation:
+    def __init__(self, statement, sha256):
+        message = read(
+            statement.body,
+            domain_text=1,
+            unit_text=2,
+            desk_text=3,
+            keys=[4],
+            serial_number=5,
+            since_int=6,
+            reason_number=7,
+            text_text=8,
+        )
+        self.by, self.time, self.sha256 = statement.source, statement.time, sha256
+        self.domain, self.unit, self.desk = message["domain_text"], message["unit_text"], message["desk_text"]
+        self.serial, since = message["serial_number"], message["since_int"]
+        self.keys = {decode_text(one) for one in message["keys"]}
+        require(len(self.domain) <= 200, "trust domain")
+        require(all(LABEL.match(label) for label in self.domain.split(".")), "trust domain")
+        require(UNIT.match(self.unit) and (not self.desk or UNIT.match(self.desk)), "unit, desk")
+        require(1 <= len(message["keys"]) <= 64, "keys")
+        require(all(re.fullmatch("[0-9a-f]{40}", one) for one in self.keys), "keys")
+        require(since >= 0 and message["reason_number"] in (1, 2, 3, 4), "since, reason")
+        check_text(message["text_text"], 200)
+        self.cutoff = min(since, self.time) if since else self.time
+        self.by_root, self.rests_on = True, []
 
 
 # --- journals: RFC 6962 proofs, C2SP notes ---
@@ -700,8 +835,11 @@ def check_evidence(trust, data, source, digest):
             require(holds(*key, signature[8:], text), "cosignature")
             time = min(time * 1000, (1 << 63) - 1)
             grants = trust.history[(unit, "")]
-            if any(grant.has(identifier, STATEMENT) and grant.covers(time) for grant in grants):
-                times.append(time)
+            revoked = trust.revoked_key((unit, ""), identifier)
+            good = any(grant.has(identifier, STATEMENT) and grant.covers(time) for grant in grants)
+            # The source is no witness of its own statements.
+            if good and not revoked and unit != source:
+                times.append(min(time + 999, (1 << 63) - 1))
     return min(times, default=None)
 
 
@@ -978,7 +1116,8 @@ def parts_of(data):
         fits = {
             1: not seen,
             2: bool(seen) and set(kinds) <= {1, 2},
-            4: 2 in kinds and set(kinds) <= {1, 2},
+            3: 2 in kinds and set(kinds) <= {1, 2, 3},
+            4: 2 in kinds and set(kinds) <= {1, 2, 3},
             5: 2 in kinds,
             6: 5 in kinds,
         }
@@ -987,6 +1126,9 @@ def parts_of(data):
         try:
             if number == 1:
                 head = Head(content)
+            elif number == 3:
+                proven = read(content, envelope=1, chain=[2])
+                require(proven["envelope"] is not None and 1 <= len(proven["chain"]) <= 8, "chain")
             elif number == 5:
                 packed = read(content, envelope=1, evidence=3)
                 require(packed["envelope"] is not None, "envelope")
@@ -1181,7 +1323,7 @@ def check_catalogue(trust, head, envelope):
         return f"{body['name_text']}@{body['version_number']}"
 
 
-def check_seal(trust, head, envelope, sealed):
+def check_seal(trust, head, envelope, sealed, in_file):
     with at_part(envelope):
         statement, desk = trust.open(envelope)
         if statement.type != "lianxi.pack.v1":
@@ -1190,13 +1332,19 @@ def check_seal(trust, head, envelope, sealed):
             raise Broken("wrong-source")
         if statement.time != head.exported:
             raise Broken("wrong-seal")
-        body = read(statement.body, sha256_bytes=1, size_number=2)
-        require(len(body["sha256_bytes"]) == 32, "digest")
+        body = read(statement.body, sha256_bytes=1, size_number=2, held_bytes=3, count_number=4)
+        held, count = bytes(body["held_bytes"]), body["count_number"] & 0xFFFFFFFF
+        says = bool(held or count)
+        require(len(body["sha256_bytes"]) == 32 and (not says or len(held) == 32), "digest")
         if (bytes(body["sha256_bytes"]), body["size_number"]) != sealed:
+            raise Broken("wrong-seal")
+        # What the exporter held: the revocations of the file, or more.
+        own = hashlib.sha256(b"".join(sorted(in_file))).digest()
+        if says and (count < len(in_file) or (count == len(in_file) and held != own)):
             raise Broken("wrong-seal")
 
 
-def verify(data, domain, root_key):
+def verify(data, domain, root_key, beside=()):
     """Returns if everything holds, raises Broken if not."""
     head, parts, seal, sealed = parts_of(data)
     if head.domain != domain:
@@ -1208,14 +1356,25 @@ def verify(data, domain, root_key):
             envelope = Envelope(content)
             with at_part(envelope):
                 trust.add(envelope)
-        elif number == 4:
+        elif number == 3:
+            trust.add_revocation(content)
+    in_file = set(trust.revocations)
+    for content in beside:
+        trust.add_revocation(content, dated=False)
+    for number, content in parts:
+        if number == 2:
+            envelope = Envelope(content)
+            with at_part(envelope):
+                trust.check_stands(envelope)
+    for number, content in parts:
+        if number == 4:
             label = check_catalogue(trust, head, Envelope(content))
     contents = [content for number, content in parts if number == 5]
     check = check_figures if head.period else check_single
     first, schema = check(trust, head, contents)
     if label not in (None, schema):
         raise Broken("unknown-catalogue", claimed_unit(first))
-    check_seal(trust, head, Envelope(seal), sealed)
+    check_seal(trust, head, Envelope(seal), sealed, in_file)
 
 
 def read_root(text):
@@ -1235,9 +1394,23 @@ def read_root(text):
     return values["trust-domain"], (suite, public)
 
 
-def verdict(data, root):
+def read_revocations(data):
+    """The revocations of a file of their own; each proves itself."""
+    if data[:8] != b"lianxi\x01\x01":
+        raise ValueError("no file of revocations")
+    items, at = [], 8
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        if not 1 <= length <= MAX_PART_BYTES or at + 4 + length > len(data):
+            raise ValueError("a revocation is cut off")
+        items.append(data[at + 4 : at + 4 + length])
+        at += 4 + length
+    return items
+
+
+def verdict(data, root, beside):
     try:
-        verify(data, *root)
+        verify(data, *root, beside)
     except Broken as broken:
         return f"{broken.reason} {broken.unit}".strip()
     return "valid"
@@ -1248,14 +1421,16 @@ def main():
     arguments.add_argument("file", nargs="?", type=pathlib.Path)
     arguments.add_argument("--root", type=pathlib.Path, required=True)
     arguments.add_argument("--batch", type=pathlib.Path)
+    arguments.add_argument("--revocations", type=pathlib.Path)
     arguments = arguments.parse_args()
     root = read_root(arguments.root.read_text(encoding="utf-8"))
+    beside = read_revocations(arguments.revocations.read_bytes()) if arguments.revocations else ()
     if arguments.batch:
         files = sorted(arguments.batch.iterdir())
-        answers = [(file.name, verdict(file.read_bytes(), root)) for file in files]
+        answers = [(file.name, verdict(file.read_bytes(), root, beside)) for file in files]
         print("\n".join(f"{name} {answer}" for name, answer in answers))
     else:
-        answers = [("", verdict(arguments.file.read_bytes(), root))]
+        answers = [("", verdict(arguments.file.read_bytes(), root, beside))]
         print(answers[0][1])
     sys.exit(0 if all(answer == "valid" for _, answer in answers) else 1)
 

@@ -10,6 +10,7 @@ use lianxi_node::{
         distinct::{self, Distinct},
         journal::{self, Leaf},
         period::Period,
+        revocation::{Reason, Revocation},
         summary::{Child, Coverage, FigureKey, FigureSet, Figures, Summary, SummaryKind, roll_up},
         unit::{Level, UnitCode},
     },
@@ -19,7 +20,8 @@ use lianxi_node::{
         catalogue::{CatalogueBody, encode_body as encode_catalogue},
         header::{self, Classification, Header, StatementId, kinds},
         journal::{Evidence, encode as journal_bytes},
-        pack::{Head, MAGIC, Packed, Part, SealBody, Writer, encode_seal},
+        pack::{Head, HeldRevocations, MAGIC, Packed, Part, SealBody, Sealed, Writer, encode_seal},
+        revocation::Proven,
         summary::{encode_body, seal},
     },
     verify::RootKey,
@@ -92,6 +94,8 @@ pub struct Parts {
     pub head: Head,
     /// Delegations.
     pub delegations: Vec<Envelope>,
+    /// Revocations.
+    pub revocations: Vec<Proven>,
     /// The catalogue.
     pub catalogue: Option<Envelope>,
     /// Statements.
@@ -143,6 +147,39 @@ impl City {
             Some(parent) => delegation_key(parent),
         };
         issue::sign(&delegation, &signer, NOW - 10 * DAY)
+    }
+
+    /// A revocation by `by` of `unit` with the keys of its grant, changed before it was signed an hour
+    /// before the export.
+    pub fn revocation(
+        &self,
+        by: &str,
+        unit: &str,
+        change: impl FnOnce(&mut Revocation, &mut i64),
+    ) -> Proven {
+        let [by, unit]: [UnitCode; 2] = [by.parse().unwrap(), unit.parse().unwrap()];
+        let keys = [statement_key(&unit), delegation_key(&unit)];
+        let mut revocation = Revocation {
+            trust_domain: DOMAIN.to_owned(),
+            unit,
+            desk: None,
+            key_ids: keys.iter().map(|key| key.key_id().to_owned()).collect(),
+            serial: 1,
+            compromised_since_unix_ms: None,
+            reason: Reason::KeyStolen,
+            text: String::new(),
+        };
+        let mut time_unix_ms = NOW - 60 * 60 * 1000;
+        change(&mut revocation, &mut time_unix_ms);
+        let signer = if revocation.unit == by { key("root") } else { delegation_key(&by) };
+        let is_above = |member: &&Member| {
+            by == member.code || by.as_str().starts_with(&format!("{}-", member.code))
+        };
+        let chain = self.members.iter().filter(is_above);
+        Proven {
+            revocation: issue::sign_revocation(&revocation, &by, &signer, time_unix_ms),
+            chain: chain.map(|member| self.delegation(member, |_| {})).collect(),
+        }
     }
 
     /// The catalogue, as the city publishes it.
@@ -209,6 +246,7 @@ impl City {
         Parts {
             head,
             delegations: self.delegations(),
+            revocations: Vec::new(),
             catalogue: Some(self.catalogue()),
             statements: statements.collect(),
         }
@@ -251,13 +289,16 @@ impl Parts {
         for envelope in &self.delegations {
             file.extend(writer.part(Part::Delegation(envelope.clone())).unwrap());
         }
+        for proven in &self.revocations {
+            file.extend(writer.part(Part::Revocation(proven.clone())).unwrap());
+        }
         if let Some(envelope) = &self.catalogue {
             file.extend(writer.part(Part::Catalogue(envelope.clone())).unwrap());
         }
         for packed in &self.statements {
             file.extend(writer.part(Part::Statement(packed.clone())).unwrap());
         }
-        let mut body = writer.sealed();
+        let mut body = SealBody { sealed: writer.sealed(), held: Some(held(&self.revocations)) };
         let mut header = header(&self.head.exporter, kinds::PACK, self.head.exported_unix_ms);
         header.dataschema = String::new();
         change(&mut header, &mut body);
@@ -435,6 +476,17 @@ fn own_figures(number: u64, sketches: bool) -> Figures {
     ])
 }
 
+/// What an exporter says that holds these revocations.
+pub fn held(revocations: &[Proven]) -> HeldRevocations {
+    let ids = revocations.iter().map(|proven| payload_sha256(&proven.revocation));
+    let mut ids: Vec<[u8; 32]> = ids.collect();
+    ids.sort_unstable();
+    HeldRevocations {
+        sha256: Sha256::digest(ids.concat()).into(),
+        count: ids.len().try_into().unwrap(),
+    }
+}
+
 /// Where each part of a file lies, its length not included.
 pub fn part_ranges(file: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut ranges = Vec::new();
@@ -451,7 +503,8 @@ pub fn part_ranges(file: &[u8]) -> Vec<std::ops::Range<usize>> {
 /// Seals bytes that are no pack yet, or no longer, as `exporter` would.
 pub fn reseal(mut file: Vec<u8>, exporter: &str) -> Vec<u8> {
     let exporter: UnitCode = exporter.parse().unwrap();
-    let body = SealBody { sha256: Sha256::digest(&file).into(), size_bytes: file.len() as u64 };
+    let sealed = Sealed { sha256: Sha256::digest(&file).into(), size_bytes: file.len() as u64 };
+    let body = SealBody { sealed, held: None };
     let mut header = header(&exporter, kinds::PACK, NOW);
     header.dataschema = String::new();
     let envelope = sign(&header, &encode_seal(&body), &statement_key(&exporter));

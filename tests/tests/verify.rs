@@ -9,13 +9,16 @@ use lianxi_node::{
         summary::{CoverageState, SummaryKind},
         unit::{Level, UnitCode},
     },
-    statement::{header::kinds, journal::Evidence},
-    verify::{Verified, verify},
+    statement::{header::kinds, journal::Evidence, pack::HeldRevocations},
+    verify::{Completeness, Resting, Verified, verify, verify_beside},
 };
-use lianxi_proto::cells::withhold;
+use lianxi_proto::{
+    cells::withhold,
+    note::{self, Note},
+};
 use lianxi_tests::packs::{
-    City, DOMAIN, Made, NOW, Parts, delegation_key, evidence, figure, header, key, part_ranges,
-    reseal, sign, statement_key,
+    City, DOMAIN, Made, NOW, Parts, delegation_key, evidence, figure, header, held, key,
+    part_ranges, reseal, sign, statement_key,
 };
 
 fn city() -> City {
@@ -145,6 +148,9 @@ fn another_citys_root_key_believes_nothing() {
     let elsewhere =
         lianxi_node::verify::RootKey::new("else.example".to_owned(), key("root").verifying_key());
     assert_eq!(verify(&file, &elsewhere.unwrap()).unwrap_err().reason, "wrong-domain");
+    let mut parts = city().parts();
+    parts.head.trust_domain = "else.example".to_owned();
+    assert_refused(&parts, "wrong-domain", "");
 }
 
 #[test]
@@ -159,8 +165,8 @@ fn a_seal_by_another_key_or_over_other_bytes_is_refused() {
     assert_eq!(seal("C-1/s", |header, _| header.source = code("C-1")), "wrong-source");
     assert_eq!(seal("C/d", |_, _| {}), "unknown-key");
     assert_eq!(seal("stranger", |_, _| {}), "unknown-key");
-    assert_eq!(seal("C/s", |_, body| body.sha256[0] ^= 1), "wrong-seal");
-    assert_eq!(seal("C/s", |_, body| body.size_bytes += 1), "wrong-seal");
+    assert_eq!(seal("C/s", |_, body| body.sealed.sha256[0] ^= 1), "wrong-seal");
+    assert_eq!(seal("C/s", |_, body| body.sealed.size_bytes += 1), "wrong-seal");
     assert_eq!(seal("C/s", |header, _| header.time_unix_ms += 1), "wrong-seal");
     assert_eq!(seal("C/s", |header, _| header.kind = kinds::SUMMARY.to_owned()), "unknown-type");
     accepted(&parts.seal_as(&key("C/s"), |_, _| {}));
@@ -501,6 +507,14 @@ fn witnesses_are_named_with_their_time_and_strangers_are_not() {
     assert_eq!(verified.statements[street].witnessed.as_ref().unwrap().journal, code("C-1"));
     parts.statements[street].evidence = None;
     assert!(accepted(&parts.seal()).statements[street].witnessed.is_none());
+    // Whoever cosigned before it had the key for it is no witness.
+    let mut early = evidence(&code("C-1-1"), &envelope, &[]);
+    let mut checkpoint = Note::parse(&early.checkpoint).unwrap();
+    checkpoint.cosign(&note::origin(DOMAIN, "C-1"), &statement_key(&code("C-1")), 1_000_000);
+    early.checkpoint = checkpoint.to_string();
+    parts.statements[street].evidence = Some(early);
+    let verified = accepted(&parts.seal());
+    assert!(verified.statements[street].witnessed.as_ref().unwrap().witnesses.is_empty());
 }
 
 #[test]
@@ -563,4 +577,175 @@ fn what_a_replaced_key_signed_needs_a_witness_from_before_its_end() {
     let position = unwitnessed.position("C-1-1");
     unwitnessed.statements[position].evidence = None;
     assert_refused(&unwitnessed, "ended-key", "C-1-1");
+}
+
+/// A pack in which what `unit` signed is shown by nobody.
+fn unwitnessed(unit: &str) -> Parts {
+    let mut parts = city().parts();
+    let position = parts.position(unit);
+    parts.statements[position].evidence = None;
+    parts
+}
+
+const HOUR: i64 = 60 * 60 * 1000;
+const DAY: i64 = 24 * HOUR;
+
+#[test]
+fn what_a_revoked_unit_signed_needs_a_witness_from_before_the_theft() {
+    let city = city();
+    let with = |mut parts: Parts, proven| {
+        parts.revocations.push(proven);
+        parts
+    };
+    let revoked = || city.revocation("C-1", "C-1-1", |_, _| {});
+    // Witnessed eleven hours before the export, revoked one hour before.
+    let verified = accepted(&with(city.parts(), revoked()).seal());
+    let [one] = &verified.revocations.items[..] else { panic!("{:?}", verified.revocations) };
+    assert_eq!((one.by.as_str(), one.revocation.unit.as_str()), ("C-1", "C-1-1"));
+    assert_eq!((one.cutoff_unix_ms, one.counts, one.in_file), (NOW - HOUR, true, true));
+    assert_eq!(verified.revocations.completeness, Completeness::All);
+    assert_refused(&with(unwitnessed("C-1-1"), revoked()), "revoked", "C-1-1");
+    // Others lose nothing by it.
+    accepted(&with(unwitnessed("C-2-1"), city.revocation("C-1", "C-1-1", |_, _| {})).seal());
+    let stolen = city.revocation("C", "C-1-1", |revocation, _| {
+        revocation.compromised_since_unix_ms = Some(NOW - 12 * HOUR);
+    });
+    assert_refused(&with(city.parts(), stolen), "revoked", "C-1-1");
+    let one_key = || {
+        city.revocation("C-1", "C-1-1", |revocation, _| {
+            revocation.serial = 0;
+            revocation.key_ids.truncate(1);
+        })
+    };
+    accepted(&with(city.parts(), one_key()).seal());
+    assert_refused(&with(unwitnessed("C-1-1"), one_key()), "ended-key", "C-1-1");
+
+    // Whoever has the source's key can cosign for it, with any time.
+    let mut parts = unwitnessed("C-1-1");
+    let position = parts.position("C-1-1");
+    let envelope = parts.statements[position].envelope.clone();
+    let by_itself = evidence(&code("C-1"), &envelope, &[&code("C-1-1")]);
+    parts.statements[position].evidence = Some(by_itself);
+    accepted(&parts.seal());
+    assert_refused(&with(parts, revoked()), "revoked", "C-1-1");
+}
+
+#[test]
+fn a_revoked_witness_is_none_and_its_grants_are_named() {
+    let city = city();
+    let mut parts = city.parts();
+    parts.revocations.push(city.revocation("C", "C-1", |_, _| {}));
+    let verified = accepted(&parts.seal());
+    let street = &verified.statements[parts.position("C-1-1")];
+    assert!(street.witnessed.as_ref().unwrap().witnesses.is_empty());
+    let resting = |one: &Resting| (one.unit.to_string(), one.issuer.to_string(), one.since_unix_ms);
+    let resting: Vec<_> = verified.revocations.resting.iter().map(resting).collect();
+    assert_eq!(resting, [("C-1-1".to_owned(), "C-1".to_owned(), NOW - HOUR)]);
+    // What such a key granted once it was stolen, by its own date, is nothing.
+    parts.revocations = vec![city.revocation("C", "C-1", |revocation, _| {
+        revocation.compromised_since_unix_ms = Some(NOW - 11 * DAY);
+        revocation.key_ids.remove(0);
+        revocation.serial = 0;
+    })];
+    assert_refused(&parts, "ended-key", "C-1-1");
+    // A new grant brings new keys.
+    let mut parts = city.parts();
+    parts.revocations.push(city.revocation("C-1", "C-1-1", |_, _| {}));
+    let street = city.members.iter().position(|member| member.code == code("C-1-1")).unwrap();
+    let again = city.delegation(&city.members[street], |grant| grant.serial = 2);
+    parts.delegations.insert(street + 1, again);
+    assert_refused(&parts, "ended-key", "C-1-1");
+}
+
+#[test]
+fn revocations_that_do_not_hold_are_refused() {
+    let city = city();
+    let with = |proven| Parts { revocations: vec![proven], ..city.parts() };
+    let beside = city.revocation("C-2", "C-1-1", |_, _| {});
+    assert_refused(&with(beside), "outside-subtree", "C-2");
+    let later = city.revocation("C-1", "C-1-1", |_, time| *time = NOW + 9 * DAY);
+    assert_refused(&with(later), "expired", "C-1");
+    let unknown = city.revocation("C-1", "C-1-9", |_, _| {});
+    assert_refused(&with(unknown), "malformed", "C-1");
+    let mut forged = city.revocation("C-1", "C-1-1", |_, _| {});
+    forged.revocation.signatures[0].signature[7] ^= 1;
+    assert_refused(&with(forged), "bad-signature", "C-1");
+    let mut cut = city.revocation("C-1", "C-1-1", |_, _| {});
+    cut.chain.pop();
+    assert_refused(&with(cut), "unknown-key", "C-1");
+    let one = city.revocation("C-1", "C-1-1", |_, _| {});
+    let twice = Parts { revocations: vec![one.clone(), one.clone()], ..city.parts() };
+    assert_refused(&twice, "twice", "C-1");
+    // What a thief revoked counts for nothing, and is shown as that.
+    let thief = city.revocation("C", "C-1", |revocation, _| {
+        revocation.compromised_since_unix_ms = Some(NOW - 2 * HOUR);
+    });
+    let mut parts = unwitnessed("C-1-1");
+    parts.revocations = vec![one, thief];
+    let verified = accepted(&parts.seal());
+    let items = verified.revocations.items.iter();
+    let mut counts: Vec<_> = items.map(|it| (it.by.as_str(), it.counts)).collect();
+    counts.sort_unstable();
+    assert_eq!(counts, [("C", true), ("C-1", false)]);
+}
+
+#[test]
+fn a_revocation_that_was_left_out_shows_where_another_has_it() {
+    let city = city();
+    let revoked = city.revocation("C-1", "C-1-1", |_, _| {});
+    let other = city.revocation("C-1", "C-1-9", |_, _| {});
+    // The exporter held two, one of them of nobody in the file, and leaves the other one out too.
+    let known = held(&[revoked.clone(), other.clone()]);
+    let sealed = |parts: &Parts| {
+        parts.seal_as(&statement_key(&code("C")), |_, body| body.held = Some(known.clone()))
+    };
+    let file = sealed(&city.parts());
+    let alone = accepted(&file).revocations;
+    assert_eq!((alone.completeness, alone.items.len()), (Completeness::Others(2), 0));
+    let beside = |items: &[_]| {
+        verify_beside(&file, &city.root_key(), items).unwrap_or_else(|broken| panic!("{broken}"))
+    };
+    let one = beside(std::slice::from_ref(&revoked)).revocations;
+    assert_eq!((one.completeness, one.left_out.len()), (Completeness::Others(2), 1));
+    let both = beside(&[revoked.clone(), other]).revocations;
+    assert_eq!((both.completeness, both.left_out.len()), (Completeness::Known(2), 1));
+    assert_eq!(both.left_out[0].revocation.unit, code("C-1-1"));
+    let broken =
+        verify_beside(&sealed(&unwitnessed("C-1-1")), &city.root_key(), &[revoked.clone()]);
+    assert_eq!(broken.unwrap_err().reason, "revoked");
+    // The number and the digest in the seal are no less than what is there.
+    let with = Parts { revocations: vec![revoked], ..city.parts() };
+    let changes: [fn(&mut HeldRevocations); 2] =
+        [|held| held.count = 0, |held| held.sha256[0] ^= 1];
+    for change in changes {
+        let file = with.seal_as(&statement_key(&code("C")), |_, body| {
+            change(body.held.as_mut().unwrap());
+        });
+        assert_eq!(refused(&file), ("wrong-seal", "C".to_owned()));
+    }
+    let silent = with.seal_as(&statement_key(&code("C")), |_, body| body.held = None);
+    assert_eq!(accepted(&silent).revocations.completeness, Completeness::Unsaid);
+}
+
+#[test]
+fn what_was_revoked_since_the_export_counts_too() {
+    let city = city();
+    let later = |by, unit| city.revocation(by, unit, |_, time| *time = NOW + 90 * DAY);
+    let street = later("C-1", "C-1-1");
+    let verified =
+        verify_beside(&city.parts().seal(), &city.root_key(), &[street.clone()]).unwrap();
+    assert!(!verified.revocations.items[0].in_file && verified.revocations.left_out.is_empty());
+    let file = unwitnessed("C-1-1").seal();
+    accepted(&file);
+    let broken = verify_beside(&file, &city.root_key(), &[street]).unwrap_err();
+    assert_eq!((broken.reason, broken.unit), ("revoked", Some(code("C-1-1"))));
+    // A seal has no witness: whoever exported has to stand.
+    let exporter = later("C", "C");
+    let plain = Parts { catalogue: None, ..city.parts() }.seal();
+    let broken = verify_beside(&plain, &city.root_key(), &[exporter]).unwrap_err();
+    assert_eq!((broken.reason, broken.kind.as_deref()), ("revoked", Some(kinds::PACK)));
+    let mut forged = later("C-1", "C-1-1");
+    forged.chain.pop();
+    let broken = verify_beside(&city.parts().seal(), &city.root_key(), &[forged]).unwrap_err();
+    assert_eq!((broken.reason, broken.part), ("unknown-key", None));
 }

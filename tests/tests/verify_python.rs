@@ -262,6 +262,43 @@ impl Scene {
         parts.seal()
     }
 
+    /// Revocations that do not hold, or that end what is in the file.
+    fn revoked(&self, numbers: &mut Numbers) -> Vec<u8> {
+        let mut parts = self.parts.clone();
+        // A district's, by the city; a street's or community's by its parent.
+        let place = 1 + numbers.below(self.city.members.len() - 1);
+        let member = &self.city.members[place];
+        let (unit, by) = (member.code.to_string(), member.parent.as_ref().unwrap().to_string());
+        let kind = numbers.below(9);
+        let stranger = match self.unit(numbers) {
+            other if by.starts_with(other.as_str()) => unit.clone(),
+            other => other.to_string(),
+        };
+        let by = if kind == 0 { stranger } else { by };
+        let hours = 60 * 60 * 1000;
+        let mut proven = self.city.revocation(&by, &unit, |revocation, time| match kind {
+            1 => revocation.compromised_since_unix_ms = Some(NOW - 12 * hours),
+            2 => *time = NOW + 96 * hours,
+            3 => revocation.trust_domain = "else.example".to_owned(),
+            4 => revocation.unit = "X-1".parse().unwrap(),
+            5 => revocation.key_ids.truncate(1),
+            _ => {}
+        });
+        let evidence = parts.statements.iter_mut().map(|packed| &mut packed.evidence);
+        match kind {
+            5 => evidence.for_each(|evidence| *evidence = None),
+            6 => proven.revocation.signatures[0].signature[9] ^= 4,
+            7 => drop(proven.chain.pop()),
+            8 => parts.revocations.push(proven.clone()),
+            _ => {}
+        }
+        parts.revocations.push(proven);
+        if kind == 7 && parts.revocations[0].chain.is_empty() {
+            return self.head(numbers);
+        }
+        parts.seal()
+    }
+
     /// What the head or the seal says falsely.
     fn head(&self, numbers: &mut Numbers) -> Vec<u8> {
         let mut parts = self.parts.clone();
@@ -280,7 +317,7 @@ impl Scene {
             }
             _ => {
                 return parts.seal_as(&key("C/s"), |_, body| {
-                    body.sha256[usize::try_from(amount % 32).unwrap()] ^= 1;
+                    body.sealed.sha256[usize::try_from(amount % 32).unwrap()] ^= 1;
                 });
             }
         }
@@ -288,13 +325,14 @@ impl Scene {
     }
 
     fn tampered(&self, numbers: &mut Numbers, number: u64) -> Vec<u8> {
-        match number % 7 {
+        match number % 8 {
             0 => self.outside(numbers),
             BY_THE_EXPORTER => self.by_the_exporter(numbers),
             2 => self.by_another_key(numbers),
             3 => self.by_a_unit(numbers),
             4 => self.beside(numbers),
             5 => self.grants(numbers),
+            6 => self.revoked(numbers),
             _ => self.head(numbers),
         }
     }
@@ -318,6 +356,20 @@ impl Scene {
         single.statements.truncate(1);
         single.head.period = String::new();
         single.head.unit = self.city.members[2].code.clone();
+        let mut revoked = self.parts.clone();
+        revoked.revocations.push(self.city.revocation("C", "C-2", |_, _| {}));
+        let mut stolen = self.parts.clone();
+        stolen.revocations.push(self.city.revocation("C-1", "C-1-1", |revocation, _| {
+            (revocation.serial, revocation.text) = (0, "laptop stolen".to_owned());
+        }));
+        // By a key that had been revoked: it is there, and counts for nothing.
+        let mut thiefs = stolen.clone();
+        for packed in &mut thiefs.statements[2..3] {
+            packed.evidence = None;
+        }
+        thiefs.revocations.push(self.city.revocation("C", "C-1", |revocation, _| {
+            revocation.compromised_since_unix_ms = Some(NOW - 3 * 60 * 60 * 1000);
+        }));
         let deep = City { sketches: true, ..City::new(1, 2, 9) };
         let alone = City::new(0, 0, 0);
         let named = [
@@ -326,6 +378,9 @@ impl Scene {
             ("missing", missing.seal()),
             ("plain", plain.seal()),
             ("single", single.seal()),
+            ("revoked", revoked.seal()),
+            ("stolen", stolen.seal()),
+            ("thiefs", thiefs.seal()),
             ("deep", deep.parts().seal()),
             ("alone", alone.parts().seal()),
         ];
@@ -378,7 +433,7 @@ fn another_implementation_agrees_on_valid_and_on_a_thousand_tampered_packs() {
         let verdict = verdict(&file, &scene.city);
         // Another order of siblings, or no catalogue, is another valid pack.
         let is_harmless = verdict == "valid";
-        assert!(!is_harmless || number % 7 == BY_THE_EXPORTER, "{name} was believed");
+        assert!(!is_harmless || number % 8 == BY_THE_EXPORTER, "{name} was believed");
         refused += u64::from(!is_harmless);
         expected.insert(name, verdict);
     }

@@ -14,6 +14,7 @@ mod opens;
 pub(crate) mod pack;
 pub(crate) mod quarantine;
 pub(crate) mod record;
+pub(crate) mod revocations;
 pub(crate) mod root;
 pub(crate) mod store;
 pub(crate) mod summary;

@@ -9,6 +9,7 @@ mod offline;
 mod protect;
 mod renewal;
 mod restore;
+mod revocations;
 mod revoke;
 mod view;
 
@@ -57,6 +58,8 @@ pub(crate) enum Verb {
     Units(Units),
     /// End the grant of a unit or desk below, or one key of it, at once
     Revoke(revoke::Revoke),
+    /// Show who was revoked since when, or write it to a file
+    Revocations(revocations::Revocations),
 }
 
 /// Arguments of `lianxi node status`.
@@ -91,6 +94,7 @@ impl Verb {
             Self::Epochs(epochs) => block_on(epochs.run(context)),
             Self::Units(units) => block_on(units.run(context)),
             Self::Revoke(revoke) => block_on(revoke.run(context)),
+            Self::Revocations(revocations) => block_on(revocations.run(context)),
         }
     }
 }

@@ -14,15 +14,22 @@ use lianxi_node::{
     domain::{explanation::Explained, summary::FigureSet, unit::UnitCode},
     statement::{
         delegation::level_to_proto,
-        pack::MAX_FILE_BYTES,
+        pack::{MAX_FILE_BYTES, read_revocations},
         summary::{figures_to_proto, to_proto},
     },
-    verify::{Broken, Link, RootKey, Verification, Verified, VerifiedSummary, Witness, verify},
+    verify::{
+        Broken, Completeness, Link, Resting, RootKey, Verification, Verified, VerifiedSummary,
+        Witness, verify_beside,
+    },
 };
 use lianxi_proto::{local::v1::UnitFigures, types::v1::Scope};
 use serde_json::{Value, json};
 
-use super::{Context, summary};
+use super::{
+    Context,
+    revocations::{self, Shown},
+    summary,
+};
 use crate::{failure::Failure, figures, output::Output, table::Table, texts::Text, values, words};
 
 /// Largest file of a root key.
@@ -39,6 +46,9 @@ pub(crate) struct Verify {
     /// The city's public root key, from somewhere else than the pack
     #[arg(long, value_name = "FILE")]
     root: PathBuf,
+    /// What was revoked since the export: a file of `lianxi node revocations --out`
+    #[arg(long, value_name = "FILE")]
+    revocations: Option<PathBuf>,
     /// Show this unit and those below it alone
     #[arg(long)]
     unit: Option<UnitCode>,
@@ -62,7 +72,12 @@ impl Verify {
             }
         };
         let file = read(&self.file, MAX_FILE_BYTES)?;
-        let verified = match verify(&file, &root) {
+        let beside = match &self.revocations {
+            None => Vec::new(),
+            Some(path) => read_revocations(&read(path, MAX_FILE_BYTES)?)
+                .map_err(|fault| Failure::Usage(format!("{}: {fault}", path.display())))?,
+        };
+        let verified = match verify_beside(&file, &root, &beside) {
             Ok(verified) => verified,
             Err(broken) => {
                 if output.is_json() {
@@ -151,12 +166,93 @@ fn document(
         "exporter": head.exporter.to_string(),
         "exported_unix_ms": head.exported_unix_ms,
         "catalogue": verified.catalogue.as_ref().map(|catalogue| &catalogue.label),
+        "revocations": revocations_json(verified),
         "statement_count": verified.statements.len(),
         "totals_recomputed": explained.0,
         "totals_not_recomputed": explained.1,
         "missing": missing,
         "statements": statements,
     }))
+}
+
+/// Revocations of the file and beside it, the first in time first.
+fn revoked<'a>(output: Option<&'a Output>, verified: &'a Verified) -> Vec<Shown<'a>> {
+    let found = &verified.revocations;
+    let mut shown: Vec<Shown<'_>> = found
+        .items
+        .iter()
+        .map(|one| {
+            let left_out =
+                found.left_out.iter().any(|other| other.payload_sha256 == one.payload_sha256);
+            let remark = match (one.in_file, left_out) {
+                (true, _) => None,
+                (false, true) => Some(Text::RevocationLeftOut),
+                (false, false) => Some(Text::RevocationBeside),
+            };
+            let remark = output.zip(remark).map_or("", |(output, text)| output.text(text));
+            let (revocation, by) = (&one.revocation, &one.by);
+            Shown { revocation, by, time_unix_ms: one.time_unix_ms, counts: one.counts, remark }
+        })
+        .collect();
+    shown.sort_by_key(|one| one.time_unix_ms);
+    shown
+}
+
+fn revocations_json(verified: &Verified) -> Value {
+    let found = &verified.revocations;
+    let (completeness, others) = match found.completeness {
+        Completeness::Unsaid => ("unsaid", None),
+        Completeness::All => ("all", Some(0)),
+        Completeness::Others(others) => ("others", Some(others)),
+        Completeness::Known(others) => ("known", Some(others)),
+    };
+    let left_out = found.left_out.iter().map(|one| hex::encode(one.payload_sha256));
+    let resting = |one: &Resting| {
+        json!({
+            "unit": one.unit.to_string(),
+            "desk": one.desk.as_ref().map(ToString::to_string),
+            "issuer": one.issuer.to_string(),
+            "since_unix_ms": one.since_unix_ms,
+        })
+    };
+    json!({
+        "items": revoked(None, verified).iter().map(Shown::json).collect::<Value>(),
+        "in_file": found.items.iter().filter(|one| one.in_file).count(),
+        "completeness": completeness,
+        "others_held": others,
+        "left_out": left_out.collect::<Value>(),
+        "resting": found.resting.iter().map(resting).collect::<Value>(),
+    })
+}
+
+/// Who was revoked since when, and what can be known of those that are not in the file.
+fn print_revocations(output: &Output, verified: &Verified) -> anyhow::Result<()> {
+    let shown = revoked(Some(output), verified);
+    if !shown.is_empty() {
+        output.line("")?;
+        output.table(&revocations::table(output, &shown), Text::NoRevocations)?;
+    }
+    let completeness = match verified.revocations.completeness {
+        Completeness::All => None,
+        Completeness::Unsaid => Some(output.text(Text::RevocationsUnsaid).to_owned()),
+        Completeness::Others(others) => Some(output.fill(Text::RevocationsOthers, &[&others])),
+        Completeness::Known(others) => Some(output.fill(Text::RevocationsKnown, &[&others])),
+    };
+    if let Some(text) = completeness {
+        output.line(text)?;
+    }
+    let mut resting: BTreeMap<&UnitCode, Vec<String>> = BTreeMap::new();
+    for one in &verified.revocations.resting {
+        let holder = match &one.desk {
+            None => one.unit.to_string(),
+            Some(desk) => format!("{}/{desk}", one.unit),
+        };
+        resting.entry(&one.issuer).or_default().push(holder);
+    }
+    for (issuer, holders) in resting {
+        output.line(output.fill(Text::Resting, &[issuer, &holders.join(", ")]))?;
+    }
+    Ok(())
 }
 
 /// Totals of the whole file that were added up again, and that could not be.
@@ -183,6 +279,7 @@ fn statement_json(verified: &Verified, one: &Verification) -> anyhow::Result<Val
         "key_ids": one.key_ids,
         "payload_sha256": hex::encode(one.payload_sha256),
         "exercise": header.exercise,
+        "sealed": header.sealing.is_some(),
         "chain": chain,
     });
     more["journal"] = one.witnessed.as_ref().map_or(Value::Null, |witnessed| {
@@ -276,6 +373,7 @@ fn print(
     print_figures(output, verified, shown)?;
     output.line("")?;
     output.table(&signers(output, verified, shown), Text::NoStatements)?;
+    print_revocations(output, verified)?;
     let of = shown.first().and_then(|(_, one)| one.summary.as_ref());
     match of {
         Some(found) => {
@@ -359,9 +457,11 @@ fn signers(output: &Output, verified: &Verified, shown: &[(usize, &Verification)
         };
         let keys: Vec<&str> =
             one.key_ids.iter().map(|key| key.get(..SHOWN_DIGITS).unwrap_or(key)).collect();
+        let kind = &one.header.kind;
+        let sealed = || output.fill(Text::SealedType, &[kind]);
         table.row([
             who,
-            one.header.kind.clone(),
+            if one.header.sealing.is_some() { sealed() } else { kind.clone() },
             one.header.id.to_string(),
             values::time(one.header.time_unix_ms),
             keys.join(" "),

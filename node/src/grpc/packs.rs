@@ -18,6 +18,7 @@ use crate::{
         hosted::Hosted,
         packs::{self, Exported},
     },
+    statement::revocation::Proven,
     verify::RootKey,
 };
 
@@ -140,5 +141,21 @@ impl pb::pack_service_server::PackService for PackHandler {
         let hosted = self.units.find(&unit(&request.into_inner().unit)?).map_err(to_status)?;
         let root_key = root_key(&hosted)?.to_string();
         Ok(Response::new(pb::RootKeyResponse { root_key }))
+    }
+
+    type RevocationsStream =
+        Pin<Box<dyn Stream<Item = Result<pb::RevocationsResponse, Status>> + Send>>;
+
+    async fn revocations(
+        &self,
+        request: Request<pb::RevocationsRequest>,
+    ) -> Result<Response<Self::RevocationsStream>, Status> {
+        let hosted = self.units.find(&unit(&request.into_inner().unit)?).map_err(to_status)?;
+        let answer = |(proven, counts): (Proven, bool)| {
+            Ok(pb::RevocationsResponse { item: Some(proven.to_proto()), counts })
+        };
+        let answers: Vec<_> =
+            packs::held_revocations(&hosted.unit).into_iter().map(answer).collect();
+        Ok(Response::new(Box::pin(stream::iter(answers))))
     }
 }

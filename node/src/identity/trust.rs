@@ -136,12 +136,33 @@ impl Trust {
         Ok(self.take(checked))
     }
 
+    /// Takes in a delegation of a file that was written at `at` by somebody who believed it: keys
+    /// that have ended since they signed do not take back what they granted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trust::add`].
+    pub fn add_recorded(&mut self, envelope: &Envelope, at: UnixMillis) -> Result<Added, Error> {
+        let checked = self.judge(envelope, Some(at), false)?;
+        Ok(self.take(checked))
+    }
+
     /// Judges a delegation without taking it in, so that it can be stored first.
     ///
     /// # Errors
     ///
     /// As [`Trust::add`].
     pub fn check(&self, envelope: &Envelope, now: Option<UnixMillis>) -> Result<Checked, Error> {
+        // What was stored was believed before the end was known.
+        self.judge(envelope, now, now.is_some())
+    }
+
+    fn judge(
+        &self,
+        envelope: &Envelope,
+        now: Option<UnixMillis>,
+        is_new: bool,
+    ) -> Result<Checked, Error> {
         let payload_sha256 = envelope::payload_sha256(envelope);
         if let Some(known) = self.by_digest(&payload_sha256) {
             return Ok(Checked { known: known.clone(), new: false });
@@ -172,8 +193,7 @@ impl Trust {
                 self.check_issued(&known.delegation, issuer, &signers, time)?;
             }
         }
-        if let Some(now) = now {
-            // What was stored was believed before the end was known.
+        if let Some(now) = now.filter(|_| is_new) {
             for (key_id, holder) in signers.iter().filter_map(Signed::holder) {
                 self.check_ended(holder, key_id, now, None)?;
             }

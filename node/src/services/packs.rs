@@ -24,7 +24,8 @@ use crate::{
     statement::{
         Envelope, SaltedCell,
         header::{self, StatementId, kinds},
-        pack::{Fault, Head, Packed, Part, Writer, encode_seal},
+        pack::{Fault, Head, HeldRevocations, Packed, Part, SealBody, Writer, encode_seal},
+        revocation::Proven,
         summary::{decode_body, open_cells},
     },
     store,
@@ -177,6 +178,9 @@ async fn catalogue(
         return Ok(None);
     }
     let envelope = hosted.unit.statement(in_force.statement_id).await?;
+    // It comes without evidence: by a key that has ended since, it would be believed by nobody.
+    let (trust, now) = (hosted.unit.trust(), hosted.unit.clock.now_unix_ms());
+    let envelope = envelope.filter(|envelope| !trust.is_by_ended_key(envelope, now));
     Ok(envelope.map(|envelope| (in_force.source, envelope)))
 }
 
@@ -221,8 +225,14 @@ fn write(
     let exported_unix_ms = head.exported_unix_ms;
     let (mut writer, first) = Writer::begin();
     let mut pieces = vec![first, writer.part(Part::Head(head))?];
-    for envelope in delegations(unit, subjects) {
-        pieces.push(writer.part(Part::Delegation(envelope))?);
+    let granted = delegations(unit, subjects);
+    for (_, envelope) in &granted {
+        pieces.push(writer.part(Part::Delegation(envelope.clone()))?);
+    }
+    let concerned: BTreeSet<UnitCode> = granted.into_iter().map(|(unit, _)| unit).collect();
+    let (revocations, held) = revocations(unit, &concerned);
+    for proven in revocations {
+        pieces.push(writer.part(Part::Revocation(proven))?);
     }
     if let Some((_, envelope)) = catalogue {
         pieces.push(writer.part(Part::Catalogue(envelope))?);
@@ -231,14 +241,32 @@ fn write(
         pieces.push(writer.part(Part::Statement(packed))?);
     }
     let sealed = writer.sealed();
-    let draft = Draft::new(kinds::PACK, String::new(), encode_seal(&sealed));
+    let body = SealBody { sealed: sealed.clone(), held: Some(held) };
+    let draft = Draft::new(kinds::PACK, String::new(), encode_seal(&body));
     let seal = unit.sign_at(&draft, exported_unix_ms)?;
     pieces.push(writer.seal(seal.envelope)?);
     Ok(Exported { pieces, sha256: sealed.sha256, statements, missing })
 }
 
+/// What was revoked of the units that the file names, and a digest of all that is held: so that what
+/// is not in the file is said.
+fn revocations(unit: &Unit, concerned: &BTreeSet<UnitCode>) -> (Vec<Proven>, HeldRevocations) {
+    let trust = unit.trust();
+    let known = trust.revocations();
+    let concerning = known.filter(|known| concerned.contains(&known.revocation.unit));
+    let count = u32::try_from(trust.revocations().count()).unwrap_or(u32::MAX);
+    let held = HeldRevocations { sha256: trust.revocations_sha256(), count };
+    (concerning.map(|known| known.proven.clone()).collect(), held)
+}
+
+/// Every revocation that the unit holds, and whether it counts.
+pub fn held_revocations(unit: &Unit) -> Vec<(Proven, bool)> {
+    let trust = unit.trust();
+    trust.revocations().map(|known| (known.proven.clone(), trust.counts(known))).collect()
+}
+
 /// All that was ever granted to `subjects` and to the units above them, issuers before issued.
-fn delegations(unit: &Unit, subjects: BTreeSet<Subject>) -> Vec<Envelope> {
+fn delegations(unit: &Unit, subjects: BTreeSet<Subject>) -> Vec<(UnitCode, Envelope)> {
     let trust = unit.trust();
     let mut needed = BTreeSet::new();
     for subject in subjects {
@@ -261,7 +289,7 @@ fn delegations(unit: &Unit, subjects: BTreeSet<Subject>) -> Vec<Envelope> {
         (grant.level, grant.unit.clone(), grant.desk.clone(), grant.serial)
     };
     known.sort_by_cached_key(|(grant, _)| order(grant));
-    known.into_iter().map(|(_, envelope)| envelope.clone()).collect()
+    known.into_iter().map(|(grant, envelope)| (grant.unit.clone(), envelope.clone())).collect()
 }
 
 fn damaged(error: &header::Malformed) -> store::Error {

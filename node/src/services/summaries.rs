@@ -616,11 +616,17 @@ impl Summaries {
         kind: SummaryKind,
     ) -> Result<(Held, [u8; 32]), Refused> {
         let now = self.unit.clock.now_unix_ms();
-        let opened = self
-            .unit
-            .trust()
-            .open(&parcel.envelope, now)
-            .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
+        let opened = {
+            let trust = self.unit.trust();
+            // What an ended key signed counts if a witness saw it before.
+            let shown = parcel.evidence.as_ref();
+            let shown = shown.filter(|_| trust.is_by_ended_key(&parcel.envelope, now));
+            let witnessed =
+                shown.and_then(|shown| trust.witnessed_at(&parcel.envelope, shown, now));
+            trust
+                .open_witnessed(&parcel.envelope, now, witnessed)
+                .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?
+        };
         let arrived = Arrived {
             peer: opened.statement.header.source.clone(),
             from_child: true,

@@ -11,6 +11,7 @@ use super::{
     Envelope, SaltedCell,
     header::{Malformed, unit_at},
     journal::Evidence,
+    revocation::Proven,
 };
 use crate::{clock::UnixMillis, domain::unit::UnitCode};
 
@@ -32,6 +33,9 @@ pub enum Fault {
     /// Other first bytes.
     #[error("this is no pack of Lianxi")]
     NotAPack,
+    /// Other first bytes than those of a file of revocations.
+    #[error("this is no file of revocations; `lianxi node revocations --out FILE` writes one")]
+    NoRevocations,
     /// A version that this program does not read.
     #[error("the pack has version {0}, this program reads 1; use a newer program")]
     Version(u8),
@@ -59,7 +63,7 @@ impl Fault {
     /// Fixed word.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotAPack => "not-a-pack",
+            Self::NotAPack | Self::NoRevocations => "not-a-pack",
             Self::Version(_) => "version",
             Self::TooLarge => "too-large",
             Self::Truncated(_) => "truncated",
@@ -73,7 +77,11 @@ impl Fault {
     /// Number of the part, from 0; `None`: the file as a whole.
     pub fn part(&self) -> Option<usize> {
         match self {
-            Self::NotAPack | Self::Version(_) | Self::TooLarge | Self::TrailingBytes => None,
+            Self::NotAPack
+            | Self::NoRevocations
+            | Self::Version(_)
+            | Self::TooLarge
+            | Self::TrailingBytes => None,
             Self::Truncated(part)
             | Self::NotCanonical(part)
             | Self::PartOrder(part)
@@ -117,6 +125,8 @@ pub enum Part {
     Head(Head),
     /// A delegation.
     Delegation(Envelope),
+    /// A revocation.
+    Revocation(Proven),
     /// The catalogue.
     Catalogue(Envelope),
     /// A statement.
@@ -130,6 +140,8 @@ pub struct Pack {
     pub head: Head,
     /// Delegations, issuers before issued.
     pub delegations: Vec<(usize, Envelope)>,
+    /// Revocations, each with its proof.
+    pub revocations: Vec<(usize, Proven)>,
     /// The catalogue.
     pub catalogue: Option<(usize, Envelope)>,
     /// Statements.
@@ -137,16 +149,34 @@ pub struct Pack {
     /// The exporter's signature over everything before it.
     pub seal: (usize, Envelope),
     /// What the seal has to name.
-    pub sealed: SealBody,
+    pub sealed: Sealed,
+}
+
+/// The bytes before the seal.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Sealed {
+    /// SHA-256 of them.
+    pub sha256: [u8; 32],
+    /// Their number.
+    pub size_bytes: u64,
+}
+
+/// The revocations that an exporter held: more than the file has, if some concern nobody in it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HeldRevocations {
+    /// SHA-256 over their ids, ascending.
+    pub sha256: [u8; 32],
+    /// Their number.
+    pub count: u32,
 }
 
 /// Body of the seal.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct SealBody {
-    /// SHA-256 of everything before the seal.
-    pub sha256: [u8; 32],
-    /// Number of these bytes.
-    pub size_bytes: u64,
+    /// The bytes before it.
+    pub sealed: Sealed,
+    /// Revocations that the exporter held. `None`: it does not say.
+    pub held: Option<HeldRevocations>,
 }
 
 /// Writes a pack part by part, and keeps the digest of what was written.
@@ -174,8 +204,8 @@ impl Writer {
     }
 
     /// What the seal has to name.
-    pub fn sealed(&self) -> SealBody {
-        SealBody { sha256: self.digest.clone().finalize().into(), size_bytes: self.size_bytes }
+    pub fn sealed(&self) -> Sealed {
+        Sealed { sha256: self.digest.clone().finalize().into(), size_bytes: self.size_bytes }
     }
 
     /// The last bytes.
@@ -218,6 +248,7 @@ fn to_proto(part: Part) -> pb::pack_part::Kind {
                 .collect(),
         }),
         Part::Delegation(envelope) => Kind::Delegation(envelope),
+        Part::Revocation(proven) => Kind::Revocation(proven.to_proto()),
         Part::Catalogue(envelope) => Kind::Catalogue(envelope),
         Part::Statement(packed) => Kind::Statement(pb::PackStatement {
             envelope: Some(packed.envelope),
@@ -281,6 +312,7 @@ fn part_at(file: &[u8], at: usize, number: usize) -> Result<(&[u8], usize), Faul
 struct Reading {
     head: Option<Head>,
     delegations: Vec<(usize, Envelope)>,
+    revocations: Vec<(usize, Proven)>,
     catalogue: Option<(usize, Envelope)>,
     statements: Vec<(usize, Packed)>,
 }
@@ -296,12 +328,10 @@ impl Reading {
         let fits = match &kind {
             Kind::Head(_) => number == 0,
             Kind::Delegation(_) => {
-                self.head.is_some() && self.catalogue.is_none() && self.statements.is_empty()
+                self.head.is_some() && self.revocations.is_empty() && self.is_before_content()
             }
-            Kind::Catalogue(_) => {
-                !self.delegations.is_empty()
-                    && self.catalogue.is_none()
-                    && self.statements.is_empty()
+            Kind::Revocation(_) | Kind::Catalogue(_) => {
+                !self.delegations.is_empty() && self.is_before_content()
             }
             Kind::Statement(_) => !self.delegations.is_empty(),
             Kind::Seal(_) => !self.statements.is_empty(),
@@ -315,6 +345,11 @@ impl Reading {
                 self.head = Some(head);
             }
             Kind::Delegation(envelope) => self.delegations.push((number, envelope)),
+            Kind::Revocation(message) => {
+                let proven = Proven::from_proto(message);
+                let proven = proven.map_err(|error| Fault::Malformed(number, error))?;
+                self.revocations.push((number, proven));
+            }
             Kind::Catalogue(envelope) => self.catalogue = Some((number, envelope)),
             Kind::Statement(packed) => {
                 let missing = || Malformed::new("envelope", "is missing");
@@ -330,14 +365,20 @@ impl Reading {
         Ok(None)
     }
 
+    /// True while neither the catalogue nor a statement has come.
+    fn is_before_content(&self) -> bool {
+        self.catalogue.is_none() && self.statements.is_empty()
+    }
+
     fn finish(self, number: usize, seal: Envelope, sealed: &[u8]) -> Result<Pack, Fault> {
         Ok(Pack {
             head: self.head.ok_or(Fault::PartOrder(0))?,
             delegations: self.delegations,
+            revocations: self.revocations,
             catalogue: self.catalogue,
             statements: self.statements,
             seal: (number, seal),
-            sealed: SealBody {
+            sealed: Sealed {
                 sha256: Sha256::digest(sealed).into(),
                 size_bytes: sealed.len() as u64,
             },
@@ -380,7 +421,14 @@ pub const MISSING_REASONS: [&str; 4] = ["no-link", "deadline", "refused", "not-h
 
 /// Serialises the body of a seal.
 pub fn encode_seal(body: &SealBody) -> Vec<u8> {
-    pb::PackSeal { sha256: body.sha256.to_vec(), size_bytes: body.size_bytes }.encode_to_vec()
+    let held = body.held.as_ref();
+    let message = pb::PackSeal {
+        sha256: body.sealed.sha256.to_vec(),
+        size_bytes: body.sealed.size_bytes,
+        revocations_sha256: held.map(|held| held.sha256.to_vec()).unwrap_or_default(),
+        revocations_held: held.map(|held| held.count).unwrap_or_default(),
+    };
+    message.encode_to_vec()
 }
 
 /// Parses the body of a seal.
@@ -390,9 +438,65 @@ pub fn encode_seal(body: &SealBody) -> Vec<u8> {
 /// [`Malformed`] with the field.
 pub fn decode_seal(bytes: &[u8]) -> Result<SealBody, Malformed> {
     let body = pb::PackSeal::decode(bytes).map_err(|error| Malformed::new("body", error))?;
-    let sha256 = body.sha256.as_slice().try_into();
+    let digest = |field: &str, bytes: &[u8]| {
+        <[u8; 32]>::try_from(bytes).map_err(|_| Malformed::new(field, "has 32 bytes"))
+    };
+    let held = match (body.revocations_sha256.as_slice(), body.revocations_held) {
+        ([], 0) => None,
+        (bytes, count) => {
+            Some(HeldRevocations { sha256: digest("body.revocations_sha256", bytes)?, count })
+        }
+    };
     Ok(SealBody {
-        sha256: sha256.map_err(|_| Malformed::new("body.sha256", "has 32 bytes"))?,
-        size_bytes: body.size_bytes,
+        sealed: Sealed {
+            sha256: digest("body.sha256", &body.sha256)?,
+            size_bytes: body.size_bytes,
+        },
+        held,
     })
+}
+
+/// First bytes of a file of revocations: a name and a version.
+const REVOCATIONS_MAGIC: [u8; 8] = *b"lianxi\x01\x01";
+
+/// Writes revocations into a file of their own. Each proves itself, so that nothing is sealed.
+///
+/// # Errors
+///
+/// [`Fault::TooLarge`].
+pub fn write_revocations<'a>(
+    items: impl IntoIterator<Item = &'a Proven>,
+) -> Result<Vec<u8>, Fault> {
+    let mut file = REVOCATIONS_MAGIC.to_vec();
+    for item in items {
+        let bytes = item.encode();
+        let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= MAX_PART_BYTES);
+        file.extend(length.ok_or(Fault::TooLarge)?.to_be_bytes());
+        file.extend(bytes);
+    }
+    Ok(file)
+}
+
+/// Reads a file of revocations.
+///
+/// # Errors
+///
+/// [`Fault`] says what is no such file, and at which revocation.
+pub fn read_revocations(file: &[u8]) -> Result<Vec<Proven>, Fault> {
+    let (name, version) = (&REVOCATIONS_MAGIC[..7], REVOCATIONS_MAGIC[7]);
+    match file.get(..REVOCATIONS_MAGIC.len()) {
+        Some(first) if first[..7] != *name => return Err(Fault::NoRevocations),
+        Some(first) if first[7] != version => return Err(Fault::Version(first[7])),
+        Some(_) => {}
+        None => return Err(Fault::NoRevocations),
+    }
+    let (mut items, mut at) = (Vec::new(), REVOCATIONS_MAGIC.len());
+    while at < file.len() {
+        let number = items.len();
+        let (bytes, next) = part_at(file, at, number)?;
+        let item = Proven::decode(bytes).map_err(|error| Fault::Malformed(number, error))?;
+        items.push(item);
+        at = next;
+    }
+    Ok(items)
 }

@@ -102,6 +102,7 @@ impl From<Fault> for Box<Broken> {
         let field = match &fault {
             Fault::Malformed(_, error) => error.field.clone(),
             Fault::NotAPack
+            | Fault::NoRevocations
             | Fault::Version(_)
             | Fault::TooLarge
             | Fault::Truncated(_)

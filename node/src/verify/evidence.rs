@@ -46,9 +46,11 @@ pub struct Witness {
 }
 
 impl Witnessed {
-    /// When the first witness had seen it.
-    pub(super) fn earliest(&self) -> Option<UnixMillis> {
-        self.witnesses.iter().map(|witness| witness.time_unix_ms).min()
+    /// When the first witness but the source itself had seen it: whoever has the source's key can
+    /// cosign with any time. The end of that second: never earlier than it was.
+    pub(super) fn earliest(&self, source: &UnitCode) -> Option<UnixMillis> {
+        let others = self.witnesses.iter().filter(|witness| witness.unit != *source);
+        others.map(|witness| witness.time_unix_ms.saturating_add(999)).min()
     }
 }
 
@@ -60,6 +62,7 @@ struct Held<'a> {
 
 /// STATEMENT keys of all units, found once.
 pub(super) struct Keys<'a> {
+    trust: &'a Trust,
     trust_domain: &'a str,
     by_unit: BTreeMap<&'a UnitCode, BTreeMap<String, Held<'a>>>,
 }
@@ -74,7 +77,7 @@ impl<'a> Keys<'a> {
                 held.entry(key.key_id().to_owned()).or_insert_with(new).grants.push(known);
             }
         }
-        Self { trust_domain: trust.trust_domain(), by_unit }
+        Self { trust, trust_domain: trust.trust_domain(), by_unit }
     }
 
     fn of_unit(&self, unit: &UnitCode) -> impl Iterator<Item = &Held<'a>> {
@@ -136,7 +139,9 @@ fn witnesses(note: &Note, origin: &str, keys: &Keys<'_>) -> Result<Vec<Witness>,
                 other => other?,
             };
             let time = i64::try_from(time_unix_s).unwrap_or(i64::MAX).saturating_mul(1_000);
-            if held.grants.iter().any(|known| known.is_valid_at(time)) {
+            // Whoever has a revoked key can write any time.
+            let is_revoked = keys.trust.revocation_of_key_id(&unit, held.key.key_id()).is_some();
+            if !is_revoked && held.grants.iter().any(|known| known.is_valid_at(time)) {
                 first = Some(first.map_or(time, |first| first.min(time)));
             }
         }

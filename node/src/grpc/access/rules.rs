@@ -233,6 +233,7 @@ pub const RULES: &[Rule] = &[
     // PackService
     Rule::of_unit("/lianxi.local.v1.PackService/Export", "pack.export", TAKES_OUT),
     Rule::of_unit("/lianxi.local.v1.PackService/RootKey", "pack.root-key", EVERYONE),
+    Rule::of_unit("/lianxi.local.v1.PackService/Revocations", "pack.revocations", EVERYONE),
     // NoticeService
     Rule::of_unit("/lianxi.local.v1.NoticeService/Issue", "notice.issue", ISSUES),
     Rule::of_unit("/lianxi.local.v1.NoticeService/List", "notice.list", READS_CASES),

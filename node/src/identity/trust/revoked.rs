@@ -244,8 +244,44 @@ impl Trust {
         below.map(|delegation| delegation.unit.clone()).collect()
     }
 
+    /// Judges a grant that is believed by the revocations that came after it: it must not bring keys
+    /// that had been revoked, nor say itself that it was signed with a key after that had ended.
+    /// Returns the revocation of a key that it was signed with before, as it says: whoever has such a
+    /// key can write any date.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EndedKey`].
+    pub fn check_stands(&self, known: &Known) -> Result<Option<&KnownRevocation>, Error> {
+        let (unit, desk) = (&known.delegation.unit, known.delegation.desk.as_ref());
+        for key in &known.delegation.keys {
+            // Grants from before name the key that was revoked alone.
+            if let Some(ended) = self.revocation_of(unit, desk, &id_of(key))
+                && (1..known.delegation.serial).contains(&ended.revocation.serial)
+            {
+                let (holder, end_unix_ms) = (shown(&known.subject()), ended.cutoff());
+                return Err(Error::EndedKey { holder, end_unix_ms });
+            }
+        }
+        let Some(issuer) = &known.delegation.issuer else { return Ok(None) };
+        let time = header::decode(&known.envelope.payload)?.header.time_unix_ms;
+        let signatures = known.envelope.signatures.iter();
+        let ended = signatures.filter_map(|one| self.revocation_of(issuer, None, &one.key_id));
+        let Some(first) = ended.min_by_key(|known| known.cutoff()) else { return Ok(None) };
+        if time >= first.cutoff() {
+            let (holder, end_unix_ms) = (issuer.to_string(), first.cutoff());
+            return Err(Error::EndedKey { holder, end_unix_ms });
+        }
+        Ok(Some(first))
+    }
+
+    /// The revocation by which a key of a unit has ended, with its grant or alone.
+    pub fn revocation_of_key_id(&self, unit: &UnitCode, key_id: &str) -> Option<&KnownRevocation> {
+        self.revocation_of(unit, None, key_id).or_else(|| self.revoked(unit, None))
+    }
+
     /// True if the unit that revoked had the right to, and a key that nobody had revoked.
-    fn counts(&self, known: &KnownRevocation) -> bool {
+    pub fn counts(&self, known: &KnownRevocation) -> bool {
         self.reaches(&known.by, known.by_root_key, &known.revocation)
             && known.rests_on.iter().all(|(unit, key_id, time)| {
                 // Ends, because only a unit above can have revoked the key.

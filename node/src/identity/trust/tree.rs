@@ -1,6 +1,6 @@
 //! The tree of units as the delegations draw it: who is above, below, and by which chain.
 
-use lianxi_proto::envelope::VerifyingKey;
+use lianxi_proto::envelope::{self, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
 use super::{Holder, Known, Subject, Trust};
@@ -87,6 +87,11 @@ impl Trust {
 
     pub(super) fn history(&self, subject: &Subject) -> &[Known] {
         self.subjects.get(subject).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The grant of an envelope, if it is believed.
+    pub fn believed(&self, envelope: &Envelope) -> Option<&Known> {
+        self.by_digest(&envelope::payload_sha256(envelope))
     }
 
     pub(super) fn by_digest(&self, digest: &[u8; 32]) -> Option<&Known> {
