@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use lianxi_proto::cells::withhold;
+use lianxi_proto::{
+    cells::withhold,
+    note::{self, Note},
+};
 
 use super::{
     error::{ErrorKind, ServiceError},
@@ -24,6 +27,7 @@ use crate::{
     statement::{
         Envelope, SaltedCell,
         header::{self, StatementId, kinds},
+        journal::Evidence,
         pack::{Fault, Head, HeldRevocations, Packed, Part, SealBody, Writer, encode_seal},
         revocation::Proven,
         summary::{decode_body, open_cells},
@@ -144,6 +148,8 @@ pub async fn statement(hosted: &Hosted, id: StatementId) -> Result<Exported, Err
     };
     let evidence = hosted.journal.evidence_of(id).await?;
     let source = statement.header.source;
+    let named = evidence.iter().flat_map(|evidence| witnesses(unit, evidence));
+    let mut subjects: BTreeSet<Subject> = named.map(|witness| (witness, None)).collect();
     let desks = unit.trust().all().map(|known| &known.delegation).fold(
         BTreeSet::new(),
         |mut subjects: BTreeSet<Subject>, delegation| {
@@ -154,7 +160,18 @@ pub async fn statement(hosted: &Hosted, id: StatementId) -> Result<Exported, Err
         },
     );
     let head = head(unit, source, String::new());
-    write(unit, head, desks, None, vec![Packed { envelope, cells, evidence }])
+    subjects.extend(desks);
+    write(unit, head, subjects, None, vec![Packed { envelope, cells, evidence }])
+}
+
+/// Units that signed the checkpoint of `evidence` and are known here: their grants make them
+/// witnesses.
+fn witnesses(unit: &Unit, evidence: &Evidence) -> Vec<UnitCode> {
+    let Ok(note) = Note::parse(&evidence.checkpoint) else { return Vec::new() };
+    let prefix = note::origin(&unit.trust_domain, "");
+    let named = note.names().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok());
+    let trust = unit.trust();
+    named.filter(|unit| trust.delegation(unit, None).is_some()).collect()
 }
 
 fn head(unit: &Unit, of: UnitCode, period: String) -> Head {
