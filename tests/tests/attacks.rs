@@ -16,7 +16,7 @@ use lianxi_node::{
     store::journal::leaves,
 };
 use lianxi_proto::{
-    admin::v1::QuarantineRequest,
+    admin::v1::{OpenEpochRequest, QuarantineRequest},
     envelope::Signer,
     link::v1::Lane,
     local::v1::{
@@ -69,6 +69,14 @@ async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
     let Breach { mut federation, link, .. } = breach;
     drop(link);
     federation.start("C-1-1").await;
+    // Its numbers were used in its name: it goes on in an epoch of its own.
+    let request = OpenEpochRequest {
+        units: vec!["C-1-1".into()],
+        text: "the keys were in other hands".into(),
+        approved_by: vec!["li".into(), "wang".into()],
+        dry_run: false,
+    };
+    federation.client("C-1-1").node().open_epoch(request).await.unwrap();
     let told = until("the reasons at the street", async || {
         let request = QuarantineRequest { unit: "C-1-1".into() };
         let listed = federation.client("C-1-1").node().quarantine(request).await.ok()?.into_inner();
