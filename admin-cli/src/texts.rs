@@ -228,6 +228,12 @@ texts! {
     RefusedCount: "refused", "被拒";
     ApprovedUntil: "let in until", "准许至";
     NoRecoveries: "no child let its certificate end", "没有下级的证书失效";
+    RotationBegun: "{}: new key for {} made; `lianxi node status` shows how far it is", "{}：已生成新的 {} 密钥；用 lianxi node status 查看进度";
+    RotationWouldWork: "{}: the key for {} could be replaced; nothing was changed", "{}：可更换 {} 密钥；未作任何更改";
+    RotationPrepared: "{}: new key for {}: prepared, the parent is asked for its grant", "{}：新的 {} 密钥：已生成，正请上级授权";
+    RotationGranted: "{}: new key for {}: granted, acknowledged by {} of {} children; missing: {}", "{}：新的 {} 密钥：已授权，{}／{} 个下级已确认；未确认：{}";
+    RotationInUse: "{}: new key for {}: in use; the former one holds until {} at least, {} statements by it wait", "{}：新的 {} 密钥：已启用；旧密钥至少保留至 {}，尚有 {} 份报文待送";
+    CheckRotation: "change of keys", "更换密钥";
     RecoveryApproved: "{} is let in once until {}", "{} 在 {} 前可恢复一次";
     RecoveryWouldWork: "{} could be let in until {}; nothing was approved", "{} 可准许恢复至 {}；未作任何更改";
     LeaveWaits: "{} statements wait for {}", "尚有 {} 份报文待送 {}";
@@ -253,6 +259,8 @@ texts! {
     DoctorCatalogue: "publish one at the root, or wait for the parent's", "请由根单位发布，或等待上级下发";
     DoctorRecover: "find out why the child lets its certificate end; let it in with lianxi node recover --approve",
         "请查明下级证书失效的原因；用 lianxi node recover --approve 准许恢复";
+    DoctorRotation: "bring the hosts of the units that are named back, or let them go with lianxi node leave --child",
+        "请恢复所列单位的主机，或用 lianxi node leave --child 使其退出";
     DoctorLink: "check address, port and firewall of the parent; it is dialled again by itself",
         "请检查上级地址、端口与防火墙；节点会自动重连";
     DoctorClock: "set up NTP on this machine, or on the parent's", "请在本机或上级主机上配置 NTP";

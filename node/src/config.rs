@@ -246,12 +246,22 @@ impl Default for StoreTable {
 }
 
 /// `[keys]`: private keys.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeysTable {
     /// How the key files must be protected, else the host does not start. Default: `none`, which
     /// takes any protection.
     pub protect: Method,
+    /// How long a key that was replaced still holds at least: what it signed passes through hosts
+    /// that may be away. Default: 7 days.
+    #[serde(with = "humantime_serde")]
+    pub overlap: Duration,
+}
+
+impl Default for KeysTable {
+    fn default() -> Self {
+        Self { protect: Method::default(), overlap: Duration::from_secs(7 * 24 * 60 * 60) }
+    }
 }
 
 /// `[units]`: what every unit of the host gets.
@@ -731,7 +741,7 @@ mod tests {
                 reserve_mib: 0,
                 encrypt: Cipher::Sm4Gcm,
             },
-            keys: KeysTable { protect: Method::Credential },
+            keys: KeysTable { protect: Method::Credential, overlap: Duration::ZERO },
             units: UnitsTable { quota_mib },
             unit: vec![UnitTable { code: "310101002003".parse().unwrap(), quota_mib }],
             journal: JournalTable {

@@ -11,6 +11,7 @@ mod journals;
 mod kept;
 mod protection;
 mod renewal;
+mod rotation;
 mod setup;
 
 pub use at_rest::{StoreRewritten, lock_of_store, rewrite_store};

@@ -369,10 +369,20 @@ class Delegation:
             title_text=12,
             serial_number=13,
             suites=[14],
+            since_int=15,
+            seen=[16],
+            further=[17],
         )
         self.domain, self.unit, self.level = message["domain_text"], message["unit_text"], message["level_number"]
         self.issuer, self.desk, self.serial = message["issuer_text"], message["desk_text"], message["serial_number"]
         self.begins, self.ends = message["begins_int"], message["ends_int"]
+        self.since = message["since_int"] or self.begins
+        self.seen = [bytes(digest) for digest in message["seen"]]
+        further = message["further"]
+        require(len(self.seen) <= 64 and all(len(digest) == 32 for digest in self.seen), "seen")
+        require(len(further) <= 4 and all(len(digest) == 32 for digest in further), "further CAs")
+        require(not (self.desk and further), "CAs of a desk")
+        require(0 <= message["since_int"] < self.ends, "keys since")
         require(len(self.domain) <= 200, "trust domain")
         require(all(LABEL.match(label) for label in self.domain.split(".")), "trust domain")
         require(not self.desk or UNIT.match(self.desk), "desk")
@@ -431,6 +441,7 @@ class Trust:
         self.root_id, self.root = key_id(*root_key), None
         self.revocations, self.believed = {}, {}
         self.history, self.holders, self.digests, self.grants = {}, {}, set(), set()
+        self.seen = {}
 
     def newest(self, unit):
         history = self.history.get((unit, ""))
@@ -455,7 +466,7 @@ class Trust:
             if known.has(identifier, use):
                 if known.covers(time):
                     return known
-            elif known.begins + TOLERANCE_MS <= time:
+            elif known.since + TOLERANCE_MS <= time:
                 break
         raise Broken("expired")
 
@@ -492,6 +503,8 @@ class Trust:
         self.digests.add(envelope.sha256)
         signed_by = [identifier for identifier, _ in holders] if grant.issuer else []
         self.believed[envelope.sha256] = grant, signed_by, statement.time
+        for digest in grant.seen:
+            self.seen.setdefault(digest, grant.unit)
         if not grant.issuer:
             self.root = grant.unit
         elif not grant.desk:
@@ -554,15 +567,15 @@ class Trust:
         if known and (known.issuer, known.level) != (grant.issuer, grant.level):
             raise Broken("outside-subtree")
 
-    def check_ended(self, holder, identifier, witnessed):
-        """What an ended key signed counts only if a witness had seen it before."""
+    def check_ended(self, holder, identifier, witnessed, seen):
+        """What an ended key signed counts only if a witness, or the issuer, had seen it before."""
         _, subject, use = holder
         revoked = self.revoked_key(subject, identifier)
         replaced = self.replaced(holder, identifier)
         if revoked and (replaced is None or replaced >= revoked.cutoff):
             if witnessed is None or witnessed >= revoked.cutoff:
                 raise Broken("revoked" if revoked.serial else "ended-key")
-        elif replaced is not None and (witnessed is None or witnessed >= replaced):
+        elif replaced is not None and not seen and (witnessed is None or witnessed >= replaced):
             raise Broken("ended-key")
 
     def replaced(self, holder, identifier):
@@ -570,9 +583,9 @@ class Trust:
         _, subject, use = holder
         history = self.history[subject]
         last = max(at for at, known in enumerate(history) if known.has(identifier, use))
-        if last + 1 == len(history) or history[last + 1].begins > self.exported:
+        if last + 1 == len(history) or history[last + 1].since > self.exported:
             return None
-        return history[last + 1].begins
+        return history[last + 1].since
 
     # Revocations: all are kept, and each is judged by all others.
 
@@ -683,7 +696,8 @@ class Trust:
             self.in_force(holder, identifier, statement.time)
             if not self.accepted_at(holder[0][0], statement.time):
                 raise Broken("suite-not-accepted")
-            self.check_ended(holder, identifier, witnessed)
+            seen = self.seen.get(envelope.sha256) == statement.source
+            self.check_ended(holder, identifier, witnessed, seen)
             if subject[0] == statement.source and signer is None:
                 signer = subject
         if signer is None:

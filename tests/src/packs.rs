@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lianxi_node::{
     domain::{
         component::Component,
-        delegation::{Delegation, KeyUse, PublicKey, Suite},
+        delegation::{Delegation, KeyChange, KeyUse, PublicKey, Suite},
         distinct::{self, Distinct},
         journal::{self, Leaf},
         period::Period,
@@ -395,6 +395,7 @@ fn grant(member: &Member) -> Delegation {
         title: format!("Unit {}", member.code),
         serial: 1,
         accepted_suites: Vec::new(),
+        change: KeyChange::default(),
     }
 }
 

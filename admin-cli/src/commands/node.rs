@@ -11,6 +11,7 @@ mod renewal;
 mod restore;
 mod revocations;
 mod revoke;
+mod rotate;
 mod view;
 
 use anyhow::Context as _;
@@ -46,6 +47,8 @@ pub(crate) enum Verb {
     Doctor(doctor::Doctor),
     /// Renew the certificates of the host's units now
     Renew(renewal::Renew),
+    /// Replace keys of a unit, without a gap and without an alarm
+    RotateKey(rotate::RotateKey),
     /// Leave the tree, or let a child go that is gone
     Leave(leave::Leave),
     /// Let a child in whose certificate ended too long ago or too often
@@ -88,6 +91,7 @@ impl Verb {
             Self::Status(status) => block_on(status.run(context)),
             Self::Doctor(doctor) => block_on(doctor.run(context)),
             Self::Renew(renew) => block_on(renew.run(context)),
+            Self::RotateKey(rotate) => block_on(rotate.run(context)),
             Self::Leave(leave) => block_on(leave.run(context)),
             Self::Recover(recover) => block_on(recover.run(context)),
             Self::Restore(restore) => block_on(restore.run(context)),

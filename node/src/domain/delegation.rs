@@ -106,6 +106,20 @@ pub struct Delegation {
     /// Suites in which anything is signed in the trust domain: stated by the root's own alone.
     /// Empty: Ed25519 alone.
     pub accepted_suites: Vec<Suite>,
+    /// What the grant says of keys that changed.
+    pub change: KeyChange,
+}
+
+/// What a grant says of keys that changed. By default: nothing did.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KeyChange {
+    /// When its keys replaced others: a key that it leaves out ended then. 0: the keys are as old
+    /// as the grant.
+    pub since_unix_ms: UnixMillis,
+    /// Payloads that the issuer knows to be older than the end of the keys that signed them.
+    pub seen_sha256: Vec<[u8; 32]>,
+    /// Further CAs of the unit whose certificates are good.
+    pub further_ca_sha256: Vec<[u8; 32]>,
 }
 
 impl Delegation {
@@ -115,6 +129,19 @@ impl Delegation {
             [] => suite == Suite::Ed25519,
             stated => stated.contains(&suite),
         }
+    }
+
+    /// When a key that this grant leaves out, and the one before it named, ended.
+    pub fn keys_since(&self) -> UnixMillis {
+        match self.change.since_unix_ms {
+            0 => self.not_before_unix_ms,
+            since => since,
+        }
+    }
+
+    /// Every CA of the unit whose certificates are good.
+    pub fn cas(&self) -> impl Iterator<Item = [u8; 32]> {
+        self.ca_sha256.into_iter().chain(self.change.further_ca_sha256.iter().copied())
     }
 
     /// Suites of the keys that sign.

@@ -21,5 +21,6 @@ pub mod protection;
 pub mod record;
 pub mod revocation;
 pub mod role;
+pub mod rotation;
 pub mod summary;
 pub mod unit;

@@ -32,7 +32,11 @@ use crate::{
         connection::Connection,
         enrolments::{Door, DoorError, Enrolling, Enrolments, Refused, Reserved},
     },
-    statement::{enrolment::Application, header::Malformed},
+    statement::{
+        enrolment::Application,
+        header::Malformed,
+        rotation::{KeyRequest, ProvenRequest},
+    },
 };
 
 /// Longest time for one call.
@@ -102,6 +106,19 @@ impl Enrolment for EnrolmentHandler {
             token_id.map_err(|_| malformed(&Malformed::new("token_id", "must have 16 bytes")))?;
         let chain = enrolments.confirm(&peer, &token_id).await.map_err(to_status)?;
         Ok(Response::new(pb::ConfirmResponse { chain }))
+    }
+
+    async fn rotate(
+        &self,
+        request: Request<pb::RotateRequest>,
+    ) -> Result<Response<pb::RotateResponse>, Status> {
+        let (enrolments, peer) = self.called(&request)?;
+        let peer = peer.ok_or_else(|| {
+            Status::unauthenticated("other keys are granted over the unit's own certificate alone")
+        })?;
+        let request = KeyRequest::read(request.into_inner()).map_err(|error| malformed(&error))?;
+        let chain = enrolments.rotate(&peer, &request).await.map_err(to_status)?;
+        Ok(Response::new(pb::RotateResponse { chain }))
     }
 }
 
@@ -182,6 +199,18 @@ impl Door for GrpcDoor {
     ) -> Result<Vec<Envelope>, DoorError> {
         let mut client = self.dial(address, pin, Purpose::Link, Some(client)).await?;
         let answer = client.confirm(pb::ConfirmRequest { token_id: token_id.to_vec() }).await;
+        Ok(answer.map_err(|status| refused(&status))?.into_inner().chain)
+    }
+
+    async fn rotate(
+        &self,
+        address: &str,
+        pin: &ParentPin,
+        client: &UnitTls,
+        request: ProvenRequest,
+    ) -> Result<Vec<Envelope>, DoorError> {
+        let mut client = self.dial(address, pin, Purpose::Link, Some(client)).await?;
+        let answer = client.rotate(request).await;
         Ok(answer.map_err(|status| refused(&status))?.into_inner().chain)
     }
 }
@@ -418,6 +447,16 @@ mod tests {
             self.cut(3)?;
             Ok(chain)
         }
+
+        async fn rotate(
+            &self,
+            address: &str,
+            pin: &ParentPin,
+            client: &UnitTls,
+            request: ProvenRequest,
+        ) -> Result<Vec<Envelope>, DoorError> {
+            self.door.rotate(address, pin, client, request).await
+        }
     }
 
     #[tokio::test]
@@ -575,7 +614,8 @@ mod tests {
     async fn confirm_without_a_certificate_is_unauthenticated() {
         let served = Served::new(City::new("boston.example").await).await;
         let token = served.token().await;
-        let pin = ParentPin { unit: code("BOS"), trust_domain: None, ca_sha256: token.ca_sha256 };
+        let (unit, ca_sha256) = (code("BOS"), token.ca_sha256);
+        let pin = ParentPin { unit, trust_domain: None, ca_sha256, further: Vec::new() };
         let door = served.door();
         let mut client = door.dial(&served.address, &pin, Purpose::Enrol, None).await.unwrap();
         let answer = client.confirm(pb::ConfirmRequest { token_id: token.id.to_vec() }).await;

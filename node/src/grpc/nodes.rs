@@ -1,6 +1,6 @@
 //! `NodeService`: what the IT staff of a host do.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use lianxi_proto::admin::v1 as pb;
 use tonic::{Request, Response, Status};
@@ -11,7 +11,12 @@ use super::{
     status::{to_status, unit},
 };
 use crate::{
-    domain::{delegation::Delegation, journal::Actor, protection::Cipher},
+    domain::{
+        delegation::Delegation,
+        journal::Actor,
+        protection::Cipher,
+        rotation::{Replaced, Stage},
+    },
     services::{
         desks,
         enrolments::ChildRecovery,
@@ -20,6 +25,7 @@ use crate::{
         leaving::{self, Progress},
         quarantine,
         revocations::{self, Order},
+        rotations,
     },
     statement::{
         delegation::{level_from_proto, level_to_proto},
@@ -63,6 +69,7 @@ impl NodeHandler {
         let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await;
         let quarantined = quarantined.map_err(to_status)?.len();
         let recoveries = self.operations.recoveries(&unit.code).await.map_err(to_status)?;
+        let rotation = self.operations.rotation(&unit.code).await.map_err(to_status)?;
         let (records, _) = hosted.records.count().await.unwrap_or_default();
         let (title, delegation_ends_unix_ms, children) = {
             let trust = unit.trust();
@@ -106,6 +113,7 @@ impl NodeHandler {
             epoch: unit.epoch(),
             rolled_back: hosted.epochs.stopped().map(|it| it.to_string()).unwrap_or_default(),
             rolled_back_peers: hosted.epochs.behind().iter().map(ToString::to_string).collect(),
+            key_rotation: rotation.map(key_rotation),
         })
     }
 }
@@ -120,6 +128,24 @@ fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
         refused: recovery.refused,
         refused_unix_ms: recovery.refused_unix_ms,
         approved_until_unix_ms: recovery.approved_until_unix_ms,
+    }
+}
+
+fn key_rotation(progress: rotations::Progress) -> pb::KeyRotation {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let rotations::Progress { replaced, stage, started_unix_ms, peers, facts, failure } = progress;
+    let in_use = matches!(stage, Stage::InUse | Stage::Retired);
+    pb::KeyRotation {
+        replaced: replaced.iter().map(ToString::to_string).collect(),
+        stage: stage.as_str().to_owned(),
+        started_unix_ms,
+        children: count(peers),
+        missing: facts.missing.iter().map(ToString::to_string).collect(),
+        unsent: facts.unsent,
+        ungranted: count(facts.ungranted),
+        unwitnessed: facts.unwitnessed,
+        overlap_ends_unix_ms: if in_use { facts.overlap_ends_unix_ms } else { 0 },
+        failure,
     }
 }
 
@@ -222,6 +248,24 @@ impl pb::node_service_server::NodeService for NodeHandler {
             certificate_ends_unix_ms: renewed.certificate_ends_unix_ms,
             delegation_ends_unix_ms: renewed.delegation_ends_unix_ms,
         }))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<pb::RotateKeyRequest>,
+    ) -> Result<Response<pb::RotateKeyResponse>, Status> {
+        let by = actor(&request)?;
+        let request = request.into_inner();
+        let replaced: Result<BTreeSet<Replaced>, _> =
+            request.replaced.iter().map(|word| word.parse()).collect();
+        let replaced = replaced.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        if replaced.is_empty() {
+            return Err(Status::invalid_argument("replaced is empty; name a key"));
+        }
+        let (code, replaced) = (unit(&request.unit)?, Vec::from_iter(replaced));
+        let begun = self.operations.rotate(&code, &replaced, by, request.dry_run).await;
+        let rotation = Some(key_rotation(begun.map_err(to_status)?));
+        Ok(Response::new(pb::RotateKeyResponse { rotation }))
     }
 
     async fn leave(

@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        delegation::{KeyUse, PublicKey, Suite},
+        delegation::{KeyChange, KeyUse, PublicKey, Suite},
         unit::Level,
     };
 
@@ -192,6 +192,7 @@ mod tests {
             title: "市".to_owned(),
             serial: 7,
             accepted_suites: vec![suite],
+            change: KeyChange::default(),
         }
     }
 

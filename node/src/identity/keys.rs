@@ -1,10 +1,12 @@
 //! Private keys of units, desks and the root, and the files that hold them.
 //!
 //! Promises that a key file is durable and complete before anybody is told of the key, readable by
-//! its owner alone, sealed if the host's keys are, and never overwritten by other keys. Must not log or return private bytes.
+//! its owner alone, sealed if the host's keys are, and never overwritten by other keys, but by the
+//! next ones of the same unit. Must not log or return private bytes.
 
 mod file;
 mod lock;
+mod next;
 mod protect;
 
 use std::{
@@ -21,6 +23,7 @@ use zeroize::Zeroizing;
 use self::file::{KeyFile, Kind, Part, save};
 pub use self::{
     lock::{Cost, Lock, Method, Secret},
+    next::{NextKeys, former_agreement_keys},
     protect::{change_secret, protect, unprotect},
 };
 
@@ -231,6 +234,15 @@ impl UnitKeys {
     ///
     /// [`Error::Exists`] if other keys are there, [`Error::File`].
     pub fn save(&self, place: impl Into<Place>) -> Result<(), Error> {
+        self.write(|parts| save(&place.into(), Kind::Unit, parts))
+    }
+
+    /// Puts the keys in the place of those in `unit.keys`, in one step.
+    fn replace(&self, place: &Place) -> Result<(), Error> {
+        self.write(|parts| file::put(place, Kind::Unit, parts))
+    }
+
+    fn write(&self, to: impl FnOnce(&[(Part, &[u8])]) -> Result<(), Error>) -> Result<(), Error> {
         let agreement = Zeroizing::new(*self.agreement.private_bytes());
         let (statement, delegation) =
             (self.statement.private_bytes(), self.delegation.private_bytes());
@@ -244,7 +256,7 @@ impl UnitKeys {
             (Part::Tls, self.tls.serialized_der()),
             (Part::CaCertificate, &self.ca_certificate),
         ];
-        save(&place.into(), Kind::Unit, &parts)
+        to(&parts)
     }
 
     /// Reads `unit.keys` there.

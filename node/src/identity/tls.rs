@@ -88,6 +88,8 @@ pub struct UnitTls {
     pub trust_domain: String,
     /// Certificate of its own CA.
     pub ca_certificate: CertificateDer<'static>,
+    /// The CA that it had before, while children still show certificates of that one.
+    pub former_ca: Option<CertificateDer<'static>>,
     /// Shown to children.
     pub server_certificate: CertificateDer<'static>,
     /// Shown to the parent; `None` at the root.
@@ -127,10 +129,22 @@ impl UnitTls {
             unit: unit.clone(),
             trust_domain: trust_domain.to_owned(),
             ca_certificate: keys.ca_certificate.clone(),
+            former_ca: None,
             server_certificate,
             client_certificate,
             key: Arc::new(keys.tls.serialize_der().into()),
         }
+    }
+
+    /// Takes certificates of a CA that it had before, too.
+    #[must_use]
+    pub fn accepting(self, former_ca: Option<CertificateDer<'static>>) -> Self {
+        Self { former_ca, ..self }
+    }
+
+    /// Every CA whose certificates children may show.
+    fn cas(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        [&self.ca_certificate].into_iter().chain(&self.former_ca)
     }
 
     fn key(&self) -> PrivateKeyDer<'static> {
@@ -148,9 +162,13 @@ impl fmt::Debug for UnitTls {
     }
 }
 
-fn roots(ca: &CertificateDer<'_>) -> Result<Arc<RootCertStore>, rustls::Error> {
+fn roots<'a>(
+    cas: impl IntoIterator<Item = &'a CertificateDer<'static>>,
+) -> Result<Arc<RootCertStore>, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.clone().into_owned())?;
+    for ca in cas {
+        roots.add(ca.clone().into_owned())?;
+    }
     Ok(Arc::new(roots))
 }
 

@@ -69,6 +69,8 @@ pub struct Trust {
     children: BTreeMap<UnitCode, BTreeSet<UnitCode>>,
     keys: BTreeMap<String, Holder>,
     digests: BTreeMap<[u8; 32], (Subject, u64)>,
+    /// Payloads that an issuer saw before their keys ended, by whom they are about.
+    seen: BTreeMap<[u8; 32], UnitCode>,
     /// By id.
     revocations: BTreeMap<[u8; 32], KnownRevocation>,
     /// Ids of revocations by the key that they name.
@@ -99,6 +101,7 @@ impl Trust {
             children: BTreeMap::new(),
             keys: BTreeMap::new(),
             digests: BTreeMap::new(),
+            seen: BTreeMap::new(),
             revocations: BTreeMap::new(),
             revoked_keys: BTreeMap::new(),
             revoked_units: BTreeMap::new(),
@@ -194,8 +197,12 @@ impl Trust {
             }
         }
         if let Some(now) = now.filter(|_| is_new) {
+            // What was stored was believed before the end was known.
+            let seen = self.seen.get(&payload_sha256).filter(|of| {
+                **of == known.delegation.unit || Some(*of) == known.delegation.issuer.as_ref()
+            });
             for (key_id, holder) in signers.iter().filter_map(Signed::holder) {
-                self.check_ended(holder, key_id, now, None)?;
+                self.check_ended(holder, key_id, now, None, seen.is_some())?;
             }
             self.check_no_revoked_key(&known)?;
         }
@@ -228,6 +235,9 @@ impl Trust {
                 children.insert(delegation.unit.clone());
             }
             (Some(_), Some(_)) => {}
+        }
+        for seen in &delegation.change.seen_sha256 {
+            self.seen.entry(*seen).or_insert_with(|| delegation.unit.clone());
         }
         self.digests.insert(known.payload_sha256, (subject.clone(), delegation.serial));
         let history = self.subjects.entry(subject).or_default();
@@ -268,6 +278,8 @@ impl Trust {
         let statement = header::decode(&envelope.payload)?;
         let (source, time) = (&statement.header.source, statement.header.time_unix_ms);
         check_not_ahead(time, Some(now))?;
+        let payload_sha256 = envelope::payload_sha256(envelope);
+        let seen = self.seen.get(&payload_sha256) == Some(source);
         let mut signer = None;
         for signed in &signers {
             let Signed::Holder(key_id, holder) = signed else {
@@ -280,7 +292,7 @@ impl Trust {
             }
             self.in_force(holder, key_id, time)?;
             self.check_signed_suite(holder, time)?;
-            self.check_ended(holder, key_id, now, witnessed)?;
+            self.check_ended(holder, key_id, now, witnessed, seen)?;
             if holder.subject.0 == *source && signer.is_none() {
                 signer = Some(holder.subject.clone());
             }
@@ -292,7 +304,6 @@ impl Trust {
             let holder = signers.iter().map(Signed::shown).collect::<Vec<_>>().join(", ");
             return Err(Error::WrongSource { claimed: source.clone(), holder });
         };
-        let payload_sha256 = envelope::payload_sha256(envelope);
         Ok(Opened { statement, signer, payload_sha256 })
     }
 

@@ -123,6 +123,8 @@ enum Done {
     Roster(Result<Vec<Envelope>, exchange::Error>),
     Introduced(Result<(), exchange::Error>),
     Witnessed(Result<Vec<Witnessing>, exchange::Error>),
+    Held(Result<Option<[u8; 32]>, exchange::Error>),
+    Acquainted(Result<(), exchange::Error>),
     Revocations(Vec<Proven>),
     Revoked(Result<(), exchange::Error>),
     Handed(Lane, u64, Result<Commit, exchange::Error>),
@@ -315,6 +317,12 @@ impl Driver {
                 Effect::FetchRoster => {
                     self.spawn(async move { Done::Roster(exchange.roster(&peer).await) });
                 }
+                Effect::FetchHeld => {
+                    self.spawn(async move { Done::Held(exchange.held(&peer).await) });
+                }
+                Effect::Acquainted(payload_sha256) => self.spawn(async move {
+                    Done::Acquainted(exchange.acquainted(&peer, payload_sha256).await)
+                }),
                 Effect::FetchRevocations => {
                     self.spawn(async move { Done::Revocations(exchange.revocations().await) });
                 }
@@ -423,6 +431,8 @@ impl Driver {
             Done::Wanted(Ok(after)) => self.session.returns_wanted(after),
             Done::GivenBack(Ok(page)) => self.session.returned(page),
             Done::Roster(Ok(delegations)) => self.session.roster(delegations),
+            Done::Held(Ok(payload_sha256)) => self.session.held(payload_sha256),
+            Done::Acquainted(Ok(())) => self.session.took_acquaintance(),
             Done::Introduced(Ok(())) => self.session.introduced(),
             Done::Witnessed(Ok(answers)) => self.session.witnessed(answers),
             Done::Revocations(items) => self.session.revocations(items),
@@ -447,6 +457,8 @@ impl Driver {
             | Done::Wanted(Err(error))
             | Done::GivenBack(Err(error))
             | Done::Roster(Err(error))
+            | Done::Held(Err(error))
+            | Done::Acquainted(Err(error))
             | Done::Introduced(Err(error))
             | Done::Witnessed(Err(error))
             | Done::Revoked(Err(error))

@@ -113,6 +113,17 @@ impl Roster {
     }
 }
 
+/// What this side says of the peer's delegation: once the link is up, and whenever it changed.
+#[derive(Default)]
+struct Acquaintance {
+    due: bool,
+    asking: bool,
+    told: Option<[u8; 32]>,
+    frame: Option<Frame>,
+    came: Option<[u8; 32]>,
+    taking: bool,
+}
+
 /// One link, seen from one end. See the module's documentation.
 pub struct Session {
     role: Role,
@@ -130,6 +141,7 @@ pub struct Session {
     introductions: VecDeque<Vec<Envelope>>,
     introducing: bool,
     roster: Roster,
+    acquaintance: Acquaintance,
     flood: Flood,
     pulls: Pulls,
     witnesses: Witnesses,
@@ -162,6 +174,7 @@ impl Session {
             introductions: VecDeque::new(),
             introducing: false,
             roster: Roster::default(),
+            acquaintance: Acquaintance::default(),
             flood: Flood::default(),
             pulls: Pulls::default(),
             witnesses: Witnesses::default(),
@@ -202,6 +215,7 @@ impl Session {
         // What a child needs of the desks above it is little: it is introduced on every stream.
         self.roster.due |=
             self.role == Role::Parent || greeted.roster_sha256 != self.roster.own_sha256;
+        self.acquaintance.due = true;
         self.flood.due |= greeted.revocations_sha256 != self.flood.own_sha256;
         self.state = State::Open;
         self.quiet = meeting == Meeting::Quiet;
@@ -319,8 +333,25 @@ impl Session {
         if self.state != State::Closed {
             self.roster.due = true;
             self.flood.due = true;
+            self.acquaintance.due = true;
             self.pump();
         }
+    }
+
+    /// What [`Effect::FetchHeld`] brought: the peer's delegation, as far as it is durable here.
+    pub fn held(&mut self, payload_sha256: Option<[u8; 32]>) {
+        self.acquaintance.asking = false;
+        if payload_sha256.is_some() && payload_sha256 != self.acquaintance.told {
+            self.acquaintance.told = payload_sha256;
+            self.acquaintance.frame = payload_sha256.map(wire::acquainted);
+        }
+        self.pump();
+    }
+
+    /// What [`Effect::Acquainted`] said is kept.
+    pub fn took_acquaintance(&mut self) {
+        self.acquaintance.taking = false;
+        self.pump();
     }
 
     /// The unit made a checkpoint of its journal.
@@ -449,6 +480,7 @@ impl Session {
         }
         self.state == State::Open
             && (self.inbound.iter().any(InLane::must_acknowledge)
+                || self.acquaintance.frame.is_some()
                 || !self.flood.frames.is_empty()
                 || (!self.flood.is_behind()
                     && (self.witnesses.is_waiting() || !self.roster.frames.is_empty()))
@@ -484,6 +516,9 @@ impl Session {
             return Some(wire::acknowledgement(cursor));
         }
         if let Some(frame) = self.flood.frames.pop_front() {
+            return Some(frame);
+        }
+        if let Some(frame) = self.acquaintance.frame.take() {
             return Some(frame);
         }
         if self.flood.is_behind() {
@@ -597,19 +632,17 @@ impl Session {
                 Ok(())
             }
             (_, Kind::Heartbeat(_)) => Ok(()),
+            (_, Kind::Acquainted(frame)) => {
+                // A later one says all that an earlier one did.
+                self.acquaintance.came = Some(wire::acquaintance(&frame)?);
+                Ok(())
+            }
             (_, Kind::CheckpointOffer(offer)) => self.witnesses.said(wire::offer(offer)?),
             (_, Kind::CheckpointVerdict(verdict)) => self.witnesses.said(wire::verdict(verdict)?),
             (_, Kind::CheckpointHeld(held)) => {
                 self.witnesses.said(Witnessing::Held { size: held.size })
             }
-            (_, Kind::Revocations(frame)) => {
-                let items = wire::proven(frame)?;
-                let id =
-                    |item: &Proven| -> [u8; 32] { Sha256::digest(&item.revocation.payload).into() };
-                self.flood.shared.extend(items.iter().map(id));
-                self.flood.came.push_back(items);
-                Ok(())
-            }
+            (_, Kind::Revocations(frame)) => self.take_revocations(frame),
             (Role::Child, Kind::Refusal(refusal)) => {
                 Err(Closed::Refused { reason: refusal.reason, detail: refusal.detail })
             }
@@ -673,8 +706,17 @@ impl Session {
             | Kind::CheckpointOffer(_)
             | Kind::CheckpointVerdict(_)
             | Kind::CheckpointHeld(_)
-            | Kind::Revocations(_) => Ok(()),
+            | Kind::Revocations(_)
+            | Kind::Acquainted(_) => Ok(()),
         }
+    }
+
+    fn take_revocations(&mut self, frame: pb::Revocations) -> Result<(), Closed> {
+        let items = wire::proven(frame)?;
+        let id = |item: &Proven| -> [u8; 32] { Sha256::digest(&item.revocation.payload).into() };
+        self.flood.shared.extend(items.iter().map(id));
+        self.flood.came.push_back(items);
+        Ok(())
     }
 
     fn question(&mut self, request: pb::PullRequest) -> Result<(), Closed> {
@@ -706,6 +748,17 @@ impl Session {
             self.roster.due = false;
             self.roster.fetching = true;
             self.effects.push_back(Effect::FetchRoster);
+        }
+        if self.acquaintance.due && !self.acquaintance.asking {
+            self.acquaintance.due = false;
+            self.acquaintance.asking = true;
+            self.effects.push_back(Effect::FetchHeld);
+        }
+        if !self.acquaintance.taking
+            && let Some(payload_sha256) = self.acquaintance.came.take()
+        {
+            self.acquaintance.taking = true;
+            self.effects.push_back(Effect::Acquainted(payload_sha256));
         }
         if let Some(occasion) = self.witnesses.next() {
             self.effects.push_back(Effect::Witness(occasion));

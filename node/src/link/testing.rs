@@ -249,6 +249,14 @@ impl Exchange for MemoryExchange {
         Ok(())
     }
 
+    async fn held(&self, _peer: &UnitCode) -> Result<Option<[u8; 32]>, Error> {
+        Ok(None)
+    }
+
+    async fn acquainted(&self, _peer: &UnitCode, _sha256: [u8; 32]) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn revocations(&self) -> Vec<Proven> {
         self.state().revocations.clone()
     }

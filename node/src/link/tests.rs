@@ -574,7 +574,8 @@ impl Secured {
             }
         });
         let trust_domain = Some(DOMAIN.to_owned());
-        let pin = ParentPin { unit: unit("CITY"), trust_domain, ca_sha256: above_keys.ca_sha256() };
+        let ca_sha256 = above_keys.ca_sha256();
+        let pin = ParentPin { unit: unit("CITY"), trust_domain, ca_sha256, further: Vec::new() };
         Self { address, city, above, pin, child }
     }
 }

@@ -428,6 +428,15 @@ pub(crate) fn verdict(verdict: pb::CheckpointVerdict) -> Result<Witnessing, Malf
     }
 }
 
+pub(crate) fn acquainted(payload_sha256: [u8; 32]) -> Frame {
+    frame(Kind::Acquainted(pb::Acquainted { payload_sha256: payload_sha256.to_vec() }))
+}
+
+pub(crate) fn acquaintance(frame: &pb::Acquainted) -> Result<[u8; 32], Malformed> {
+    let digest = frame.payload_sha256.as_slice().try_into();
+    digest.map_err(|_| field("Acquainted", "payload_sha256", "must have 32 bytes"))
+}
+
 pub(crate) fn pull_cancel(pull_id: u64) -> Frame {
     frame(Kind::PullCancel(pb::PullCancel { pull_id }))
 }

@@ -26,9 +26,10 @@ use crate::{
         trust::Trust,
     },
     services::{
-        enrolments::{Identity, put_delegation},
+        enrolments::{Identity, put_delegation, replacing},
         error::ErrorKind,
         host::OperationError,
+        rotations::Rotation,
     },
     store::Batch,
 };
@@ -95,7 +96,8 @@ pub async fn split_root<E: From<Error>>(
     Ok(root.done("root.split", split).await?)
 }
 
-/// Asks for the root's own delegation anew, good for `days` from now.
+/// Asks for the root's own delegation anew, good for `days` from now. If keys of the unit are being
+/// changed, it names the new ones, and the former ones while they are to hold.
 ///
 /// # Errors
 ///
@@ -105,6 +107,16 @@ pub async fn request_root(config_file: &Path, lock: &Lock, days: u32) -> Result<
     let (own, now) = (root.own()?, SystemClock.now_unix_ms());
     let next = own.serial.saturating_add(1).max(u64::try_from(now).unwrap_or_default());
     // The beginning stays: what was granted under it before is judged by the newest one, too.
+    let rotation = Rotation::load(root.stopped.store.as_ref(), &root.unit).await?;
+    let own = rotation.map_or_else(
+        || own.clone(),
+        |rotation| {
+            let overlap = root.stopped.config.keys.overlap.as_millis();
+            let overlap_ms = i64::try_from(overlap).unwrap_or(i64::MAX);
+            let with_former = rotation.names_former_at(now, overlap_ms);
+            replacing(&own, &rotation.request(&own, with_former), now)
+        },
+    );
     let delegation = Delegation {
         not_after_unix_ms: now.saturating_add(i64::from(days).saturating_mul(DAY_MS)),
         serial: next,

@@ -21,6 +21,7 @@ use crate::{
     config::HostConfig,
     domain::{
         journal::{Act, Actor},
+        rotation::Replaced,
         unit::UnitCode,
     },
     identity::{
@@ -44,6 +45,7 @@ use crate::{
         hosted::Hosted,
         imports::Imports,
         records::Records,
+        rotations::Progress,
         unit::Unit,
     },
     store::{Store, sled::SledStore},
@@ -88,6 +90,10 @@ pub struct Host {
     tasks: Mutex<Vec<JoinHandle<()>>>,
     /// One renewal at a time: each reads an identity and writes it back.
     pub(super) renewing: tokio::sync::Mutex<()>,
+    /// A change of keys began.
+    pub(super) rotating: tokio::sync::Notify,
+    /// Why the last step of a unit's change of keys was not done.
+    pub(super) rotation_failures: Mutex<HashMap<UnitCode, String>>,
     stop: watch::Sender<bool>,
 }
 
@@ -136,13 +142,8 @@ impl Host {
         tasks.push(tokio::spawn(async move {
             resuming.imports.resume().await;
         }));
-        let (renewing, mut stop) = (Arc::clone(&host), host.stop.subscribe());
-        tasks.push(tokio::spawn(async move {
-            tokio::select! {
-                () = super::renewal::run(renewing) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        }));
+        tasks.push(host.until_stopped(super::renewal::run(Arc::clone(&host))));
+        tasks.push(host.until_stopped(super::rotation::run(Arc::clone(&host))));
         host.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
         tracing::info!(units = host.units.all().len(), address = ?link_address, "host is up");
         Ok(host)
@@ -185,6 +186,8 @@ impl Host {
                 link_address,
                 tasks: Mutex::default(),
                 renewing: tokio::sync::Mutex::default(),
+                rotating: tokio::sync::Notify::new(),
+                rotation_failures: Mutex::default(),
                 stop: watch::Sender::new(false),
             }
         }))
@@ -260,7 +263,8 @@ impl Host {
             tasks.push(self.until_stopped(journals::tell(Arc::clone(&hosted), webhook)));
         }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
-        let uplink = identity.parent.map(|parent| self.uplink(parent, identity.tls));
+        let known = Arc::clone(&hosted.unit);
+        let uplink = identity.parent.map(|parent| self.uplink(known, parent, identity.tls));
         self.links.attach(hosted, uplink);
         Ok(())
     }
@@ -276,14 +280,14 @@ impl Host {
         })
     }
 
-    fn uplink(&self, parent: setup::ParentAddress, tls: UnitTls) -> Uplink {
+    fn uplink(&self, known: Arc<Unit>, parent: setup::ParentAddress, tls: UnitTls) -> Uplink {
         let unit = parent.pin.unit.clone();
         // Units are opened parents first: one that is hosted here is open by now.
         if self.units.get(&unit).is_some() {
             return Uplink::Local { parent: unit };
         }
         let shown = self.shown_by(&tls);
-        let dial = DialParent { parent, shown, clock: Arc::clone(&self.clock) };
+        let dial = DialParent { known, parent, shown, clock: Arc::clone(&self.clock) };
         Uplink::Through { parent: unit, dial: Arc::new(dial) }
     }
 
@@ -397,6 +401,8 @@ pub(super) fn open_store(config: &HostConfig, lock: &Lock) -> Result<Arc<dyn Sto
 
 /// Dials a parent on another host, at each of its addresses in turn.
 struct DialParent {
+    /// The child: its trust says which CAs the parent has.
+    known: Arc<Unit>,
     parent: setup::ParentAddress,
     shown: Shown,
     clock: Arc<dyn Clock>,
@@ -406,11 +412,18 @@ struct DialParent {
 impl Dial for DialParent {
     async fn dial(&self) -> Result<Box<dyn Io>, String> {
         let tls = self.shown.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut pin = self.parent.pin.clone();
+        if let Some(known) = self.known.trust().delegation(&pin.unit, None)
+            && let Some(ca_sha256) = known.delegation.ca_sha256
+        {
+            pin.ca_sha256 = ca_sha256;
+            pin.further.clone_from(&known.delegation.change.further_ca_sha256);
+        }
         let mut failures = Vec::new();
         for address in &self.parent.addresses {
             let connected = crate::identity::tls::connect(
                 address,
-                &self.parent.pin,
+                &pin,
                 Purpose::Link,
                 Some(&tls),
                 Arc::clone(&self.clock),
@@ -447,6 +460,21 @@ impl Operations for Host {
 
     async fn renew(&self, unit: &UnitCode, dry_run: bool) -> Result<RenewedUnit, OperationError> {
         if dry_run { self.renewal_of(unit).await } else { self.renew_unit(unit).await }
+    }
+
+    async fn rotate(
+        &self,
+        unit: &UnitCode,
+        replaced: &[Replaced],
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<Progress, OperationError> {
+        Self::rotate(self, unit, replaced, by, dry_run).await
+    }
+
+    async fn rotation(&self, unit: &UnitCode) -> Result<Option<Progress>, OperationError> {
+        let Some(hosted) = self.units.get(unit) else { return Ok(None) };
+        Self::rotation(self, &hosted).await
     }
 
     async fn recover(

@@ -16,6 +16,7 @@ use crate::{
         enrolments::{Identity, Renewed, Renewing},
         error::{ErrorKind, ServiceError as _},
         host::{NotHosted, OperationError, RenewedUnit},
+        rotations::Rotation,
     },
 };
 
@@ -78,13 +79,17 @@ impl Host {
         false
     }
 
-    async fn identity(&self, unit: &UnitCode) -> Result<Identity, OperationError> {
+    pub(super) async fn identity(&self, unit: &UnitCode) -> Result<Identity, OperationError> {
         let identity = Identity::load(self.store.as_ref(), unit).await;
         let identity = identity.map_err(|error| failed(&error))?;
-        identity.ok_or_else(|| OperationError {
+        let mut identity = identity.ok_or_else(|| OperationError {
             kind: ErrorKind::NotFound,
             text: NotHosted(unit.clone()).to_string(),
-        })
+        })?;
+        if let Some(hosted) = self.units().get(unit) {
+            identity.update_pin(&hosted.unit.trust());
+        }
+        Ok(identity)
     }
 
     /// How a hosted unit stands before it is renewed.
@@ -129,7 +134,9 @@ impl Host {
         let kept = identity.persist(self.store.as_ref(), self.clock.now_unix_ms(), act).await;
         kept.map_err(|error| failed(&error))?;
         let ends = end_of(&identity)?;
-        self.show(&identity.tls(&keys), ends).map_err(|error| failed(&error))?;
+        let former = Rotation::former_ca(self.store.as_ref(), unit).await;
+        let tls = identity.tls(&keys).accepting(former.map_err(|error| failed(&error))?);
+        self.show(&tls, ends).map_err(|error| failed(&error))?;
         if let Some(hosted) = self.units().get(unit) {
             hosted.unit.learn(&chain).await.map_err(|error| failed(&error))?;
         }
@@ -141,7 +148,7 @@ impl Host {
 }
 
 /// End of the certificate that a unit shows its parent, or else its children.
-fn end_of(identity: &Identity) -> Result<UnixMillis, OperationError> {
+pub(super) fn end_of(identity: &Identity) -> Result<UnixMillis, OperationError> {
     let shown = identity.client_certificate.as_ref().unwrap_or(&identity.server_certificate);
     Ok(certificates::read(shown).map_err(|error| failed(&error))?.not_after_unix_ms)
 }

@@ -21,7 +21,7 @@ use crate::{
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{
         certificates,
-        keys::{DeskKeys, Lock, Place, UnitKeys},
+        keys::{DeskKeys, Lock, Place, UnitKeys, former_agreement_keys},
         tls::{ParentPin, UnitTls},
         token::Token,
     },
@@ -33,6 +33,7 @@ use crate::{
         error::{ErrorKind, ServiceError},
         host::{Invitation, InviteOrder, JoinedUnit, NotHosted, OperationError, Units},
         imports::{Imports, Targets},
+        rotations::Rotation,
         unit::Parts,
     },
     store::Store,
@@ -350,8 +351,10 @@ async fn open(
         |error: &dyn std::error::Error| Error::Unit { unit: unit.clone(), reason: chain(error) };
     let place = keys_place(config, lock, &unit);
     let keys = UnitKeys::load(place.clone()).map_err(|error| failed(&error))?;
+    let former = former_agreement_keys(&place).map_err(|error| failed(&error))?;
     let trust = identity.load_trust(store).await.map_err(|error| failed(&error))?;
-    let tls = identity.tls(&keys);
+    let former_ca = Rotation::former_ca(store, &unit).await.map_err(|error| failed(&error))?;
+    let tls = identity.tls(&keys).accepting(former_ca);
     let shown = identity.client_certificate.as_ref().unwrap_or(&identity.server_certificate);
     let certified = certificates::read(shown).map_err(|error| failed(&error))?;
     let desks: Vec<DeskId> = trust
@@ -377,6 +380,7 @@ async fn open(
             parent: identity.parent.as_ref().map(|parent| parent.unit.clone()),
             trust_domain: identity.trust_domain.clone(),
             keys,
+            former,
             desks: signers,
             trust,
         },

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{
-        delegation::Delegation,
+        delegation::{Delegation, KeyChange},
         unit::{DeskId, UnitCode},
     },
     identity::{
@@ -89,9 +89,10 @@ pub async fn add(
         title,
         serial: 1,
         accepted_suites: Vec::new(),
+        change: KeyChange::default(),
         ..own
     };
-    let signed = issue::sign(&delegation, unit.delegation_signer(), now);
+    let signed = issue::sign(&delegation, &unit.keys().delegation, now);
     unit.learn(&[signed]).await?;
     unit.add_desk(desk, keys);
     Ok(delegation)

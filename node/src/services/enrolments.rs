@@ -9,6 +9,7 @@ mod child;
 mod error;
 mod identity;
 mod recovery;
+mod rotating;
 mod rows;
 
 use std::{
@@ -27,14 +28,17 @@ pub use self::{
         reach,
     },
     error::Error,
-    identity::{Identity, IdentityError, Membership, Parent, put_delegation, put_revocation},
+    identity::{
+        Identity, IdentityError, Membership, Parent, delegation_key, put_delegation, put_revocation,
+    },
     recovery::{ChildRecovery, RecoveryBudget},
-    rows::{Child, TokenState, TokenStatus},
+    rotating::{is_granted, replacing},
+    rows::{Child, KeyRow, TokenState, TokenStatus},
 };
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
-        delegation::{Delegation, PublicKey},
+        delegation::{Delegation, KeyChange, PublicKey},
         journal::{Act, Actor, Leaf},
         unit::{Level, UnitCode},
     },
@@ -107,7 +111,7 @@ pub trait Grantor: Send + Sync + 'static {
     fn code(&self) -> &UnitCode;
 
     /// Its keys.
-    fn keys(&self) -> &UnitKeys;
+    fn keys(&self) -> Arc<UnitKeys>;
 
     /// Where its tokens and children are kept.
     fn store(&self) -> &dyn Store;
@@ -308,7 +312,9 @@ impl Enrolments {
         let reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
         self.check_not_revoked(&row, &reservation.keys())?;
         let until = match &row.state {
-            State::Spent { by, .. } if *by == reservation.thumbprint => {
+            State::Spent { tls_key_sha256, .. }
+                if self.is_current(&row.child, &reservation, tls_key_sha256) =>
+            {
                 self.admit_renewal(&row, now).await?;
                 now
             }
@@ -504,6 +510,7 @@ impl Enrolments {
             title: row.title.clone(),
             serial,
             accepted_suites: Vec::new(),
+            change: KeyChange::default(),
         })
     }
 

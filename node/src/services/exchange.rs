@@ -361,6 +361,12 @@ pub trait Exchange: Send + Sync + 'static {
     /// Takes in delegations that `peer` introduces, durably.
     async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error>;
 
+    /// The newest delegation of `peer` that is durable here, by the digest of its payload.
+    async fn held(&self, peer: &UnitCode) -> Result<Option<[u8; 32]>, Error>;
+
+    /// Keeps that `peer` holds the delegation of this unit with that digest, durably.
+    async fn acquainted(&self, peer: &UnitCode, payload_sha256: [u8; 32]) -> Result<(), Error>;
+
     /// The revocations that are held, each with its proof.
     async fn revocations(&self) -> Vec<Proven>;
 

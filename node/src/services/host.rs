@@ -13,6 +13,7 @@ use super::{
     hosted::Hosted,
     imports::Targets,
     records::Records,
+    rotations::Progress,
 };
 use crate::{
     clock::UnixMillis,
@@ -20,6 +21,7 @@ use crate::{
         catalogue::Catalogue,
         journal::Actor,
         role::Grant,
+        rotation::Replaced,
         unit::{Level, UnitCode},
     },
     identity::keys::Place,
@@ -201,6 +203,18 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Renews the certificates of a hosted unit now, whether or not it is time.
     async fn renew(&self, unit: &UnitCode, dry_run: bool) -> Result<RenewedUnit, OperationError>;
+
+    /// Begins to change keys of a hosted unit, or says what would be changed.
+    async fn rotate(
+        &self,
+        unit: &UnitCode,
+        replaced: &[Replaced],
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<Progress, OperationError>;
+
+    /// How far the change of a hosted unit's keys is; `None`: there is none.
+    async fn rotation(&self, unit: &UnitCode) -> Result<Option<Progress>, OperationError>;
 
     /// Lets a child of a hosted unit in once that is past its recovery budget. Returns until when.
     async fn recover(

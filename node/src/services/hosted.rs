@@ -27,7 +27,7 @@ use super::{
     notices::Notices,
     quarantine,
     records::Records,
-    revocations,
+    revocations, rotations,
     summaries::Summaries,
     unit::{LearnError, Unit},
     witness::Witness,
@@ -614,11 +614,12 @@ impl Exchange for Hosted {
             let known = trust.subtree(&self.unit.code);
             return Ok(known.iter().map(|known| known.envelope.clone()).collect());
         }
-        let desks = trust.all().filter(|known| {
-            known.delegation.desk.is_some()
-                && trust.is_in_subtree(&self.unit.code, &known.delegation.unit)
-        });
-        Ok(desks.map(|known| known.envelope.clone()).collect())
+        // New keys of those above come this way, those that they had, and the child's own grant. What
+        // rests on an ended key was granted anew.
+        let now = self.unit.clock.now_unix_ms();
+        let known = trust.above(&self.unit.code).into_iter().chain(trust.delegation(peer, None));
+        let standing = known.filter(|known| !trust.is_by_ended_key(&known.envelope, now));
+        Ok(standing.map(|known| known.envelope.clone()).collect())
     }
 
     async fn introduce(&self, peer: &UnitCode, delegations: Vec<Envelope>) -> Result<(), Error> {
@@ -630,6 +631,14 @@ impl Exchange for Hosted {
             Err(LearnError::Refused(detail)) => Err(Error::Introduction(detail)),
             Err(LearnError::Store(error)) => Err(error.into()),
         }
+    }
+
+    async fn held(&self, peer: &UnitCode) -> Result<Option<[u8; 32]>, Error> {
+        Ok(rotations::held(&self.unit, peer).await?)
+    }
+
+    async fn acquainted(&self, peer: &UnitCode, payload_sha256: [u8; 32]) -> Result<(), Error> {
+        Ok(rotations::acquainted(&self.unit, peer, payload_sha256).await?)
     }
 
     async fn revocations(&self) -> Vec<Proven> {

@@ -21,6 +21,7 @@ pub mod packs;
 pub mod quarantine;
 pub mod records;
 pub mod revocations;
+pub mod rotations;
 pub mod summaries;
 pub mod unit;
 pub mod witness;

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     domain::{
+        delegation::Delegation,
         period::Period,
         summary::Scope,
         unit::{Level, UnitCode},
@@ -296,16 +297,19 @@ fn delegations(unit: &Unit, subjects: BTreeSet<Subject>) -> Vec<(UnitCode, Envel
         }
         needed.insert(subject);
     }
+    let now = unit.clock.now_unix_ms();
     let is_needed = |subject: &Subject| needed.contains(subject);
     let mut known: Vec<_> = trust
         .all()
         .map(|known| (&known.delegation, &known.envelope))
         .filter(|(grant, _)| is_needed(&(grant.unit.clone(), grant.desk.clone())))
         .collect();
-    let order = |grant: &crate::domain::delegation::Delegation| -> (Level, UnitCode, _, u64) {
-        (grant.level, grant.unit.clone(), grant.desk.clone(), grant.serial)
+    // A grant by a key that ended counts because a later one of the same unit names it: that one first.
+    let order = |(grant, envelope): &(&Delegation, &Envelope)| -> (Level, UnitCode, _, bool, u64) {
+        let ended = trust.is_by_ended_key(envelope, now);
+        (grant.level, grant.unit.clone(), grant.desk.clone(), ended, grant.serial)
     };
-    known.sort_by_cached_key(|(grant, _)| order(grant));
+    known.sort_by_cached_key(order);
     known.into_iter().map(|(grant, envelope)| (grant.unit.clone(), envelope.clone())).collect()
 }
 

@@ -182,7 +182,8 @@ pub async fn revoke(
     if dry_run {
         return Ok(revoked);
     }
-    let signer = hosted.unit.delegation_signer();
+    let keys = hosted.unit.keys();
+    let signer = &keys.delegation;
     let envelope = issue::sign_revocation(&revoked.revocation, &revoked.by, signer, now);
     let proven = Proven { revocation: envelope, chain };
     let learned = hosted.unit.learn_revocations(actor, &[proven]).await?;

@@ -3,6 +3,7 @@
 //! A statement, the state that it changes and its place in the outbox are one batch ([`Work`]):
 //! either all of it is durable or nothing. Nothing here knows what a statement means.
 
+mod changing;
 mod epoch;
 mod fan_out;
 mod granting;
@@ -32,6 +33,7 @@ use super::{
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
+        delegation::PublicKey,
         journal::{self, Act, Actor, Leaf},
         unit::{DeskId, Level, UnitCode},
     },
@@ -151,6 +153,8 @@ pub struct Parts {
     pub trust_domain: String,
     /// Private keys.
     pub keys: UnitKeys,
+    /// Agreement keys that it had before: bodies that were sealed to them are still read.
+    pub former: Vec<AgreementKey>,
     /// Private keys of desks.
     pub desks: BTreeMap<DeskId, DeskKeys>,
     /// What the unit believes.
@@ -171,7 +175,9 @@ pub struct Unit {
     pub clock: Arc<dyn Clock>,
     /// The host's metrics.
     pub metrics: Metrics,
-    keys: UnitKeys,
+    keys: RwLock<Arc<UnitKeys>>,
+    /// Keys that are to replace the unit's: a grant may name them.
+    next_keys: RwLock<Vec<PublicKey>>,
     desks: RwLock<BTreeMap<DeskId, Signer>>,
     ring: RwLock<KeyRing>,
     trust: RwLock<Trust>,
@@ -206,6 +212,7 @@ impl Unit {
         let counters = load_counters(store.as_ref(), &parts.code).await?;
         let mut ring = KeyRing::default();
         ring.add(AgreementKey::from_bytes(parts.keys.agreement.private_bytes()));
+        parts.former.into_iter().for_each(|key| ring.add(key));
         let mut desks = BTreeMap::new();
         for (desk, keys) in parts.desks {
             keys.agreement.into_iter().for_each(|key| ring.add(key));
@@ -218,7 +225,8 @@ impl Unit {
             store,
             clock,
             metrics,
-            keys: parts.keys,
+            keys: RwLock::new(Arc::new(parts.keys)),
+            next_keys: RwLock::default(),
             desks: RwLock::new(desks),
             ring: RwLock::new(ring),
             trust: RwLock::new(parts.trust),
@@ -250,14 +258,9 @@ impl Unit {
         *self.parent.write().unwrap_or_else(PoisonError::into_inner) = Some(parent);
     }
 
-    /// The key that signs delegations of children and desks.
-    pub fn delegation_signer(&self) -> &Signer {
-        &self.keys.delegation
-    }
-
-    /// The unit's keys.
-    pub fn keys(&self) -> &UnitKeys {
-        &self.keys
+    /// The keys that the unit uses; a change of keys gives others to the next who asks.
+    pub fn keys(&self) -> Arc<UnitKeys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes verified delegations into trust and store, issuers before issued.
@@ -304,6 +307,14 @@ impl Unit {
                 let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
                 for envelope in chunk {
                     match trust.check(envelope, Some(now)) {
+                        Ok(checked) if self.names_foreign_keys(&trust, checked.known()) => {
+                            tracing::error!(
+                                unit = %self.code,
+                                "a grant for this unit names keys that it does not have: whoever \
+                                 holds its parent's key may want to speak for it"
+                            );
+                            batch.journal(now, &Leaf::Act(foreign_grant(envelope)));
+                        }
                         Ok(checked) if checked.is_new() => {
                             learned += 1;
                             put_delegation(&mut batch, checked.known(), now);
@@ -484,7 +495,7 @@ impl Unit {
             return Err(Error::TooLarge(payload.len()));
         }
         let envelope = match &draft.desk {
-            None => envelope::sign(STATEMENT_TYPE, payload, &[&self.keys.statement]),
+            None => envelope::sign(STATEMENT_TYPE, payload, &[&self.keys().statement]),
             Some(desk) => {
                 let desks = self.desks.read().unwrap_or_else(PoisonError::into_inner);
                 let signer = desks.get(desk).ok_or_else(|| Error::NoDesk(desk.clone()))?;
@@ -715,8 +726,8 @@ impl Grantor for Unit {
         &self.code
     }
 
-    fn keys(&self) -> &UnitKeys {
-        &self.keys
+    fn keys(&self) -> Arc<UnitKeys> {
+        Self::keys(self)
     }
 
     fn store(&self) -> &dyn Store {
@@ -753,6 +764,14 @@ fn refused_grant(envelope: &Envelope, error: &trust::Error) -> Act {
     let claimed = header::decode(&envelope.payload).map(|statement| statement.header.subject);
     let subject = claimed.unwrap_or_default();
     let act = Act::refused(Actor::node(), "delegation.take", subject, error.reason());
+    act.about(envelope::payload_sha256(envelope))
+}
+
+/// A grant for this unit with keys of somebody else.
+fn foreign_grant(envelope: &Envelope) -> Act {
+    let claimed = header::decode(&envelope.payload).map(|statement| statement.header.source);
+    let by = claimed.as_ref().map_or_else(|_| Actor::node(), Actor::unit);
+    let act = Act::refused(by, "delegation.take", "own", "foreign-keys");
     act.about(envelope::payload_sha256(envelope))
 }
 

@@ -8,7 +8,7 @@ use prost::Message as _;
 
 use crate::{
     domain::{
-        delegation::{Delegation, KeyUse, PublicKey, Suite},
+        delegation::{Delegation, KeyChange, KeyUse, PublicKey, Suite},
         unit::Level,
     },
     statement::header::{Malformed, optional_unit_at, unit_at},
@@ -16,6 +16,12 @@ use crate::{
 
 /// Most keys of one delegation.
 pub const MAX_KEYS: usize = 16;
+
+/// Most payloads that one delegation says were seen.
+pub const MAX_SEEN: usize = 64;
+
+/// Most CAs beside the one that issues.
+pub const MAX_FURTHER_CAS: usize = 4;
 
 /// Longest trust domain, host, line or title.
 pub const MAX_TEXT_BYTES: usize = 200;
@@ -41,6 +47,9 @@ pub fn encode_body(delegation: &Delegation) -> Vec<u8> {
             .iter()
             .map(|suite| suite_to_proto(*suite).into())
             .collect(),
+        keys_since_unix_ms: delegation.change.since_unix_ms,
+        seen_sha256: digests_to_proto(&delegation.change.seen_sha256),
+        further_ca_sha256: digests_to_proto(&delegation.change.further_ca_sha256),
     };
     message.encode_to_vec()
 }
@@ -59,6 +68,7 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         text => Some(text.parse().map_err(|error| Malformed::new("body.desk", error))?),
     };
     let accepted_suites = accepted_suites(&message)?;
+    let change = change(&message, desk.is_some())?;
     let delegation = Delegation {
         trust_domain: message.trust_domain,
         unit: unit_at("body.unit", &message.unit)?,
@@ -75,6 +85,7 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         title: text("body.title", message.title)?,
         serial: message.serial,
         accepted_suites,
+        change,
     };
     if delegation.not_before_unix_ms <= 0
         || delegation.not_before_unix_ms >= delegation.not_after_unix_ms
@@ -85,6 +96,44 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         return Err(Malformed::new("body.keys", "hold none for STATEMENT"));
     }
     Ok(delegation)
+}
+
+/// What is said of keys that changed.
+fn change(message: &pb::Delegation, is_desk: bool) -> Result<KeyChange, Malformed> {
+    let since = message.keys_since_unix_ms;
+    if !(0..message.not_after_unix_ms).contains(&since) {
+        return Err(Malformed::new("body.keys_since_unix_ms", "must be before not_after"));
+    }
+    let field = "body.further_ca_sha256";
+    let further = digests(field, &message.further_ca_sha256, MAX_FURTHER_CAS)?;
+    if is_desk && !further.is_empty() {
+        return Err(Malformed::new(field, "a desk has no CA"));
+    }
+    Ok(KeyChange {
+        since_unix_ms: since,
+        seen_sha256: digests("body.seen_sha256", &message.seen_sha256, MAX_SEEN)?,
+        further_ca_sha256: further,
+    })
+}
+
+/// Digests as they travel.
+pub fn digests_to_proto(digests: &[[u8; 32]]) -> Vec<Vec<u8>> {
+    digests.iter().map(|digest| digest.to_vec()).collect()
+}
+
+/// Digests of 32 bytes that travelled.
+///
+/// # Errors
+///
+/// [`Malformed`] at `field`: one of another length, or more than `limit`.
+pub fn digests(field: &str, bytes: &[Vec<u8>], limit: usize) -> Result<Vec<[u8; 32]>, Malformed> {
+    if bytes.len() > limit {
+        let reason = format_args!("{} are over the limit of {limit}", bytes.len());
+        return Err(Malformed::new(field, reason));
+    }
+    let digests = bytes.iter().map(|bytes| bytes.as_slice().try_into());
+    let digests: Result<Vec<_>, _> = digests.collect();
+    digests.map_err(|_| Malformed::new(field, "must have 32 bytes each"))
 }
 
 /// Suites that sign, no two the same, in the root's own delegation alone.
@@ -296,6 +345,7 @@ mod tests {
             title: "第一区".to_owned(),
             serial: 3,
             accepted_suites: Vec::new(),
+            change: KeyChange::default(),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod notice;
 pub mod pack;
 pub mod rejection;
 pub mod revocation;
+pub mod rotation;
 pub mod sealed;
 pub mod summary;
 

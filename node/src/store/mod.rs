@@ -99,6 +99,10 @@ pub enum Table {
     Granting = 30,
     /// What is kept of children's certificates: their ends and recoveries, by child.
     Recoveries = 31,
+    /// The change of the unit's keys that is under way.
+    Rotations = 36,
+    /// Newest delegation of the unit that a neighbour holds, by neighbour.
+    Acquaintances = 37,
     /// Revocations by id.
     Revocations = 23,
     /// Deliveries that a peer holds, by peer, lane and sequence: kept to send them again.

@@ -42,6 +42,9 @@ const SKEW_ALARM_MS: i64 = DAY_MS;
 const UNSENT_WARNING_MS: i64 = HOUR_MS;
 const UNSENT_ALARM_MS: i64 = DAY_MS;
 
+/// New keys that wait for children for so long wait for hosts that nobody brings back.
+const ROTATION_ALARM_MS: i64 = 30 * DAY_MS;
+
 /// Imports leave 256 MiB free, and nothing at all is taken below 64.
 const DISK_WARNING_BYTES: u64 = 2 * 1024 * 1024 * 1024;
 const DISK_ALARM_BYTES: u64 = 256 * 1024 * 1024;
@@ -195,6 +198,16 @@ fn of_unit(unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> {
         (rolled_back, _) => (Severity::Alarm, rolled_back.to_owned()),
     };
     findings.push(of("epoch", Text::Epoch, severity, found, Text::DoctorRestore));
+    if let Some(rotation) = &unit.key_rotation {
+        let age = now.saturating_sub(rotation.started_unix_ms);
+        let waits = rotation.stage == "prepared" || rotation.stage == "granted";
+        let worst = if waits { at_most(age, DAY_MS, ROTATION_ALARM_MS) } else { Severity::Good };
+        let mut found = vec![rotation.stage.clone()];
+        found.extend(rotation.missing.iter().cloned());
+        found.extend(Some(rotation.failure.clone()).filter(|failure| !failure.is_empty()));
+        let (text, remedy) = (Text::CheckRotation, Text::DoctorRotation);
+        findings.push(of("rotation", text, worst, found.join(", "), remedy));
+    }
     if unit.parent_link() != LinkState::Unspecified {
         findings.extend(of_link(unit));
     }
@@ -318,7 +331,7 @@ fn severity(severity: Severity) -> (&'static str, Text) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use lianxi_proto::admin::v1::ChildRecovery;
+    use lianxi_proto::admin::v1::{ChildRecovery, KeyRotation};
 
     use super::*;
 
@@ -379,6 +392,22 @@ mod tests {
         assert!(recovered(1, 0).is_empty());
         assert_eq!(recovered(3, 0), one("recovery", Severity::Warning));
         assert_eq!(recovered(0, 1), one("recovery", Severity::Alarm));
+    }
+
+    #[test]
+    fn a_change_of_keys_that_waits_names_whom_it_waits_for() {
+        let waits = |days| {
+            let rotation = KeyRotation {
+                stage: "granted".to_owned(),
+                started_unix_ms: NOW - days * DAY_MS,
+                missing: vec!["A-1-7".to_owned()],
+                ..KeyRotation::default()
+            };
+            ills(|unit| unit.key_rotation = Some(rotation))
+        };
+        assert!(waits(0).is_empty());
+        assert_eq!(waits(2), BTreeMap::from([("rotation", Severity::Warning)]));
+        assert_eq!(waits(31), BTreeMap::from([("rotation", Severity::Alarm)]));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use lianxi_proto::admin::v1::{KnownUnit, LinkState, StatusResponse, UnitStatus};
 use serde_json::{Value, json};
 
-use super::renewal;
+use super::{renewal, rotate};
 use crate::{output::Output, table::Table, texts::Text, values, words};
 
 /// The state of a host in JSON.
@@ -45,6 +45,7 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "epoch": unit.epoch,
         "rolled_back": unit.rolled_back,
         "rolled_back_peers": unit.rolled_back_peers,
+        "key_rotation": unit.key_rotation.as_ref().map(rotate::rotation_json),
     })
 }
 
@@ -76,6 +77,9 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         if !unit.rolled_back_peers.is_empty() {
             let peers = unit.rolled_back_peers.join(", ");
             output.line(output.fill(Text::RolledBackPeers, &[&unit.unit, &peers]))?;
+        }
+        if let Some(rotation) = &unit.key_rotation {
+            output.line(rotate::rotation_line(output, &unit.unit, rotation))?;
         }
         if !unit.revoked.is_empty() {
             output.line(output.fill(Text::RevokedHere, &[&unit.unit, &unit.revoked]))?;

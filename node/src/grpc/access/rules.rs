@@ -153,6 +153,9 @@ pub const RULES: &[Rule] = &[
     Rule::of_any("/lianxi.admin.v1.NodeService/Status", "node.status", EVERYONE)
         .for_the_host_itself(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Renew", "node.renew", SYSTEM).or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/RotateKey", "node.rotate-key", SECURITY)
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Leave", "node.leave", SYSTEM)
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),

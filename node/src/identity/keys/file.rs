@@ -29,7 +29,8 @@ const VERSION: u8 = 2;
 
 const SEALED_VERSION: u8 = 3;
 
-const MAX_FILE_BYTES: u64 = 16 * 1024;
+/// Room for over 1,800 former agreement keys.
+const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// Whose keys a file holds; the number is stored.
 #[derive(Clone, Copy, Eq, PartialEq)]
@@ -38,6 +39,8 @@ pub(super) enum Kind {
     Unit = 1,
     Desk = 2,
     Root = 3,
+    Next = 4,
+    Former = 5,
 }
 
 impl Kind {
@@ -46,6 +49,8 @@ impl Kind {
             Self::Unit => "unit.keys",
             Self::Desk => "desk.keys",
             Self::Root => "root.keys",
+            Self::Next => "next.keys",
+            Self::Former => "former.keys",
         }
     }
 }
@@ -131,6 +136,12 @@ impl KeyFile {
         Ok(bytes)
     }
 
+    /// Every part of its kind, in the order of the file.
+    pub(super) fn all(&self, part: Part) -> impl Iterator<Item = &[u8]> {
+        let found = self.parts.iter().filter(move |(number, _)| *number == part as u8);
+        found.map(|(_, bytes)| bytes.as_slice())
+    }
+
     /// A key that signs, in the suite of the file.
     pub(super) fn signer(&self, part: Part) -> Result<Signer, Error> {
         let private = self.bytes32(part)?;
@@ -161,6 +172,15 @@ pub(super) fn suite_part(signer: &Signer) -> [u8; 1] {
 
 /// Writes a file of its kind, which never replaces another.
 pub(super) fn save(place: &Place, kind: Kind, parts: &[(Part, &[u8])]) -> Result<(), Error> {
+    write(place.directory(), kind.file_name(), &whole(place, kind, parts))
+}
+
+/// Writes a file of its kind in the place of the one that is there, or of none, in one step.
+pub(super) fn put(place: &Place, kind: Kind, parts: &[(Part, &[u8])]) -> Result<(), Error> {
+    replace(&place.directory().join(kind.file_name()), &whole(place, kind, parts))
+}
+
+fn whole(place: &Place, kind: Kind, parts: &[(Part, &[u8])]) -> Zeroizing<Vec<u8>> {
     let mut content = Zeroizing::new(Vec::with_capacity(4096));
     content.extend_from_slice(MAGIC);
     content.extend_from_slice(&[VERSION, kind as u8]);
@@ -172,10 +192,7 @@ pub(super) fn save(place: &Place, kind: Kind, parts: &[(Part, &[u8])]) -> Result
     }
     let checksum = Sha256::digest(content.as_slice());
     content.extend_from_slice(&checksum);
-    match sealed(&content, &place.lock) {
-        Some(sealed) => write(place.directory(), kind.file_name(), &sealed),
-        None => write(place.directory(), kind.file_name(), &content),
-    }
+    sealed(&content, &place.lock).map_or(content, Zeroizing::new)
 }
 
 /// The file of version 3 around a file of another version; `None` if nothing seals.
@@ -241,7 +258,6 @@ pub(super) fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), 
 }
 
 /// Puts other content in the place of a file, in one step: a power cut leaves the old or the new.
-/// For the same keys in another form, never for other keys.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
     let beside = write_beside(path, content)?;
     fs::rename(&beside, path).map_err(|source| Error::File {

@@ -34,6 +34,15 @@ pub struct ParentPin {
     pub trust_domain: Option<String>,
     /// SHA-256 of the parent's CA certificate.
     pub ca_sha256: [u8; 32],
+    /// Further CAs of the parent, while it changes from one to another.
+    pub further: Vec<[u8; 32]>,
+}
+
+impl ParentPin {
+    /// True if it is a CA of the parent.
+    pub fn knows(&self, ca_sha256: &[u8; 32]) -> bool {
+        self.ca_sha256 == *ca_sha256 || self.further.contains(ca_sha256)
+    }
 }
 
 /// Judges the parent's certificate: the pinned CA must be in the shown chain, webpki must hold
@@ -71,12 +80,14 @@ impl ServerCertVerifier for PinVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let pinned = intermediates.iter().find(|der| sha256(der) == self.pin.ca_sha256);
+        let pinned = intermediates.iter().find(|der| self.pin.knows(&sha256(der)));
         let pinned = pinned.ok_or_else(|| fault(Fault::Pin))?;
-        let chain =
-            WebPkiServerVerifier::builder_with_provider(roots(pinned)?, Arc::clone(&self.provider))
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?;
+        let chain = WebPkiServerVerifier::builder_with_provider(
+            roots([&pinned.clone().into_owned()])?,
+            Arc::clone(&self.provider),
+        )
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
         // The name that was asked for is checked after the unit's: it would hide a wrong unit.
         self.check_holder(end_entity).map_err(fault)?;
         chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)

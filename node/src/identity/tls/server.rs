@@ -235,7 +235,7 @@ impl ServerTls {
         let builder = match purpose {
             Purpose::Enrol => builder.with_no_client_auth(),
             Purpose::Link => builder.with_client_cert_verifier(Arc::new(ChildVerifier {
-                chain: chain_verifier(&unit.ca_certificate, provider)?,
+                chain: chain_verifier(unit, provider)?,
                 unit: unit.unit.clone(),
                 trust_domain: unit.trust_domain.clone(),
                 bindings: Arc::clone(&self.bindings),
@@ -258,10 +258,10 @@ impl fmt::Debug for ServerTls {
 }
 
 fn chain_verifier(
-    ca: &CertificateDer<'_>,
+    unit: &UnitTls,
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
-    WebPkiClientVerifier::builder_with_provider(roots(ca)?, provider)
+    WebPkiClientVerifier::builder_with_provider(roots(unit.cas())?, provider)
         .build()
         .map_err(|error| rustls::Error::General(error.to_string()))
 }

@@ -61,6 +61,7 @@ impl Hosts {
             unit: code("BOS"),
             trust_domain: Some(DOMAIN.to_owned()),
             ca_sha256: self.parent.ca_sha256(),
+            further: Vec::new(),
         }
     }
 
@@ -134,7 +135,7 @@ async fn no_session_is_resumed() {
     let config = config
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
-        .with_root_certificates(roots(&hosts.parent.ca_certificate).unwrap())
+        .with_root_certificates(roots([&hosts.parent.ca_certificate]).unwrap())
         .with_no_client_auth();
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

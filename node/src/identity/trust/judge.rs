@@ -137,7 +137,7 @@ impl Trust {
             if known.holds(key_id, holder.key_use) && known.is_valid_at(time) {
                 return Ok(known);
             }
-            let begun = known.delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
+            let begun = known.delegation.keys_since().saturating_add(SKEW_TOLERANCE_MS);
             if !known.holds(key_id, holder.key_use) && begun <= time {
                 break;
             }

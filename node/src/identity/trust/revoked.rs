@@ -328,20 +328,23 @@ impl Trust {
         let history = self.history(&holder.subject);
         let holds = |known: &Known| known.holds(key_id, holder.key_use);
         let last = history.iter().rposition(holds)?;
-        let after = history.get(last + 1)?.delegation.not_before_unix_ms;
+        let after = history.get(last + 1)?.delegation.keys_since();
         (after <= now).then_some(after)
     }
 
-    /// What an ended key signed is believed only if it was there before the end.
+    /// What an ended key signed is believed only if it was there before the end: a witness saw it, or
+    /// the grant that replaced the key says so.
     pub(super) fn check_ended(
         &self,
         holder: &Holder,
         key_id: &str,
         now: UnixMillis,
         witnessed: Option<UnixMillis>,
+        seen: bool,
     ) -> Result<(), Error> {
         let Some(end) = self.end_of(holder, key_id, now) else { return Ok(()) };
-        if predates(witnessed, end.at()) {
+        let seen_before = seen && matches!(end, End::Replaced(_));
+        if seen_before || predates(witnessed, end.at()) {
             return Ok(());
         }
         Err(match end {

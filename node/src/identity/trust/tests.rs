@@ -6,13 +6,14 @@ use sha2::{Digest as _, Sha256};
 use super::*;
 use crate::{
     domain::{
-        delegation::{Delegation, Suite},
+        delegation::{Delegation, KeyChange, Suite},
         unit::Level,
     },
     identity::issue,
     statement::header::{Classification, Header, StatementId},
 };
 
+mod replaced;
 mod revoked;
 
 const NOW: UnixMillis = 1_760_000_000_000;
@@ -58,6 +59,7 @@ fn grant(unit: &str, level: Level, issuer: Option<&str>) -> Delegation {
         title: String::new(),
         serial: 1,
         accepted_suites: Vec::new(),
+        change: KeyChange::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Holder, Known, Subject, Trust};
 use crate::{
     clock::UnixMillis,
     domain::{
-        delegation::KeyUse,
+        delegation::{KeyUse, PublicKey},
         unit::{DeskId, UnitCode},
     },
     statement::Envelope,
@@ -47,6 +47,17 @@ impl Trust {
         self.delegation(unit, None).is_some() && self.line(unit).any(|one| one == head)
     }
 
+    /// True if the unit was ever granted the key.
+    pub fn had_key(&self, unit: &UnitCode, key: &PublicKey) -> bool {
+        let history = self.history(&(unit.clone(), None));
+        history.iter().any(|known| known.delegation.keys.contains(key))
+    }
+
+    /// Every grant of a unit or desk that is believed, the oldest first.
+    pub fn grants_of(&self, unit: &UnitCode, desk: Option<&DeskId>) -> &[Known] {
+        self.history(&(unit.clone(), desk.cloned()))
+    }
+
     /// Units right below, by code.
     pub fn children(&self, unit: &UnitCode) -> Vec<&UnitCode> {
         self.children.get(unit).into_iter().flatten().collect()
@@ -73,6 +84,23 @@ impl Trust {
             level.sort();
         }
         found
+    }
+
+    /// Grants of `unit`, of the units above it and of the desks of all these, former ones by the same
+    /// issuer included: issuers before issued, the oldest first.
+    pub fn above(&self, unit: &UnitCode) -> Vec<&Known> {
+        let mut line: Vec<&UnitCode> = self.line(unit).collect();
+        line.reverse();
+        let of_unit = |unit: &UnitCode| {
+            let (from, unit) = ((unit.clone(), None), unit.clone());
+            self.subjects.range(from..).take_while(move |(subject, _)| subject.0 == unit)
+        };
+        let by_same = |history: &'_ Vec<Known>| {
+            let issuer = history.last().map(|newest| newest.delegation.issuer.clone());
+            move |known: &&Known| Some(&known.delegation.issuer) == issuer.as_ref()
+        };
+        let histories = line.into_iter().flat_map(of_unit).map(|(_, history)| history);
+        histories.flat_map(|history| history.iter().filter(by_same(history))).collect()
     }
 
     /// SHA-256 over the payload digests of [`Trust::subtree`] in the order of (unit, desk), as

@@ -122,6 +122,10 @@ pub enum Effect {
     },
     /// Read the own roster, then [`Session::roster`](super::Session::roster).
     FetchRoster,
+    /// Read which delegation of the peer is held, then [`Session::held`](super::Session::held).
+    FetchHeld,
+    /// Keep that the peer holds this delegation, then [`Session::took_acquaintance`](super::Session::took_acquaintance).
+    Acquainted([u8; 32]),
     /// Read the revocations that are held, then [`Session::revocations`](super::Session::revocations).
     FetchRevocations,
     /// Take revocations in, then [`Session::took_revocations`](super::Session::took_revocations).

@@ -331,13 +331,33 @@ fn delegations_go_before_deliveries_and_are_kept_before_they_are_handed_over() {
 }
 
 #[test]
+fn the_peers_delegation_is_named_once_and_again_when_it_changed() {
+    let (mut child, mut parent) = quiet();
+    let mut told = Vec::new();
+    for held in [None, Some([1; 32]), Some([1; 32]), Some([2; 32])] {
+        child.held(held);
+        told.push(child.frame());
+    }
+    assert!(told[0].is_none() && told[2].is_none());
+    for (frame, held) in [(&told[1], [1; 32]), (&told[3], [2; 32])] {
+        parent.received(frame.clone().unwrap());
+        let took = effects(&mut parent);
+        assert!(matches!(took[..], [Effect::Acquainted(one)] if one == held), "{took:?}");
+        parent.took_acquaintance();
+    }
+    let short = pb::Acquainted { payload_sha256: vec![1; 31] };
+    parent.received(wire::frame(Kind::Acquainted(short)));
+    assert!(matches!(closed(&mut parent), Some(Closed::Malformed(_))));
+}
+
+#[test]
 fn only_new_delegations_are_introduced_when_the_roster_changes() {
     let (mut child, _) = quiet();
     let mut counts = Vec::new();
     for names in [vec!["a", "b"], vec!["a", "b", "c"], vec!["a", "b", "c"]] {
         child.roster_changed();
         let wanted = effects(&mut child);
-        assert!(matches!(wanted[..], [Effect::FetchRoster, Effect::FetchRevocations]));
+        assert!(wanted.iter().any(|effect| matches!(effect, Effect::FetchRoster)));
         child.revocations(Vec::new());
         child.roster(names.into_iter().map(envelope).collect());
         counts.push(match child.frame().map(|frame| frame.kind) {
@@ -591,9 +611,11 @@ impl Side {
             Effect::FetchRoster => self.session.roster(Vec::new()),
             Effect::Witness(_) => self.session.witnessed(Vec::new()),
             Effect::FetchRevocations => self.session.revocations(Vec::new()),
+            Effect::FetchHeld => self.session.held(None),
             Effect::WantReturns => self.session.returns_wanted(None),
             Effect::TakeReturned(_)
             | Effect::GiveBack(_)
+            | Effect::Acquainted(_)
             | Effect::Introduce(_)
             | Effect::Revoke(_)
             | Effect::Answer { .. }

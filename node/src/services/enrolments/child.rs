@@ -34,10 +34,12 @@ use crate::{
         },
         error::{ErrorKind, ServiceError},
     },
-    statement::{Envelope, delegation, enrolment::Application, header::Malformed},
+    statement::{
+        Envelope, delegation, enrolment::Application, header::Malformed, rotation::ProvenRequest,
+    },
 };
 
-/// The two calls to a parent that a joining child makes. Implemented by `grpc`.
+/// The calls to a parent that a child makes to join and to change its keys. Implemented by `grpc`.
 #[async_trait]
 pub trait Door: Send + Sync {
     /// Calls `Reserve` without a client certificate.
@@ -56,6 +58,15 @@ pub trait Door: Send + Sync {
         pin: &ParentPin,
         client: &UnitTls,
         token_id: [u8; 16],
+    ) -> Result<Vec<Envelope>, DoorError>;
+
+    /// Calls `Rotate` with the unit's certificate.
+    async fn rotate(
+        &self,
+        address: &str,
+        pin: &ParentPin,
+        client: &UnitTls,
+        request: ProvenRequest,
     ) -> Result<Vec<Envelope>, DoorError>;
 }
 
@@ -272,6 +283,7 @@ pub async fn reach(token: &Token, clock: Arc<dyn Clock>) -> Result<Reached, Join
         unit: token.parent.clone(),
         trust_domain: Some(token.trust_domain.clone()),
         ca_sha256: token.ca_sha256,
+        further: Vec::new(),
     };
     let mut last = JoinError::NoAddress;
     for address in &token.addresses {
@@ -380,6 +392,7 @@ fn identity(token: &Token, tls: &UnitTls, chain: Vec<Envelope>, own: &Delegation
             unit: token.parent.clone(),
             addresses: token.addresses.clone(),
             ca_sha256: token.ca_sha256,
+            further: Vec::new(),
         }),
         membership: Some(Membership { token_id: token.id, secret: *token.secret }),
         chain,
@@ -404,7 +417,7 @@ fn check_certificate(
     if certified.key_sha256 != key {
         return Err(JoinError::Mismatch("the certificate is for another key"));
     }
-    if sha256(&reserved.ca_certificate) != pin.ca_sha256 {
+    if !pin.knows(&sha256(&reserved.ca_certificate)) {
         return Err(JoinError::Mismatch("the CA is another one"));
     }
     Ok(())
@@ -431,7 +444,7 @@ fn check_chain(
         (own.level == token.level, "the delegation is for another level"),
         (same_keys(&own.keys, &keys.public_keys()), "the delegation names other keys"),
         (own.ca_sha256 == Some(keys.ca_sha256()), "the delegation names another CA of this unit"),
-        (parent.delegation.ca_sha256 == Some(token.ca_sha256), "the parent's CA is another one"),
+        (parent.delegation.cas().any(|ca| ca == token.ca_sha256), "the parent's CA is another one"),
         (trust.all().count() == trust.chain(&token.unit).len(), "the chain holds strangers"),
     ];
     if let Some((_, what)) = checks.into_iter().find(|(holds, _)| !holds) {

@@ -124,6 +124,21 @@ pub enum Error {
         /// This unit.
         parent: UnitCode,
     },
+    /// Keys that are asked for were not proved to be the unit's.
+    #[error("the unit does not prove that the keys are its own: {0}")]
+    NotProven(#[source] Malformed),
+    /// The request for other keys was made before the newest grant.
+    #[error(
+        "the request of {child} rests on grant {rests_on}, but {newest} is the newest; ask again"
+    )]
+    StaleRotation {
+        /// The child.
+        child: UnitCode,
+        /// Serial that it names.
+        rests_on: u64,
+        /// Serial of the newest.
+        newest: u64,
+    },
     /// A stored row is not readable.
     #[error("a stored {0} cannot be read; it was written by a later version or is damaged")]
     Row(&'static str),
@@ -160,6 +175,8 @@ impl Error {
             Self::RecoveryLate { .. } => "recovery-late",
             Self::RecoveryBudget { .. } => "recovery-budget",
             Self::NoChild { .. } => "no-child",
+            Self::NotProven(_) => "not-proven",
+            Self::StaleRotation { .. } => "stale-rotation",
             Self::Row(_) | Self::Store(_) => "store",
         }
     }
@@ -179,11 +196,13 @@ impl ServiceError for Error {
             | Self::Revoked(_)
             | Self::RecoveryLate { .. }
             | Self::RecoveryBudget { .. }
+            | Self::StaleRotation { .. }
             | Self::Trust(_) => ErrorKind::FailedPrecondition,
             Self::NoChild { .. } => ErrorKind::NotFound,
             Self::AlreadyJoined(_) => ErrorKind::AlreadyExists,
             Self::OtherUnit { .. }
             | Self::Level { .. }
+            | Self::NotProven(_)
             | Self::Malformed(_)
             | Self::Certificate(_) => ErrorKind::InvalidArgument,
             Self::OtherPeer(_) => ErrorKind::PermissionDenied,

@@ -66,6 +66,9 @@ pub struct Parent {
     /// SHA-256 of its CA certificate.
     #[serde(with = "hex_array")]
     pub ca_sha256: [u8; 32],
+    /// Further CAs of it, as its newest delegation says. Not stored here.
+    #[serde(skip)]
+    pub further: Vec<[u8; 32]>,
 }
 
 /// The token that a unit joined with. It is spent: with the unit's own keys, and only with them, the
@@ -323,7 +326,18 @@ impl Identity {
             unit: parent.unit.clone(),
             trust_domain: Some(self.trust_domain.clone()),
             ca_sha256: parent.ca_sha256,
+            further: parent.further.clone(),
         })
+    }
+
+    /// Recognises the parent by the CAs that its newest delegation names.
+    pub fn update_pin(&mut self, trust: &Trust) {
+        let Some(parent) = &mut self.parent else { return };
+        let Some(known) = trust.delegation(&parent.unit, None) else { return };
+        if let Some(ca_sha256) = known.delegation.ca_sha256 {
+            parent.ca_sha256 = ca_sha256;
+            parent.further.clone_from(&known.delegation.change.further_ca_sha256);
+        }
     }
 
     /// What the unit shows in TLS.
@@ -352,7 +366,8 @@ pub fn put_delegation(batch: &mut Batch, known: &Known, now_unix_ms: UnixMillis)
     batch.put(Table::Delegations, delegation_key(known), value);
 }
 
-fn delegation_key(known: &Known) -> Vec<u8> {
+/// Key of a delegation in [`Table::Delegations`].
+pub fn delegation_key(known: &Known) -> Vec<u8> {
     let delegation = &known.delegation;
     let mut key = delegation.unit.as_str().as_bytes().to_vec();
     key.push(0);

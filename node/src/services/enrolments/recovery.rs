@@ -251,6 +251,26 @@ impl Enrolments {
         Ok(recoveries)
     }
 
+    /// Children whose valid certificates were issued before `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`], [`Error::Row`].
+    pub async fn certified_before(&self, time: UnixMillis) -> Result<Vec<UnitCode>, Error> {
+        let now = self.unit.clock().now_unix_ms();
+        let mut before = Vec::new();
+        for child in self.children().await? {
+            let (row, _) = self.recovery_row(&child.unit).await?;
+            let ends = row.certificate_ends_unix_ms;
+            let issued = ends.saturating_sub(certificates::LIFETIME_MS);
+            let is_gone = self.unit.trust().revoked(&child.unit, None).is_some();
+            if issued < time && now < ends && !is_gone {
+                before.push(child.unit);
+            }
+        }
+        Ok(before)
+    }
+
     /// The row of a child; before its first renewal, what its joining says.
     async fn recovery_row(&self, child: &UnitCode) -> Result<(Row, Option<Vec<u8>>), Error> {
         let (store, unit, key) = (self.unit.store(), self.unit(), child.as_str().as_bytes());

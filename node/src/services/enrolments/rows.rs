@@ -250,8 +250,9 @@ enum UseRow {
     Agreement,
 }
 
+/// A public key as rows hold it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct KeyRow {
+pub struct KeyRow {
     suite: SuiteRow,
     key_use: UseRow,
     #[serde(with = "hex_bytes")]
@@ -259,7 +260,8 @@ struct KeyRow {
 }
 
 impl KeyRow {
-    fn new(key: &PublicKey) -> Self {
+    /// The row of a key.
+    pub fn new(key: &PublicKey) -> Self {
         let suite = SuiteRow::new(key.suite);
         let key_use = match key.key_use {
             KeyUse::Statement => UseRow::Statement,
@@ -269,7 +271,8 @@ impl KeyRow {
         Self { suite, key_use, bytes: key.bytes.clone() }
     }
 
-    fn key(&self) -> PublicKey {
+    /// The key of a row.
+    pub fn key(&self) -> PublicKey {
         let suite = self.suite.suite();
         let key_use = match self.key_use {
             UseRow::Statement => KeyUse::Statement,

@@ -22,6 +22,7 @@ use crate::{
     },
     identity::tls::{ParentPin, UnitTls},
     services::error::{ErrorKind, ServiceError as _},
+    statement::rotation::ProvenRequest,
     store::{Commit, Entry, Usage},
 };
 
@@ -153,7 +154,7 @@ impl Store for MemoryStore {
 /// A unit as far as enrolments need one.
 pub(crate) struct TestUnit {
     pub(crate) identity: Identity,
-    pub(crate) keys: UnitKeys,
+    pub(crate) keys: Arc<UnitKeys>,
     pub(crate) store: Arc<MemoryStore>,
     trust: RwLock<Trust>,
     clock: SetClock,
@@ -164,8 +165,8 @@ impl Grantor for TestUnit {
         &self.identity.unit
     }
 
-    fn keys(&self) -> &UnitKeys {
-        &self.keys
+    fn keys(&self) -> Arc<UnitKeys> {
+        Arc::clone(&self.keys)
     }
 
     fn store(&self) -> &dyn Store {
@@ -232,6 +233,7 @@ impl City {
         let trust = RwLock::new(identity.load_trust(store.as_ref()).await.unwrap());
         let tls = Arc::new(ServerTls::new(Arc::new(clock.clone())));
         tls.set(&identity.tls(&keys)).unwrap();
+        let keys = Arc::new(keys);
         let unit =
             TestUnit { identity, keys, store: Arc::clone(&store), trust, clock: clock.clone() };
         let unit = Arc::new(unit);
@@ -600,6 +602,16 @@ impl Door for LyingDoor<'_> {
         };
         (self.lie)(&mut reserved, &mut chain);
         Ok(chain)
+    }
+
+    async fn rotate(
+        &self,
+        _: &str,
+        _: &ParentPin,
+        _: &UnitTls,
+        _: ProvenRequest,
+    ) -> Result<Vec<Envelope>, DoorError> {
+        Err(DoorError::Broken("nobody asks this parent for other keys".to_owned()))
     }
 }
 

@@ -8,7 +8,7 @@ use super::{JoinError, Joined, unit_keys};
 use crate::{
     clock::{Clock, UnixMillis},
     domain::{
-        delegation::{Delegation, Suite},
+        delegation::{Delegation, KeyChange, Suite},
         unit::{Level, UnitCode},
     },
     identity::{
@@ -100,6 +100,7 @@ impl NewRoot {
             title: delegation::text("title", self.title.clone())?,
             serial: u64::try_from(now).unwrap_or_default(),
             accepted_suites: vec![self.suite],
+            change: KeyChange::default(),
         })
     }
 }
