@@ -16,6 +16,7 @@ use crate::{
         journal::Actor,
         protection::Cipher,
         rotation::{Replaced, Stage},
+        unit::UnitCode,
     },
     services::{
         desks,
@@ -54,6 +55,10 @@ impl NodeHandler {
         Self { units, operations, store }
     }
 
+    async fn key_rotation(&self, unit: &UnitCode) -> Result<Option<pb::KeyRotation>, Status> {
+        Ok(self.operations.rotation(unit).await.map_err(to_status)?.map(key_rotation))
+    }
+
     async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, Status> {
         let unit = &hosted.unit;
         let parent = unit.parent();
@@ -69,7 +74,6 @@ impl NodeHandler {
         let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await;
         let quarantined = quarantined.map_err(to_status)?.len();
         let recoveries = self.operations.recoveries(&unit.code).await.map_err(to_status)?;
-        let rotation = self.operations.rotation(&unit.code).await.map_err(to_status)?;
         let (records, _) = hosted.records.count().await.unwrap_or_default();
         let (title, delegation_ends_unix_ms, children) = {
             let trust = unit.trust();
@@ -87,6 +91,7 @@ impl NodeHandler {
             (own.unwrap_or_default(), gone.map(ToString::to_string).collect())
         };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let certificate_ends = self.operations.certificate_ends(&unit.code);
         Ok(pb::UnitStatus {
             unit: unit.code.to_string(),
             title,
@@ -102,10 +107,7 @@ impl NodeHandler {
             quarantined: u64::try_from(quarantined).unwrap_or(u64::MAX),
             catalogue: hosted.catalogues.label(),
             records,
-            certificate_ends_unix_ms: self
-                .operations
-                .certificate_ends(&unit.code)
-                .unwrap_or_default(),
+            certificate_ends_unix_ms: certificate_ends.unwrap_or_default(),
             delegation_ends_unix_ms,
             recoveries: recoveries.into_iter().map(recovery).collect(),
             revoked,
@@ -113,7 +115,7 @@ impl NodeHandler {
             epoch: unit.epoch(),
             rolled_back: hosted.epochs.stopped().map(|it| it.to_string()).unwrap_or_default(),
             rolled_back_peers: hosted.epochs.behind().iter().map(ToString::to_string).collect(),
-            key_rotation: rotation.map(key_rotation),
+            key_rotation: self.key_rotation(&unit.code).await?,
         })
     }
 }

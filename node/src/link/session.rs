@@ -739,16 +739,7 @@ impl Session {
         self.effects.push_back(Effect::Settled { pull_id, answer });
     }
 
-    /// Turns what the inputs made possible into effects.
-    fn pump(&mut self) {
-        if self.state != State::Open {
-            return;
-        }
-        if self.roster.due && !self.roster.fetching {
-            self.roster.due = false;
-            self.roster.fetching = true;
-            self.effects.push_back(Effect::FetchRoster);
-        }
+    fn get_acquainted(&mut self) {
         if self.acquaintance.due && !self.acquaintance.asking {
             self.acquaintance.due = false;
             self.acquaintance.asking = true;
@@ -760,6 +751,19 @@ impl Session {
             self.acquaintance.taking = true;
             self.effects.push_back(Effect::Acquainted(payload_sha256));
         }
+    }
+
+    /// Turns what the inputs made possible into effects.
+    fn pump(&mut self) {
+        if self.state != State::Open {
+            return;
+        }
+        if self.roster.due && !self.roster.fetching {
+            self.roster.due = false;
+            self.roster.fetching = true;
+            self.effects.push_back(Effect::FetchRoster);
+        }
+        self.get_acquainted();
         if let Some(occasion) = self.witnesses.next() {
             self.effects.push_back(Effect::Witness(occasion));
         }
