@@ -153,6 +153,12 @@ texts! {
     DoctorRestore: "run `lianxi node restore` where the store was brought back", "在恢复了数据的主机上运行 `lianxi node restore`";
     RevokedHere: "{}: {}", "{}（已吊销）：{}";
     RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
+    RootWithoutWitness: "{}: only units below it witness its journal; whoever runs them all could change it",
+        "{}：其存证日志仅由下级单位见证；若下级均由同一方运行，则可能被篡改";
+    CheckWitness: "witness of the journal", "存证见证";
+    WitnessBelow: "units below it alone", "仅下级单位";
+    WitnessHere: "its parent, which is on this host", "上级单位（在同一主机）";
+    WitnessParent: "its parent", "上级单位";
     NoUnits: "no units yet", "尚无单位";
 
     // Custody of the root key.

@@ -2,7 +2,7 @@
 //! its own reason, and the journal names it.
 
 use lianxi_node::{
-    domain::role::Role,
+    domain::{refusals, role::Role},
     grpc::access::rules::{Audience, RULES, Target},
 };
 use lianxi_proto::{
@@ -25,7 +25,7 @@ async fn city() -> (Federation, People, String, String) {
     (federation, people, system, security)
 }
 
-async fn refusals(federation: &Federation, reason: &str) -> Vec<String> {
+async fn refused_for(federation: &Federation, reason: &str) -> Vec<String> {
     let acts = acts(federation, "C").await;
     let refused = acts.iter().filter(|act| act.refused == reason);
     refused.map(|act| format!("{} {} {}", act.actor, act.name, act.subject)).collect()
@@ -47,8 +47,8 @@ async fn guessing_locks_an_account_and_even_the_right_password_waits() {
     let code = people.code("wangwei");
     let locked = people.try_login("wangwei", PASSWORD, &code).await.unwrap_err();
     assert_eq!(locked.code(), Code::Unauthenticated);
-    assert_eq!(refusals(&federation, "locked-out").await.len(), 1);
-    assert_eq!(refusals(&federation, "wrong-password").await.len(), 5);
+    assert_eq!(refused_for(&federation, "locked-out").await.len(), 1);
+    assert_eq!(refused_for(&federation, "wrong-password").await.len(), 5);
     people.wait(60_000);
     people.login("wangwei").await;
 }
@@ -62,7 +62,7 @@ async fn guessing_codes_locks_an_account_too() {
     }
     let code = people.code("audit");
     assert!(people.try_login("audit", PASSWORD, &code).await.is_err());
-    assert_eq!(refusals(&federation, "locked-out").await, ["uid:0 account.login audit"]);
+    assert_eq!(refused_for(&federation, "locked-out").await, ["uid:0 account.login audit"]);
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn an_unknown_name_is_answered_like_a_wrong_password() {
         assert_eq!((unknown.code(), unknown.message()), (known.code(), known.message()), "{name}");
     }
     assert_eq!(wrong_code.message(), known.message());
-    assert_eq!(refusals(&federation, "unknown-account").await.len(), 3);
+    assert_eq!(refused_for(&federation, "unknown-account").await.len(), 3);
 }
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn a_code_that_was_used_is_refused() {
     people.try_login("audit", PASSWORD, &code).await.unwrap();
     let again = people.try_login("audit", PASSWORD, &code).await.unwrap_err();
     assert_eq!(again.code(), Code::Unauthenticated);
-    assert_eq!(refusals(&federation, "code-used").await.len(), 1);
+    assert_eq!(refused_for(&federation, "code-used").await.len(), 1);
 }
 
 #[tokio::test]
@@ -109,7 +109,61 @@ async fn a_session_acts_for_its_own_account_and_no_changed_token_does() {
         let refused = whoami(&people, &changed).await.unwrap_err();
         assert_eq!(refused.code(), Code::Unauthenticated, "byte {at}");
     }
-    assert!(refusals(&federation, "unknown-session").await.len() > 40);
+    // A changed prefix makes a token of it. What is over the bound for a stranger is counted.
+    let unknown = refused_for(&federation, "unknown-session").await.len()
+        + refused_for(&federation, "unknown-token").await.len();
+    assert_eq!(unknown, usize::try_from(refusals::WRITTEN).unwrap());
+}
+
+#[tokio::test]
+async fn a_desk_and_refused_desks_and_exports_stand_in_the_journal() {
+    let federation = Federation::city("C").await;
+    let people = People::of(&federation, "C");
+    let add = || pb::AddDeskRequest {
+        unit: "C".to_owned(),
+        desk: "PARKS".to_owned(),
+        title: "Parks".to_owned(),
+        line: "parks".to_owned(),
+    };
+    let path = "/lianxi.admin.v1.NodeService/AddDesk";
+    people.call::<_, pb::AddDeskResponse>("", path, add()).await.unwrap();
+    let again = people.call::<_, pb::AddDeskResponse>("", path, add()).await.unwrap_err();
+    assert_eq!(again.code(), Code::AlreadyExists);
+    let export = lianxi_proto::local::v1::ExportPackRequest {
+        unit: "C".to_owned(),
+        period: "never".to_owned(),
+        ..Default::default()
+    };
+    let path = "/lianxi.local.v1.PackService/Export";
+    let refused = people.call::<_, ()>("", path, export).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let acts = acts(&federation, "C").await;
+    let of = |name: &str| -> Vec<_> {
+        let acts = acts.iter().filter(|act| act.name == name);
+        acts.map(|act| (act.subject.as_str(), act.refused.as_str())).collect()
+    };
+    assert_eq!(of("desk.add"), [("PARKS", ""), ("PARKS", "exists")]);
+    assert_eq!(of("pack.export"), [("never", "invalid-argument")]);
+}
+
+/// Whoever reaches the socket can be refused as often as there is time; the journal does not grow
+/// with it, and says how often it was.
+#[tokio::test]
+async fn hundreds_of_refused_calls_make_few_leaves_and_are_counted() {
+    let (federation, people, system, _) = city().await;
+    let before = acts(&federation, "C").await.len();
+    for _ in 0..300 {
+        let refused = whoami(&people, "lxs_nobody").await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    let written = usize::try_from(refusals::WRITTEN).unwrap();
+    assert_eq!(acts(&federation, "C").await.len() - before, written);
+    people.wait(refusals::WINDOW_MS);
+    whoami(&people, "lxs_nobody").await.unwrap_err();
+    let left_out = refused_for(&federation, "too-many").await;
+    let counted = format!("node refusals.left-out {} of uid:", 300 - written);
+    assert!(left_out.len() == 1 && left_out[0].starts_with(&counted), "{left_out:?}");
+    assert_eq!(whoami(&people, &system).await.unwrap().name, "system");
 }
 
 #[tokio::test]
@@ -130,7 +184,7 @@ async fn a_session_is_over_after_logout_after_silence_and_at_its_age() {
     }
     people.wait(24 * 60_000 + 1);
     assert_eq!(whoami(&people, &busy).await.unwrap_err().code(), Code::Unauthenticated);
-    assert_eq!(refusals(&federation, "session-over").await.len(), 2);
+    assert_eq!(refused_for(&federation, "session-over").await.len(), 2);
 }
 
 #[tokio::test]
@@ -168,7 +222,7 @@ async fn a_closed_account_has_no_sessions_no_tokens_and_no_login() {
     assert_eq!(refused.code(), Code::Unauthenticated);
     let code = people.code("wangwei");
     assert!(people.try_login("wangwei", PASSWORD, &code).await.is_err());
-    assert_eq!(refusals(&federation, "unknown-token").await.len(), 1);
+    assert_eq!(refused_for(&federation, "unknown-token").await.len(), 1);
     // The name is never given to another person.
     let again = pb::AddAccountRequest {
         name: "wangwei".to_owned(),
@@ -215,7 +269,7 @@ async fn a_role_that_tries_each_other_roles_commands_is_refused() {
         }
     }
     assert!(refused > 100, "only {refused} attempts were refused");
-    assert_eq!(refusals(&federation, "role").await.len(), refused);
+    assert_eq!(refused_for(&federation, "role").await.len(), refused);
     // Without a session the node's own user is asked to log in, once there are accounts.
     for rule in RULES {
         let open = matches!(rule.audience, Audience::Host | Audience::Anyone);
@@ -264,7 +318,7 @@ async fn a_role_of_one_unit_is_none_of_another() {
     assert_eq!(everything.code(), Code::PermissionDenied);
     let import = people.call::<_, ()>(&below, "/lianxi.local.v1.RecordService/Import", ()).await;
     assert_eq!(import.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(refusals(&federation, "unit").await.len(), 3);
+    assert_eq!(refused_for(&federation, "unit").await.len(), 3);
 }
 
 #[tokio::test]
@@ -284,7 +338,7 @@ async fn no_account_gets_two_of_the_three_administrators() {
     };
     let id = people.ask(&system, &account("Add"), both).await;
     assert_eq!(people.confirm(&security, id).await.unwrap_err().code(), Code::InvalidArgument);
-    assert_eq!(refusals(&federation, "two-administrators").await.len(), 2);
+    assert_eq!(refused_for(&federation, "two-administrators").await.len(), 2);
     assert_eq!(whoami(&people, &people.login("audit").await).await.unwrap().roles.len(), 1);
 }
 
@@ -305,8 +359,8 @@ async fn the_second_person_is_another_person() {
     // Whoever audits is no second person either: that would be an act.
     let audit = people.login("audit").await;
     assert_eq!(people.confirm(&audit, id).await.unwrap_err().code(), Code::PermissionDenied);
-    assert_eq!(refusals(&federation, "same-person").await.len(), 2);
-    assert_eq!(refusals(&federation, "not-second").await.len(), 1);
+    assert_eq!(refused_for(&federation, "same-person").await.len(), 2);
+    assert_eq!(refused_for(&federation, "not-second").await.len(), 1);
     people.confirm(&security, id).await.unwrap();
     assert_eq!(people.confirm(&security, id).await.unwrap_err().code(), Code::NotFound);
     // What nobody confirmed within a day has lapsed.
@@ -384,7 +438,7 @@ async fn the_first_administrators_are_made_once() {
     };
     let refused = people.call::<_, ()>("", &account("BeginSetup"), begin).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert_eq!(refusals(&federation, "set-up").await.len(), 1);
+    assert_eq!(refused_for(&federation, "set-up").await.len(), 1);
 }
 
 #[tokio::test]
@@ -429,11 +483,11 @@ async fn a_token_does_what_it_names_until_it_ends_and_confirms_nothing() {
         let refused = people.call::<_, ()>(&token, &path, ()).await.unwrap_err();
         assert_eq!(refused.code(), Code::PermissionDenied, "{path}");
     }
-    assert!(refusals(&federation, "token-scope").await.len() >= 5);
+    assert!(refused_for(&federation, "token-scope").await.len() >= 5);
     people.wait(3_600_000);
     let over = people.call::<_, ()>(&token, "/lianxi.local.v1.RecordService/Count", ()).await;
     assert_eq!(over.unwrap_err().code(), Code::Unauthenticated);
-    assert_eq!(refusals(&federation, "token-over").await.len(), 1);
+    assert_eq!(refused_for(&federation, "token-over").await.len(), 1);
 }
 
 #[tokio::test]

@@ -48,6 +48,11 @@ impl Actor {
         Self(format!("unit:{code}"))
     }
 
+    /// True for an account of the host, also where it acts as a deputy.
+    pub fn is_account(&self) -> bool {
+        self.0.starts_with("account:")
+    }
+
     /// As it stands in a leaf.
     pub fn as_str(&self) -> &str {
         &self.0

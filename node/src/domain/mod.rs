@@ -19,6 +19,7 @@ pub mod period;
 pub mod personal;
 pub mod protection;
 pub mod record;
+pub mod refusals;
 pub mod revocation;
 pub mod role;
 pub mod rotation;

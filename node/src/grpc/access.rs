@@ -259,8 +259,15 @@ impl Access {
         subject: &str,
         refusal: Refusal,
     ) -> Status {
-        let recorded =
-            self.accounts.record(Act::refused(actor, act, subject, refusal.reason)).await;
+        // Who has logged in is no stranger: everything that an account is refused stands there.
+        let is_known = actor.is_account();
+        let source = actor.to_string();
+        let act = Act::refused(actor, act, subject, refusal.reason);
+        let recorded = if is_known {
+            self.accounts.record(act).await
+        } else {
+            self.accounts.record_refusal(&source, act).await
+        };
         match recorded {
             Ok(()) => refusal.status,
             Err(error) => super::status::to_status(error),

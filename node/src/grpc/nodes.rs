@@ -59,6 +59,14 @@ impl NodeHandler {
         Ok(self.operations.rotation(unit).await.map_err(to_status)?.map(key_rotation))
     }
 
+    fn witness_gap(&self, parent: Option<&UnitCode>) -> &'static str {
+        match parent {
+            None => "no-parent",
+            Some(parent) if self.units.get(parent).is_some() => "same-host",
+            Some(_) => "",
+        }
+    }
+
     async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, Status> {
         let unit = &hosted.unit;
         let parent = unit.parent();
@@ -74,24 +82,24 @@ impl NodeHandler {
         let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await;
         let quarantined = quarantined.map_err(to_status)?.len();
         let recoveries = self.operations.recoveries(&unit.code).await.map_err(to_status)?;
+        let certificate_ends = self.operations.certificate_ends(&unit.code);
         let (records, _) = hosted.records.count().await.unwrap_or_default();
-        let (title, delegation_ends_unix_ms, children) = {
+        let (title, delegation_ends_unix_ms, children, revoked, revoked_children) = {
             let trust = unit.trust();
             let own = trust.delegation(&unit.code, None).map(|known| &known.delegation);
-            let children = trust.children(&unit.code).into_iter();
-            let children = children.filter(|child| !trust.has_left(child)).count();
-            let ends = own.map(|own| own.not_after_unix_ms).unwrap_or_default();
-            (own.map(|own| own.title.clone()).unwrap_or_default(), ends, children)
-        };
-        let (revoked, revoked_children) = {
-            let trust = unit.trust();
-            let own = trust.revoked(&unit.code, None).map(revocations::remedy);
-            let children = trust.children(&unit.code).into_iter();
-            let gone = children.filter(|child| trust.revoked(child, None).is_some());
-            (own.unwrap_or_default(), gone.map(ToString::to_string).collect())
+            let all = trust.children(&unit.code);
+            let children = all.iter().filter(|child| !trust.has_left(child)).count();
+            let gone = all.iter().filter(|child| trust.revoked(child, None).is_some());
+            let revoked = trust.revoked(&unit.code, None).map(revocations::remedy);
+            (
+                own.map(|own| own.title.clone()).unwrap_or_default(),
+                own.map(|own| own.not_after_unix_ms).unwrap_or_default(),
+                children,
+                revoked.unwrap_or_default(),
+                gone.map(ToString::to_string).collect(),
+            )
         };
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-        let certificate_ends = self.operations.certificate_ends(&unit.code);
         Ok(pb::UnitStatus {
             unit: unit.code.to_string(),
             title,
@@ -116,6 +124,7 @@ impl NodeHandler {
             rolled_back: hosted.epochs.stopped().map(|it| it.to_string()).unwrap_or_default(),
             rolled_back_peers: hosted.epochs.behind().iter().map(ToString::to_string).collect(),
             key_rotation: self.key_rotation(&unit.code).await?,
+            witness_gap: self.witness_gap(unit.parent().as_ref()).to_owned(),
         })
     }
 }
@@ -330,6 +339,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
         &self,
         request: Request<pb::AddDeskRequest>,
     ) -> Result<Response<pb::AddDeskResponse>, Status> {
+        let by = actor(&request)?;
         let request = request.into_inner();
         let code = unit(&request.unit)?;
         let hosted = self.units.find(&code).map_err(to_status)?;
@@ -337,9 +347,9 @@ impl pb::node_service_server::NodeService for NodeHandler {
             Status::invalid_argument(format!("{:?} is no id of a desk: {error}", request.desk))
         })?;
         let directory = self.operations.desk_keys_directory(&code, &request.desk);
-        let delegation = desks::add(&hosted.unit, &directory, desk, request.title, request.line)
-            .await
-            .map_err(to_status)?;
+        let (title, line) = (request.title, request.line);
+        let added = desks::add(&hosted.unit, &directory, desk, title, line, by).await;
+        let delegation = added.map_err(to_status)?;
         Ok(Response::new(pb::AddDeskResponse { desk: Some(known_unit(&delegation)) }))
     }
 

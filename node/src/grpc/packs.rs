@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::{Stream, stream};
 use lianxi_proto::local::v1 as pb;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::{
     access::caller,
@@ -98,6 +98,21 @@ fn facts(exported: &Exported, root_key: &RootKey) -> pb::PackFacts {
     }
 }
 
+/// Reason of a refused export, for the journal.
+fn word(code: Code) -> &'static str {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => "invalid-argument",
+        Code::NotFound => "not-found",
+        Code::FailedPrecondition | Code::AlreadyExists => "precondition",
+        Code::PermissionDenied | Code::Unauthenticated => "denied",
+        Code::ResourceExhausted => "exhausted",
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Aborted => "cut-off",
+        Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+            "failed"
+        }
+    }
+}
+
 /// Joins small pieces, so that a city is not sent in ten thousand messages.
 fn chunks(pieces: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let mut chunks: Vec<Vec<u8>> = Vec::new();
@@ -123,7 +138,14 @@ impl pb::pack_service_server::PackService for PackHandler {
         let request = request.into_inner();
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
         let subject = subject(&request);
-        let exported = export(&hosted, request).await?;
+        let exported = match export(&hosted, request).await {
+            Ok(exported) => exported,
+            Err(status) => {
+                let act = Act::refused(actor, "pack.export", subject, word(status.code()));
+                hosted.unit.record(act).await.map_err(to_status)?;
+                return Err(status);
+            }
+        };
         // What left the house is on the record before it leaves.
         let act = Act::done(actor, "pack.export", subject).about(exported.sha256);
         hosted.unit.record(act).await.map_err(to_status)?;

@@ -359,8 +359,8 @@ impl Host {
         let Some((unit, word)) = error.refusal() else { return };
         let Some(hosted) = self.units.get(unit) else { return };
         let from = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
-        let act = Act::refused(Actor::node(), "link.accept", from, word);
-        if let Err(error) = hosted.unit.record(act).await {
+        let act = Act::refused(Actor::node(), "link.accept", &*from, word);
+        if let Err(error) = hosted.unit.record_refusal(&from, act).await {
             tracing::error!(%unit, %error, "cannot journal a refused connection");
         }
     }

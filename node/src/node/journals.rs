@@ -47,6 +47,7 @@ pub(super) async fn record_start(
 pub(super) async fn keep(hosted: Arc<Hosted>, config: HostConfig) {
     let interval = config.journal.checkpoint_interval;
     let mut unpruned = PRUNE_EVERY;
+    tell_standing(&hosted);
     loop {
         if unpruned >= PRUNE_EVERY {
             unpruned = Duration::ZERO;
@@ -57,10 +58,24 @@ pub(super) async fn keep(hosted: Arc<Hosted>, config: HostConfig) {
         }
         sleep(interval).await;
         unpruned += interval;
+        tell_standing(&hosted);
+        if let Err(error) = hosted.unit.settle_refusals().await {
+            tracing::warn!(unit = %hosted.unit.code, %error, "refusals not counted in the journal");
+        }
         if let Err(error) = hosted.journal.checkpoint().await {
             tracing::warn!(unit = %hosted.unit.code, %error, "no checkpoint made");
         }
     }
+}
+
+/// Tells the metrics how long the unit's delegation is good for, and how many children are revoked.
+fn tell_standing(hosted: &Hosted) {
+    let unit = &hosted.unit;
+    let trust = unit.trust();
+    let Some(own) = trust.delegation(&unit.code, None) else { return };
+    let children = trust.children(&unit.code).into_iter();
+    let revoked = children.filter(|child| trust.revoked(child, None).is_some()).count();
+    unit.metrics.unit_stands(&unit.code, own.delegation.not_after_unix_ms, revoked);
 }
 
 /// Tells the webhook of every alarm that the unit raises or takes in. Never returns.

@@ -35,7 +35,7 @@ use crate::{
     clock::{Clock, UnixMillis},
     domain::{
         account::{AccountName, Rules},
-        journal::{Act, Actor},
+        journal::{Act, Actor, Leaf},
         role::Role,
         unit::UnitCode,
     },
@@ -106,6 +106,20 @@ impl Accounts {
         self.parts.clock.now_unix_ms()
     }
 
+    /// Puts a refused attempt into the journal of the host's head unit, within bounds for each
+    /// `source`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn record_refusal(&self, source: &str, act: Act) -> Result<(), store::Error> {
+        tracing::info!(actor = %act.actor, act = act.name, outcome = ?act.outcome, "act");
+        match self.parts.units.head() {
+            Some(head) => head.unit.record_refusal(source, act).await,
+            None => Ok(()),
+        }
+    }
+
     /// Puts an act into the journal of the host's head unit.
     ///
     /// # Errors
@@ -119,7 +133,7 @@ impl Accounts {
         }
     }
 
-    /// Makes a change, journalled as `act` before it takes effect; a refusal is journalled too.
+    /// Makes a change, journalled as `act` in the same commit; a refusal is journalled too.
     async fn change<T>(
         &self,
         act: Act,
@@ -136,13 +150,23 @@ impl Accounts {
                 return Err(error);
             }
         };
-        self.record(act).await?;
-        self.commit(&mut people, draft).await?;
+        self.commit(&mut people, draft, Some(act)).await?;
         Ok(value)
     }
 
-    async fn commit(&self, people: &mut People, draft: Edit) -> Result<(), store::Error> {
-        let (next, batch) = draft.into_parts();
+    /// Makes a change and journals `act`, both or neither.
+    async fn commit(
+        &self,
+        people: &mut People,
+        draft: Edit,
+        act: Option<Act>,
+    ) -> Result<(), store::Error> {
+        let (next, mut batch) = draft.into_parts();
+        if let Some((act, head)) = act.zip(self.parts.units.head()) {
+            tracing::info!(actor = %act.actor, act = act.name, outcome = ?act.outcome, "act");
+            batch.journal_in(&head.unit.code);
+            batch.journal(self.now(), &Leaf::Act(act));
+        }
         self.parts.store.submit(batch).await?;
         *people = next;
         Ok(())

@@ -9,13 +9,18 @@ use super::{
 use crate::{
     domain::{
         delegation::{Delegation, KeyChange},
+        journal::{Act, Actor},
         unit::{DeskId, UnitCode},
     },
     identity::{
         issue,
         keys::{self, DeskKeys, Place},
     },
+    store,
 };
+
+/// Name of the act in the journal.
+const ACT: &str = "desk.add";
 
 /// Why a desk was not added.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +39,9 @@ pub enum Error {
     /// The delegation was not taken in.
     #[error("cannot delegate to the desk")]
     Learn(#[from] LearnError),
+    /// The store failed.
+    #[error("cannot journal the desk")]
+    Store(#[from] store::Error),
     /// The unit's own delegation is missing.
     #[error("unit {0} has no delegation of its own")]
     NoDelegation(UnitCode),
@@ -43,7 +51,7 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Exists { .. } => ErrorKind::AlreadyExists,
-            Self::Learn(LearnError::Store(error)) => error.kind(),
+            Self::Learn(LearnError::Store(error)) | Self::Store(error) => error.kind(),
             Self::Keys(_) | Self::Learn(_) | Self::NoDelegation(_) => ErrorKind::Internal,
         }
     }
@@ -60,12 +68,15 @@ pub async fn add(
     desk: DeskId,
     title: String,
     line: String,
+    by: Actor,
 ) -> Result<Delegation, Error> {
+    let exists = unit.trust().delegation(&unit.code, Some(&desk)).is_some();
+    if exists {
+        unit.record(Act::refused(by, ACT, desk.as_str(), "exists")).await?;
+        return Err(Error::Exists { unit: unit.code.clone(), desk });
+    }
     let own = {
         let trust = unit.trust();
-        if trust.delegation(&unit.code, Some(&desk)).is_some() {
-            return Err(Error::Exists { unit: unit.code.clone(), desk });
-        }
         let known = trust.delegation(&unit.code, None);
         known.ok_or_else(|| Error::NoDelegation(unit.code.clone()))?.delegation.clone()
     };
@@ -93,6 +104,8 @@ pub async fn add(
         ..own
     };
     let signed = issue::sign(&delegation, &unit.keys().delegation, now);
+    // First: an act that is not done may stand there, none that is done may be missing.
+    unit.record(Act::done(by, ACT, desk.as_str())).await?;
     unit.learn(&[signed]).await?;
     unit.add_desk(desk, keys);
     Ok(delegation)

@@ -601,7 +601,7 @@ impl Exchange for Hosted {
         {
             let actor = Actor::unit(certified);
             let act = Act::refused(actor, "link.open", certified.as_str(), refusal.reason);
-            if let Err(error) = self.unit.record(act).await {
+            if let Err(error) = self.unit.record_refusal(certified.as_str(), act).await {
                 tracing::error!(unit = %self.unit.code, %error, "cannot journal a refused link");
             }
         }

@@ -7,6 +7,7 @@ mod changing;
 mod epoch;
 mod fan_out;
 mod granting;
+mod refusals;
 mod sealing;
 
 pub use self::{
@@ -35,6 +36,7 @@ use crate::{
     domain::{
         delegation::PublicKey,
         journal::{self, Act, Actor, Leaf},
+        refusals::Window,
         unit::{DeskId, Level, UnitCode},
     },
     identity::{
@@ -189,6 +191,8 @@ pub struct Unit {
     outboxes: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
     roster: watch::Sender<u64>,
     parent: RwLock<Option<UnitCode>>,
+    /// Refusals of this minute that strangers caused.
+    refusals: Mutex<Window>,
 }
 
 impl std::fmt::Debug for Unit {
@@ -237,6 +241,7 @@ impl Unit {
             outboxes: Mutex::default(),
             roster: watch::Sender::new(0),
             parent: RwLock::new(parts.parent),
+            refusals: Mutex::default(),
         });
         let (waiting, _) = unit.outbox_state().await?;
         unit.metrics.outbox_changed(i64::try_from(waiting).unwrap_or(i64::MAX));

@@ -239,7 +239,7 @@ impl Witness {
                 );
                 let (actor, subject) = (Actor::unit(peer), self.unit.code.as_str());
                 let act = Act::refused(actor, "journal.cosign", subject, refusal_word(&reason));
-                self.unit.record(act).await?;
+                self.unit.record_refusal(peer.as_str(), act).await?;
                 None
             }
         };
@@ -337,7 +337,7 @@ impl Witness {
         const REASON: &str = "bad-checkpoint";
         tracing::warn!(unit = %self.unit.code, %peer, "checkpoint refused: it is not the peer's");
         let act = Act::refused(Actor::unit(peer), "journal.offer", peer.as_str(), REASON);
-        self.unit.record(act).await?;
+        self.unit.record_refusal(peer.as_str(), act).await?;
         Ok(Witnessing::Refused { reason: REASON.to_owned() })
     }
 
@@ -435,7 +435,7 @@ impl Witness {
         let Some(cosignature) = cosignature.filter(|_| is_own) else {
             tracing::warn!(unit = %self.unit.code, %peer, "cosignature refused: it does not hold");
             let act = Act::refused(Actor::unit(peer), "journal.cosign", &*name, "bad-cosignature");
-            return self.unit.record(act).await;
+            return self.unit.record_refusal(peer.as_str(), act).await;
         };
         let size = cosignature.checkpoint.size;
         self.conversations().entry(peer.clone()).or_default().holds = Some(size);

@@ -48,6 +48,7 @@ where
     units_are_listed(&*fresh("units").await).await;
     random_work_equals_a_map(&*fresh("model").await).await;
     leaves_stand_with_their_batches(&*fresh("leaves").await).await;
+    leaves_stand_in_the_journal_of_another_unit(&*fresh("other-journal").await).await;
     a_journal_goes_on_where_it_ended(|| fresh("journal")).await;
     what_was_committed_is_there_again(|| fresh("reopen")).await;
 }
@@ -372,6 +373,27 @@ async fn subjects(store: &dyn Store, unit: &UnitCode) -> Vec<String> {
     }
     assert_eq!(found.len() as u64, size);
     found
+}
+
+async fn leaves_stand_in_the_journal_of_another_unit(store: &dyn Store) {
+    let (host, head) = (unit("HOST0"), unit("A"));
+    let commit = |required: Option<&'static [u8]>| {
+        let mut batch = Batch::new(&host);
+        batch.journal_in(&head);
+        match required {
+            None => batch.require_absent(Table::Accounts, *b"wangwei"),
+            Some(value) => batch.require(Table::Accounts, *b"wangwei", value),
+        }
+        batch.put(Table::Accounts, *b"wangwei", *b"row");
+        batch.journal(1, &Leaf::Act(Act::done(Actor::node(), "account.add", "wangwei")));
+        store.submit(batch)
+    };
+    commit(None).await.expect("commit");
+    assert!(matches!(commit(None).await, Err(Error::Conflict)), "neither row nor leaf");
+    commit(Some(b"row")).await.expect("commit");
+    assert_eq!(journal::size(store, &head).await.expect("size"), 2);
+    assert_eq!(journal::size(store, &host).await.expect("size"), 0);
+    assert_eq!(get(store, &host, Table::Accounts, b"wangwei").await.as_deref(), Some(&b"row"[..]));
 }
 
 /// A leaf is there exactly if its batch is, in the order of the batches, by units, and its index

@@ -210,6 +210,8 @@ pub struct Batch {
     pub(crate) writes: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
     pub(crate) preconditions: Vec<Precondition>,
     pub(crate) leaves: Vec<journal::NewLeaf>,
+    /// Unit whose journal takes the leaves, if it is another one.
+    pub(crate) journal_of: Option<UnitCode>,
     /// Writes that hold the index of a leaf: places in `writes` and in `leaves`.
     pub(crate) indexed: Vec<(usize, LeafNumber)>,
 }
@@ -226,6 +228,7 @@ impl Batch {
             writes: Vec::new(),
             preconditions: Vec::new(),
             leaves: Vec::new(),
+            journal_of: None,
             indexed: Vec::new(),
         }
     }
@@ -236,6 +239,17 @@ impl Batch {
         let bytes = statement::journal::encode(time_unix_ms, leaf);
         self.leaves.push(journal::NewLeaf::of(bytes));
         LeafNumber(self.leaves.len() - 1)
+    }
+
+    /// Puts the leaves of this batch into the journal of another unit of the store, in the same commit:
+    /// for rows that belong to the host, whose acts stand in the journal of its head unit.
+    pub fn journal_in(&mut self, unit: &UnitCode) {
+        self.journal_of = Some(unit.clone());
+    }
+
+    /// The unit whose journal takes the leaves.
+    pub(crate) fn journal_unit(&self) -> &UnitCode {
+        self.journal_of.as_ref().unwrap_or(&self.unit)
     }
 
     /// Writes at `key` the byte `format`, the index of `leaf` in the journal (8 bytes, big-endian)

@@ -53,6 +53,11 @@ pub const UNIT_ROLLED_BACK: &str = "lianxi.unit.rolled_back";
 /// Time left of the certificate that ends first.
 pub const CERTIFICATE_REMAINING: &str = "lianxi.certificate.remaining";
 
+/// Time left of the delegation that ends first.
+pub const DELEGATION_REMAINING: &str = "lianxi.delegation.remaining";
+/// Direct children that were revoked and have not come back.
+pub const REVOKED_CHILDREN: &str = "lianxi.unit.revoked_children";
+
 /// Upper bounds of the buckets of a group commit, seconds.
 const COMMIT_BUCKETS: [f64; 8] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 
@@ -126,10 +131,13 @@ struct Instruments {
     pulls: Counter<u64>,
     pull_duration: Histogram<f64>,
     rolled_back: UpDownCounter<i64>,
-    certificate_ends: CertificateEnds,
+    certificate_ends: OfUnits,
+    delegation_ends: OfUnits,
+    revoked_children: OfUnits,
 }
 
-type CertificateEnds = Arc<Mutex<BTreeMap<UnitCode, UnixMillis>>>;
+/// A number of each hosted unit.
+type OfUnits = Arc<Mutex<BTreeMap<UnitCode, i64>>>;
 
 static INSTALLED: OnceLock<Metrics> = OnceLock::new();
 
@@ -137,8 +145,13 @@ impl Metrics {
     /// Metrics that `meter` collects; `clock` tells how long certificates have left.
     pub fn new(meter: &Meter, clock: Arc<dyn Clock>) -> Self {
         let counter = |name, unit, about| counter(meter, name, unit, about);
-        let certificate_ends = CertificateEnds::default();
-        observe_certificates(meter, clock, Arc::clone(&certificate_ends));
+        let [certificate_ends, delegation_ends, revoked_children] =
+            [(); 3].map(|()| OfUnits::default());
+        let about = "Time left of the certificate that ends first; negative: it has ended";
+        observe_ends(meter, (CERTIFICATE_REMAINING, about), Arc::clone(&clock), &certificate_ends);
+        let about = "Time left of the delegation that ends first; negative: it has ended";
+        observe_ends(meter, (DELEGATION_REMAINING, about), clock, &delegation_ends);
+        observe_sum(meter, &revoked_children);
         Self {
             instruments: Arc::new(Instruments {
                 sent: counter(STATEMENT_SENT, "{statement}", "Statements given to a peer"),
@@ -182,6 +195,8 @@ impl Metrics {
                     .with_description("Hosted units that were rolled back and stand still")
                     .build(),
                 certificate_ends,
+                delegation_ends,
+                revoked_children,
             }),
         }
     }
@@ -278,6 +293,19 @@ impl Metrics {
     }
 }
 
+impl Metrics {
+    /// The unit's delegation ends then, and so many of its children are revoked.
+    pub fn unit_stands(&self, unit: &UnitCode, delegation_ends: UnixMillis, revoked: usize) {
+        let revoked = i64::try_from(revoked).unwrap_or(i64::MAX);
+        let (ends, children) =
+            (&self.instruments.delegation_ends, &self.instruments.revoked_children);
+        for (of_units, number) in [(ends, delegation_ends), (children, revoked)] {
+            let mut of_units = of_units.lock().unwrap_or_else(PoisonError::into_inner);
+            of_units.insert(unit.clone(), number);
+        }
+    }
+}
+
 impl Default for Metrics {
     /// Metrics that count nothing.
     fn default() -> Self {
@@ -305,16 +333,37 @@ fn counter(
     meter.u64_counter(name).with_unit(unit).with_description(about).build()
 }
 
-/// Computes the time left when it is read, so that it is right however seldom a certificate changes.
-fn observe_certificates(meter: &Meter, clock: Arc<dyn Clock>, ends: CertificateEnds) {
+/// Computes the time left when it is read, so that it is right however seldom an end changes.
+fn observe_ends(
+    meter: &Meter,
+    (name, about): (&'static str, &'static str),
+    clock: Arc<dyn Clock>,
+    ends: &OfUnits,
+) {
+    let ends = Arc::clone(ends);
     let _registered = meter
-        .i64_observable_gauge(CERTIFICATE_REMAINING)
+        .i64_observable_gauge(name)
         .with_unit("s")
-        .with_description("Time left of the certificate that ends first; negative: it has ended")
+        .with_description(about)
         .with_callback(move |observer| {
             let ends = ends.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(first) = ends.values().min() {
                 observer.observe((first - clock.now_unix_ms()).div_euclid(1000), &[]);
+            }
+        })
+        .build();
+}
+
+fn observe_sum(meter: &Meter, of_units: &OfUnits) {
+    let of_units = Arc::clone(of_units);
+    let _registered = meter
+        .i64_observable_gauge(REVOKED_CHILDREN)
+        .with_unit("{unit}")
+        .with_description("Direct children that were revoked and have not come back")
+        .with_callback(move |observer| {
+            let of_units = of_units.lock().unwrap_or_else(PoisonError::into_inner);
+            if !of_units.is_empty() {
+                observer.observe(of_units.values().sum(), &[]);
             }
         })
         .build();
@@ -342,7 +391,7 @@ mod tests {
 
     const DOCUMENTED: &str = include_str!("../../../docs/telemetry.md");
 
-    const NAMES: [&str; 15] = [
+    const NAMES: [&str; 17] = [
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
@@ -358,6 +407,8 @@ mod tests {
         SUMMARY_PULL_DURATION,
         UNIT_ROLLED_BACK,
         CERTIFICATE_REMAINING,
+        DELEGATION_REMAINING,
+        REVOKED_CHILDREN,
     ];
 
     fn exported(act: impl FnOnce(&Metrics)) -> String {
@@ -391,6 +442,8 @@ mod tests {
         let in_an_hour = SystemClock.now_unix_ms() + 3_600_500;
         metrics.certificate_ends(&"BOS".parse().unwrap(), in_an_hour + 1_000_000);
         metrics.certificate_ends(&"BOS-01".parse().unwrap(), in_an_hour);
+        metrics.unit_stands(&"BOS".parse().unwrap(), in_an_hour + 3_600_000, 2);
+        metrics.unit_stands(&"BOS-01".parse().unwrap(), in_an_hour + 7_200_000, 1);
     }
 
     #[test]
@@ -413,6 +466,8 @@ mod tests {
             "lianxi_summary_pulls_total{outcome=\"partial\"} 1",
             "lianxi_summary_pull_duration_seconds_bucket{le=\"0.5\"} 1",
             "lianxi_certificate_remaining_seconds 3600",
+            "lianxi_delegation_remaining_seconds 7200",
+            "lianxi_unit_revoked_children 3",
         ] {
             assert!(text.lines().any(|exported| exported == line), "no {line} in\n{text}");
         }

@@ -82,7 +82,8 @@ impl Doctor {
                 let status = status(&client).await?;
                 findings.extend(of_host(&status));
                 let now = SystemClock.now_unix_ms();
-                findings.extend(status.units.iter().flat_map(|unit| of_unit(unit, now)));
+                let output = context.output();
+                findings.extend(status.units.iter().flat_map(|unit| of_unit(output, unit, now)));
             }
             Err(failure) => findings.push(Finding {
                 check: "node",
@@ -149,7 +150,7 @@ fn finding(
     Finding { check, text, place: place.to_owned(), severity, found, remedy }
 }
 
-fn of_unit(unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> {
+fn of_unit(output: &Output, unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> {
     let left = |ends: UnixMillis| ends.saturating_sub(now);
     let of = |check, text, severity, found, remedy| {
         finding(check, text, &unit.unit, severity, found, remedy)
@@ -208,6 +209,20 @@ fn of_unit(unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> {
         let (text, remedy) = (Text::CheckRotation, Text::DoctorRotation);
         findings.push(of("rotation", text, worst, found.join(", "), remedy));
     }
+    // Said, not warned of: no command of this host gives it another witness.
+    let witness = match unit.witness_gap.as_str() {
+        "no-parent" => Text::WitnessBelow,
+        "same-host" => Text::WitnessHere,
+        _ => Text::WitnessParent,
+    };
+    findings.push(Finding {
+        check: "witness",
+        text: Text::CheckWitness,
+        place: unit.unit.clone(),
+        severity: Severity::Good,
+        found: output.text(witness).to_owned(),
+        remedy: None,
+    });
     if unit.parent_link() != LinkState::Unspecified {
         findings.extend(of_link(unit));
     }
@@ -334,8 +349,13 @@ mod tests {
     use lianxi_proto::admin::v1::{ChildRecovery, KeyRotation};
 
     use super::*;
+    use crate::texts::Lang;
 
     const NOW: UnixMillis = 1_760_000_000_000;
+
+    fn output() -> Output {
+        Output::new(false, Lang::En)
+    }
 
     fn well() -> UnitStatus {
         UnitStatus {
@@ -353,7 +373,8 @@ mod tests {
     fn ills(change: impl FnOnce(&mut UnitStatus)) -> BTreeMap<&'static str, Severity> {
         let mut unit = well();
         change(&mut unit);
-        let ill = of_unit(&unit, NOW).into_iter().filter(|one| one.severity != Severity::Good);
+        let ill =
+            of_unit(&output(), &unit, NOW).into_iter().filter(|one| one.severity != Severity::Good);
         ill.map(|one| {
             assert!(one.remedy.is_some(), "{} has no remedy", one.check);
             (one.check, one.severity)
@@ -364,7 +385,7 @@ mod tests {
     #[test]
     fn a_unit_that_is_well_has_no_remedy_to_take() {
         assert!(ills(|_| {}).is_empty());
-        assert!(of_unit(&well(), NOW).len() >= 6, "it was looked at");
+        assert!(of_unit(&output(), &well(), NOW).len() >= 6, "it was looked at");
     }
 
     #[test]
@@ -413,7 +434,23 @@ mod tests {
     #[test]
     fn a_root_is_not_asked_for_its_parent() {
         let root = UnitStatus { parent_link: LinkState::Unspecified.into(), ..well() };
-        assert!(of_unit(&root, NOW).iter().all(|one| one.check != "link" && one.check != "clock"));
+        assert!(
+            of_unit(&output(), &root, NOW)
+                .iter()
+                .all(|one| one.check != "link" && one.check != "clock")
+        );
+    }
+
+    #[test]
+    fn a_root_is_said_to_have_no_witness_but_units_below() {
+        let witness = |gap: &str| {
+            let unit = UnitStatus { witness_gap: gap.to_owned(), ..well() };
+            let findings = of_unit(&output(), &unit, NOW);
+            let found = findings.into_iter().find(|one| one.check == "witness").unwrap();
+            (found.severity, found.found)
+        };
+        assert_eq!(witness("no-parent"), (Severity::Good, "units below it alone".to_owned()));
+        assert_eq!(witness("").1, "its parent");
     }
 
     #[test]

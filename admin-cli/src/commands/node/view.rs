@@ -46,6 +46,7 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "rolled_back": unit.rolled_back,
         "rolled_back_peers": unit.rolled_back_peers,
         "key_rotation": unit.key_rotation.as_ref().map(rotate::rotation_json),
+        "witness_gap": unit.witness_gap,
     })
 }
 
@@ -81,6 +82,9 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         if let Some(rotation) = &unit.key_rotation {
             output.line(rotate::rotation_line(output, &unit.unit, rotation))?;
         }
+        if unit.witness_gap == "no-parent" {
+            output.line(output.fill(Text::RootWithoutWitness, &[&unit.unit]))?;
+        }
         if !unit.revoked.is_empty() {
             output.line(output.fill(Text::RevokedHere, &[&unit.unit, &unit.revoked]))?;
         }
@@ -106,7 +110,8 @@ fn status_table(output: &Output, units: &[UnitStatus]) -> Table {
         .text(output.text(Text::Catalogue))
         .number(output.text(Text::Records))
         .number(output.text(Text::Skew))
-        .text(output.text(Text::CertificateEnds));
+        .text(output.text(Text::CertificateEnds))
+        .text(output.text(Text::DelegationEnds));
     for unit in units {
         let age = if unit.oldest_unsent_ms == 0 {
             String::new()
@@ -127,6 +132,7 @@ fn status_table(output: &Output, units: &[UnitStatus]) -> Table {
             &unit.records.to_string(),
             &values::length(unit.clock_skew_ms),
             &values::time(unit.certificate_ends_unix_ms),
+            &values::time(unit.delegation_ends_unix_ms),
         ]);
     }
     table

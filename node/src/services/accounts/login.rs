@@ -166,26 +166,28 @@ impl Accounts {
                 account.last_step = step;
                 account.guessing = Guessing::default();
                 edit.put_account(account.clone());
-                self.commit(&mut people, edit).await?;
+                self.commit(&mut people, edit, None).await?;
                 Ok(account)
             }
             Err(reason) => {
-                self.record(Act::refused(Actor::uid(uid), act, name, reason)).await?;
+                let act = Act::refused(Actor::uid(uid), act, name, reason);
                 if matches!(reason, "wrong-password" | "wrong-code" | "code-used") {
-                    self.count_failure(name, now).await?;
+                    self.count_failure(name, now, act).await?;
+                } else {
+                    self.record_refusal(&format!("uid:{uid}"), act).await?;
                 }
                 Err(Error::Login)
             }
         }
     }
 
-    async fn count_failure(&self, name: &str, now: UnixMillis) -> Result<(), Error> {
+    async fn count_failure(&self, name: &str, now: UnixMillis, act: Act) -> Result<(), Error> {
         let mut people = self.people.write().await;
         let mut edit = Edit::new(&people, &self.parts.space);
         let mut account = super::open_account(&people, &name.parse()?)?;
         account.guessing = account.guessing.failed(self.parts.rules.failures, now);
         edit.put_account(account);
-        Ok(self.commit(&mut people, edit).await?)
+        Ok(self.commit(&mut people, edit, Some(act)).await?)
     }
 
     /// Ends the session of a token.
@@ -249,7 +251,7 @@ impl Accounts {
         let mut edit = Edit::new(&people, &self.parts.space);
         session.last_used_unix_ms = now;
         edit.put_session(*digest, session);
-        self.commit(&mut people, edit).await
+        self.commit(&mut people, edit, None).await
     }
 
     async fn identify_system(&self, digest: &Digest, now: UnixMillis) -> Result<Identity, Denied> {

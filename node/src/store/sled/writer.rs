@@ -253,8 +253,9 @@ impl Writer {
         let first = if batch.leaves.is_empty() {
             0
         } else {
-            let rows = UnitRows { db: &self.db, codec: &self.codec, unit: &batch.unit };
-            self.journals.append(&batch.unit, &batch.leaves, &rows)?
+            let unit = batch.journal_unit();
+            let rows = UnitRows { db: &self.db, codec: &self.codec, unit };
+            self.journals.append(unit, &batch.leaves, &rows)?
         };
         for (number, (table, key, value)) in batch.writes.iter().enumerate() {
             self.write_key(&batch.unit, *table, key);
