@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     commands::{
         Context, account, approval, catalogue, desk, escalation, generate, journal, node, notice,
-        pack, quarantine, record, root, store, summary, verify,
+        pack, quarantine, record, root, store, summary, unit, verify,
     },
     demo,
     output::Output,
@@ -62,6 +62,9 @@ enum Noun {
     /// Encrypt the store of a stopped host at rest
     #[command(subcommand)]
     Store(store::Verb),
+    /// Where units stand in the tree: reforms (机构改革)
+    #[command(subcommand)]
+    Unit(unit::Verb),
     /// Departments inside a unit that a whistle can call
     #[command(subcommand)]
     Desk(desk::Verb),
@@ -120,6 +123,7 @@ impl Arguments {
             Noun::Node(verb) => verb.run(&context),
             Noun::Root(verb) => verb.run(&context),
             Noun::Store(verb) => verb.run(&context),
+            Noun::Unit(verb) => block_on(verb.run(&context)),
             Noun::Desk(verb) => block_on(verb.run(&context)),
             Noun::Catalogue(verb) => block_on(verb.run(&context)),
             Noun::Record(verb) => block_on(verb.run(&context)),

@@ -16,6 +16,7 @@ use lianxi_proto::{
         account_service_client::AccountServiceClient,
         approval_service_client::ApprovalServiceClient,
         journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
+        reform_service_client::ReformServiceClient,
     },
     local::v1::{
         catalogue_service_client::CatalogueServiceClient,
@@ -156,6 +157,11 @@ impl Client {
     /// Journals: the audit log and its proofs.
     pub(crate) fn journals(&self) -> JournalServiceClient<Authorised> {
         JournalServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Reforms of the tree.
+    pub(crate) fn reforms(&self) -> ReformServiceClient<Authorised> {
+        ReformServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// The catalogue in force.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, bail};
 use lianxi_node::domain::distinct::Distinct;
 use lianxi_proto::{
-    local::v1::UnitFigures,
+    local::v1::{ScopeChange, UnitFigures},
     types::v1::{
         Cell, Component, Coverage, DistinctComponent, RatioComponent, Scope, Summary,
         component::Value as WireValue,
@@ -252,7 +252,20 @@ pub(crate) fn unit_json(figures: &UnitFigures) -> anyhow::Result<Value> {
         "own": totals_json(&totals(&figures.cells, Scope::Own)?, Figure::full),
         "subtree": totals_json(&totals(&figures.cells, Scope::Subtree)?, Figure::full),
         "cells": cells,
+        "scope_changes": figures.scope_changes.iter().map(scope_json).collect::<Vec<_>>(),
+        "comparable": totals_json(&totals(&figures.comparable_cells, Scope::Subtree)?, Figure::full),
     }))
+}
+
+fn scope_json(change: &ScopeChange) -> Value {
+    json!({
+        "unit": change.moving,
+        "from": change.from,
+        "to": change.to,
+        "from_day": change.from_day,
+        "came": change.came,
+        "units": change.units,
+    })
 }
 
 fn cell_json(cell: &Cell) -> anyhow::Result<Value> {

@@ -10,6 +10,7 @@ mod host;
 mod journals;
 mod kept;
 mod protection;
+mod reforms;
 mod renewal;
 mod rotation;
 mod setup;

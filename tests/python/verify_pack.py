@@ -41,7 +41,7 @@ LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)\Z")
 PERIOD = re.compile(
     r"[0-9]{4}(-(W[0-9]{2}|Q[1-4]|[0-9]{2}(-[0-9]{2})?))?\Z|[0-9]{4}-[0-9]{2}/[0-9]{4}-[0-9]{2}\Z"
 )
-GAP_REASONS = {"no-link", "deadline", "no-report", "refused", "other-version"}
+GAP_REASONS = {"no-link", "deadline", "no-report", "refused", "other-version", "moving"}
 MISSING_REASONS = {"no-link", "deadline", "refused", "not-held"}
 
 PRIME = 2**255 - 19
@@ -372,7 +372,10 @@ class Delegation:
             since_int=15,
             seen=[16],
             further=[17],
+            reform_bytes=18,
         )
+        self.reform, self.order = bytes(message["reform_bytes"]), None
+        require(len(self.reform) <= 4096, "order")
         self.domain, self.unit, self.level = message["domain_text"], message["unit_text"], message["level_number"]
         self.issuer, self.desk, self.serial = message["issuer_text"], message["desk_text"], message["serial_number"]
         self.begins, self.ends = message["begins_int"], message["ends_int"]
@@ -408,6 +411,10 @@ class Delegation:
         require(any(use == STATEMENT for _, _, use in self.keys), "no key for statements")
 
     @property
+    def unit_under(self):
+        return self.unit, self.issuer
+
+    @property
     def subject(self):
         return self.unit, self.desk
 
@@ -416,6 +423,30 @@ class Delegation:
 
     def has(self, identifier, use):
         return any(one == identifier and of == use for one, _, of in self.keys)
+
+
+class Order:
+    """What an order says by which a unit came under another parent."""
+
+    def __init__(self, body):
+        message = read(
+            body,
+            domain_text=1,
+            unit_text=2,
+            from_text=3,
+            to_text=4,
+            day_text=5,
+            effective_int=6,
+            digest_bytes=7,
+            text_text=8,
+        )
+        self.domain, self.unit = message["domain_text"], message["unit_text"]
+        self.old, self.new, self.effective = message["from_text"], message["to_text"], message["effective_int"]
+        require(all(UNIT.match(one) for one in (self.unit, self.old, self.new)), "unit, from, to")
+        require(len({self.unit, self.old, self.new}) == 3, "unit, from, to")
+        require(re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z", message["day_text"]), "day")
+        require(self.effective > 0 and len(message["digest_bytes"]) == 32, "effective, keys")
+        check_text(message["text_text"], 200)
 
 
 def suites_of(values):
@@ -560,7 +591,72 @@ class Trust:
             raise Broken("outside-subtree")
         if granting.level >= grant.level:
             raise Broken("outside-subtree")
-        self.check_same_place(grant)
+        self.check_place(grant)
+
+    def check_place(self, grant):
+        """A unit keeps its level, and its parent unless an order stands beside the change."""
+        history = self.history.get((grant.unit, ""), [])
+        if any(known.level != grant.level for known in history):
+            raise Broken("outside-subtree")
+        earlier = [known for known in history if known.serial < grant.serial]
+        later = [known for known in history if known.serial > grant.serial]
+        if later and later[0].issuer != grant.issuer:
+            self.check_moved(earlier, grant, later[0])
+        if earlier and earlier[-1].issuer != grant.issuer:
+            grant.order = self.check_moved(earlier, earlier[-1], grant)
+        elif grant.reform:
+            try:
+                order = self.open_order(grant.reform)[0]
+            except (Broken, Malformed):
+                return
+            if (order.unit, order.new) == grant.unit_under:
+                grant.order = order
+
+    def check_moved(self, earlier, before, grant):
+        if not grant.reform:
+            raise Broken("outside-subtree")
+        order, by, time = self.open_order(grant.reform)
+        if (order.unit, order.old, order.new) != (grant.unit, before.issuer, grant.issuer):
+            raise Broken("outside-subtree")
+        for parent in (order.old, order.new):
+            if by == grant.unit or by not in self.line_at(parent, time):
+                raise Broken("outside-subtree")
+        if grant.begins < order.effective - TOLERANCE_MS:
+            raise Broken("outside-subtree")
+        if any(known.order and known.order.effective >= order.effective for known in earlier):
+            raise Broken("outside-subtree")
+        return order
+
+    def open_order(self, data):
+        envelope = Envelope(data)
+        holders = envelope.verify(self.find)
+        statement = Statement(envelope.payload)
+        if statement.type != "lianxi.reform.v1":
+            raise Broken("unknown-type")
+        if statement.time > self.exported + TOLERANCE_MS:
+            raise Broken("expired")
+        order = Order(statement.body)
+        if order.domain != self.domain:
+            raise Broken("wrong-domain")
+        for identifier, holder in holders:
+            if holder[1] != (statement.source, ""):
+                raise Broken("wrong-source")
+            if holder[2] != STATEMENT:
+                raise Broken("unknown-key")
+            self.in_force(holder, identifier, statement.time)
+            if not self.accepted_at(holder[0][0], statement.time):
+                raise Broken("suite-not-accepted")
+        if order.effective < statement.time:
+            raise Broken("outside-subtree")
+        return order, statement.source, statement.time
+
+    def line_at(self, unit, time):
+        """The unit and those above it at a time."""
+        while unit:
+            yield unit
+            history = self.history.get((unit, ""), [])
+            begun = [known for known in history if known.begins <= time]
+            unit = begun[-1].issuer if begun else history[0].issuer if history else ""
 
     def check_same_place(self, grant):
         known = self.newest(grant.unit)

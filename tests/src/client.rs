@@ -6,6 +6,7 @@ use hyper_util::rt::TokioIo;
 use lianxi_proto::{
     admin::v1::{
         journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
+        reform_service_client::ReformServiceClient,
     },
     local::v1::{
         ImportEvent, ImportOptions, ImportReport, ImportRequest, RowError,
@@ -48,6 +49,11 @@ impl Client {
     /// `JournalService`.
     pub fn journals(&self) -> JournalServiceClient<Channel> {
         JournalServiceClient::new(self.channel.clone())
+    }
+
+    /// `ReformService`.
+    pub fn reforms(&self) -> ReformServiceClient<Channel> {
+        ReformServiceClient::new(self.channel.clone())
     }
 
     /// `CatalogueService`.

@@ -396,6 +396,7 @@ fn grant(member: &Member) -> Delegation {
         serial: 1,
         accepted_suites: Vec::new(),
         change: KeyChange::default(),
+        reform: None,
     }
 }
 

@@ -18,6 +18,7 @@ pub(crate) mod revocations;
 pub(crate) mod root;
 pub(crate) mod store;
 pub(crate) mod summary;
+pub(crate) mod unit;
 pub(crate) mod verify;
 
 use std::path::{Path, PathBuf};

@@ -178,7 +178,30 @@ fn print_unit(output: &Output, figures: &UnitFigures) -> anyhow::Result<()> {
         table.row([indicator, group, &own, &subtree]);
     }
     output.table(&table, Text::NoFigures)?;
+    print_scope(output, figures)?;
     print_missing(output, coverage)
+}
+
+/// Says since when figures are of another scope, and what they are on the old one where that is known.
+fn print_scope(output: &Output, figures: &UnitFigures) -> anyhow::Result<()> {
+    for change in &figures.scope_changes {
+        let (text, other) = match change.came {
+            true => (Text::ScopeCame, &change.from),
+            false => (Text::ScopeWent, &change.to),
+        };
+        let values: [&dyn std::fmt::Display; 4] =
+            [&change.from_day, &change.moving, other, &change.units];
+        output.line(format!("{}: {}", figures.unit, output.fill(text, &values)))?;
+    }
+    if figures.comparable_cells.is_empty() {
+        return Ok(());
+    }
+    output.line(output.text(Text::ComparableScope))?;
+    let incomplete = !figures::is_complete(figures::coverage(figures)?);
+    for (indicator, figure) in figures::totals(&figures.comparable_cells, Scope::Subtree)? {
+        output.line(format!("  {indicator} {}", figure.shown(incomplete)))?;
+    }
+    Ok(())
 }
 
 impl Pull {
@@ -202,6 +225,9 @@ impl Pull {
         }
         let columns = indicator_columns(&client, &unit, &answers, output.lang()).await;
         output.table(&pulled_table(output, &columns, &answers)?, Text::NoFigures)?;
+        for answer in &answers {
+            print_scope(output, answer)?;
+        }
         match answers.iter().find(|answer| answer.unit == unit) {
             Some(head) => print_missing(output, figures::coverage(head)?),
             None => Ok(()),

@@ -336,6 +336,8 @@ fn unit_figures(verified: &Verified, one: &Verification, found: &VerifiedSummary
         cells: figures_to_proto(&set),
         envelope: None,
         statement_id: one.header.id.as_bytes().to_vec(),
+        scope_changes: Vec::new(),
+        comparable_cells: Vec::new(),
     }
 }
 

@@ -106,6 +106,8 @@ pub struct Delegation {
     /// Suites in which anything is signed in the trust domain: stated by the root's own alone.
     /// Empty: Ed25519 alone.
     pub accepted_suites: Vec<Suite>,
+    /// The signed order by which the unit came under this issuer from another one, as it travels.
+    pub reform: Option<Vec<u8>>,
     /// What the grant says of keys that changed.
     pub change: KeyChange,
 }

@@ -254,7 +254,8 @@ pub fn recount(
 }
 
 /// Words of gaps, as the fold writes them.
-const GAP_REASONS: [&str; 5] = ["no-link", "deadline", "no-report", "refused", "other-version"];
+const GAP_REASONS: [&str; 6] =
+    ["no-link", "deadline", "no-report", "refused", "other-version", "moving"];
 
 fn child_of(
     signed: &Coverage,

@@ -19,6 +19,7 @@ pub mod period;
 pub mod personal;
 pub mod protection;
 pub mod record;
+pub mod reform;
 pub mod refusals;
 pub mod revocation;
 pub mod role;

@@ -13,6 +13,7 @@ pub mod nodes;
 pub mod notices;
 pub mod packs;
 pub mod records;
+pub mod reforms;
 pub mod status;
 pub mod summaries;
 
@@ -23,6 +24,7 @@ use lianxi_proto::{
         account_service_server::AccountServiceServer,
         approval_service_server::ApprovalServiceServer,
         journal_service_server::JournalServiceServer, node_service_server::NodeServiceServer,
+        reform_service_server::ReformServiceServer,
     },
     local::v1::{
         catalogue_service_server::CatalogueServiceServer,
@@ -57,6 +59,7 @@ pub fn local_services(
     let journal = journal::JournalHandler::new(units(), retention_days);
     Routes::new(NodeServiceServer::new(nodes))
         .add_service(JournalServiceServer::new(journal))
+        .add_service(ReformServiceServer::new(reforms::ReformHandler::new(units())))
         .add_service(RecordServiceServer::new(records))
         .add_service(CatalogueServiceServer::new(catalogues::CatalogueHandler::new(units())))
         .add_service(SummaryServiceServer::new(summaries::SummaryHandler::new(units())))

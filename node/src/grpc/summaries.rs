@@ -8,7 +8,10 @@ use tonic::{Request, Response, Status};
 
 use super::status::{to_status, unit};
 use crate::{
-    domain::period::Period,
+    domain::{
+        period::Period,
+        summary::{FigureSet, Figures},
+    },
     services::{
         exchange::{Question, Wanted},
         host::Units,
@@ -42,7 +45,21 @@ fn period(text: &str) -> Result<Period, Status> {
 }
 
 fn figures(held: Held) -> pb::UnitFigures {
+    let scope_changes = held.scope_changes.iter().map(|change| pb::ScopeChange {
+        moving: change.order.unit.to_string(),
+        from: change.order.from.to_string(),
+        to: change.order.to.to_string(),
+        from_day: change.order.on.to_string(),
+        came: change.came,
+        units: change.units,
+    });
+    let comparable = held.comparable.map(|subtree| {
+        let figures = FigureSet { own: Figures::new(), subtree };
+        figures_to_proto(&figures)
+    });
     pb::UnitFigures {
+        scope_changes: scope_changes.collect(),
+        comparable_cells: comparable.unwrap_or_default(),
         unit: held.summary.unit.to_string(),
         title: held.title,
         level: level_to_proto(held.level).into(),

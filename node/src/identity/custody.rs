@@ -193,6 +193,7 @@ mod tests {
             serial: 7,
             accepted_suites: vec![suite],
             change: KeyChange::default(),
+            reform: None,
         }
     }
 

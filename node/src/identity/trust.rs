@@ -10,6 +10,7 @@ mod error;
 mod judge;
 mod known;
 mod left;
+mod moved;
 mod readers;
 mod revoked;
 mod suites;
@@ -66,7 +67,10 @@ pub struct Trust {
     root: Option<UnitCode>,
     /// By subject, ascending by serial.
     subjects: BTreeMap<Subject, Vec<Known>>,
+    /// All that were ever issued to, by issuer.
     children: BTreeMap<UnitCode, BTreeSet<UnitCode>>,
+    /// Units with grants of more than one issuer.
+    moved: BTreeSet<UnitCode>,
     keys: BTreeMap<String, Holder>,
     digests: BTreeMap<[u8; 32], (Subject, u64)>,
     /// Payloads that an issuer saw before their keys ended, by whom they are about.
@@ -99,6 +103,7 @@ impl Trust {
             root: None,
             subjects: BTreeMap::new(),
             children: BTreeMap::new(),
+            moved: BTreeSet::new(),
             keys: BTreeMap::new(),
             digests: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -188,12 +193,16 @@ impl Trust {
             let claimed = header.source.clone();
             return Err(Error::WrongSource { claimed, holder: speaker.to_string() });
         }
-        let known = Known { delegation, envelope: envelope.clone(), payload_sha256 };
+        let mut known =
+            Known { delegation, envelope: envelope.clone(), payload_sha256, order: None };
         match &known.delegation.issuer {
             None => self.check_root(&known.delegation, &signers)?,
             Some(issuer) => {
                 let time = header.time_unix_ms;
                 self.check_issued(&known.delegation, issuer, &signers, time)?;
+                if known.delegation.desk.is_none() {
+                    known.order = self.check_place(&known.delegation, now)?;
+                }
             }
         }
         if let Some(now) = now.filter(|_| is_new) {
@@ -233,6 +242,11 @@ impl Trust {
             (Some(issuer), None) => {
                 let children = self.children.entry(issuer.clone()).or_default();
                 children.insert(delegation.unit.clone());
+                if let Some(order) = &known.order {
+                    self.moved.insert(delegation.unit.clone());
+                    let children = self.children.entry(order.from.clone()).or_default();
+                    children.insert(delegation.unit.clone());
+                }
             }
             (Some(_), Some(_)) => {}
         }

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
     time::Duration,
 };
 
@@ -35,6 +35,7 @@ use crate::{
         session::Heartbeat,
     },
     services::{
+        accounts::Accounts,
         connection::Connection,
         enrolments::{ChildRecovery, Enrolments, RecoveryBudget},
         error::{ErrorKind, ServiceError as _},
@@ -80,7 +81,7 @@ pub struct Host {
     metrics: Metrics,
     units: Arc<Units>,
     imports: Arc<Imports>,
-    links: LinkHost,
+    pub(super) links: LinkHost,
     tls: Arc<ServerTls>,
     enrolments: RwLock<HashMap<UnitCode, Arc<Enrolments>>>,
     certificates: Mutex<HashMap<UnitCode, UnixMillis>>,
@@ -94,6 +95,11 @@ pub struct Host {
     pub(super) rotating: tokio::sync::Notify,
     /// Why the last step of a unit's change of keys was not done.
     pub(super) rotation_failures: Mutex<HashMap<UnitCode, String>>,
+    /// One look at the reforms at a time: each act reads what is due and does it.
+    pub(super) reforming: tokio::sync::Mutex<()>,
+    /// People of the host.
+    pub(super) accounts: OnceLock<Arc<Accounts>>,
+    me: Weak<Self>,
     stop: watch::Sender<bool>,
 }
 
@@ -134,6 +140,8 @@ impl Host {
         host.imports.tidy().await;
         let stop = host.stop.subscribe();
         let accounts = setup::accounts(&host).await?;
+        // Nobody else sets it.
+        host.accounts.set(Arc::clone(&accounts)).ok();
         let mut tasks = vec![admin::serve(&host, accounts, socket, stop)];
         if let Some(listener) = listener {
             tasks.push(tokio::spawn(Arc::clone(&host).accept(listener)));
@@ -188,6 +196,9 @@ impl Host {
                 renewing: tokio::sync::Mutex::default(),
                 rotating: tokio::sync::Notify::new(),
                 rotation_failures: Mutex::default(),
+                reforming: tokio::sync::Mutex::default(),
+                accounts: OnceLock::new(),
+                me: me.clone(),
                 stop: watch::Sender::new(false),
             }
         }))
@@ -259,6 +270,10 @@ impl Host {
         let mut tasks = vec![rolling];
         tasks.push(self.until_stopped(journals::keep(Arc::clone(&hosted), self.config.clone())));
         tasks.push(self.until_stopped(kept::sweep(Arc::clone(&hosted))));
+        if let Some(host) = self.me.upgrade() {
+            let carrying = super::reforms::run(host, Arc::clone(&hosted));
+            tasks.push(self.until_stopped(carrying));
+        }
         if let Some(webhook) = self.config.webhook() {
             tasks.push(self.until_stopped(journals::tell(Arc::clone(&hosted), webhook)));
         }
@@ -280,7 +295,12 @@ impl Host {
         })
     }
 
-    fn uplink(&self, known: Arc<Unit>, parent: setup::ParentAddress, tls: UnitTls) -> Uplink {
+    pub(super) fn uplink(
+        &self,
+        known: Arc<Unit>,
+        parent: setup::ParentAddress,
+        tls: UnitTls,
+    ) -> Uplink {
         let unit = parent.pin.unit.clone();
         // Units are opened parents first: one that is hosted here is open by now.
         if self.units.get(&unit).is_some() {

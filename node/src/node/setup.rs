@@ -340,6 +340,19 @@ pub(super) async fn load_identities(
     Ok(identities)
 }
 
+/// Loads one unit of the store.
+pub(super) async fn load_identity(
+    config: &HostConfig,
+    lock: &Lock,
+    store: &dyn Store,
+    unit: &UnitCode,
+) -> Result<OpenIdentity, Error> {
+    let failed = |reason: String| Error::Unit { unit: unit.clone(), reason };
+    let identity = Identity::load(store, unit).await.map_err(|error| failed(chain(&error)))?;
+    let identity = identity.ok_or_else(|| failed("it has not joined here".to_owned()))?;
+    open(config, lock, store, identity).await
+}
+
 async fn open(
     config: &HostConfig,
     lock: &Lock,
@@ -450,6 +463,7 @@ pub(super) async fn invite(host: &Host, order: InviteOrder) -> Result<Invitation
         valid_for_ms: order.valid_for_ms,
         addresses: host.advertised(),
         by: order.by,
+        order: None,
     };
     let refused = |error: enrolments::Error| failed(error.kind(), &error);
     if order.dry_run {

@@ -101,6 +101,7 @@ pub async fn add(
         serial: 1,
         accepted_suites: Vec::new(),
         change: KeyChange::default(),
+        reform: None,
         ..own
     };
     let signed = issue::sign(&delegation, &unit.keys().delegation, now);

@@ -21,7 +21,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use self::rows::{Reservation, State, TokenRow};
+use self::rows::{Coming, Reservation, State, TokenRow};
 pub use self::{
     child::{
         Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, Renewed, Renewing,
@@ -40,6 +40,7 @@ use crate::{
     domain::{
         delegation::{Delegation, KeyChange, PublicKey},
         journal::{Act, Actor, Leaf},
+        reform::Order,
         unit::{Level, UnitCode},
     },
     identity::{
@@ -51,7 +52,9 @@ use crate::{
         trust::{self, Checked, KnownRevocation, Trust},
     },
     services::revocations::remedy,
-    statement::{Envelope, delegation::text, enrolment::Application, header::Malformed},
+    statement::{
+        Envelope, delegation::text, enrolment::Application, header::Malformed, reform::keys_sha256,
+    },
     store::{self, Batch, Store, Table},
 };
 
@@ -79,6 +82,8 @@ pub struct Invite {
     pub addresses: Vec<String>,
     /// Who invites.
     pub by: Actor,
+    /// For a unit that comes from another parent: the order for that.
+    pub order: Option<(Order, Envelope)>,
 }
 
 /// A token that was made.
@@ -185,7 +190,7 @@ impl Enrolments {
                 return Err(self.refuse((invite.by, "node.invite"), &invite.child, error).await);
             }
         };
-        let Invite { child, level, title, addresses, by, .. } = invite;
+        let Invite { child, level, title, addresses, by, order, .. } = invite;
         let token = self.token(child, level, title, addresses, ends);
         let row = TokenRow {
             child: token.unit.clone(),
@@ -197,6 +202,7 @@ impl Enrolments {
             state: State::Open,
             refused: 0,
             refused_unix_ms: 0,
+            coming: order.map(Coming::from),
         };
         let mut batch = Batch::new(self.unit.code());
         batch.require_absent(Table::Tokens, token.id);
@@ -239,7 +245,8 @@ impl Enrolments {
         if lifetime <= 0 {
             return Err(Malformed::new("valid_for_ms", "must be positive").into());
         }
-        self.check_place(&invite.child, invite.level).await?;
+        let from = invite.order.as_ref().map(|(order, _)| &order.from);
+        self.check_place(&invite.child, invite.level, from).await?;
         Ok(now.saturating_add(lifetime))
     }
 
@@ -333,7 +340,8 @@ impl Enrolments {
                 return Err(Error::Reserved { unit: row.child, until_unix_ms });
             }
             State::Open | State::Reserved(_) => {
-                self.check_place(&row.child, row.level).await?;
+                check_coming(&row, &application.keys, now)?;
+                self.check_place(&row.child, row.level, row.from()).await?;
                 let until = reservation.until_unix_ms;
                 let reserved = TokenRow { state: State::Reserved(reservation), ..row.clone() };
                 self.replace(&application.token_id, &reserved, stored).await?;
@@ -440,7 +448,7 @@ impl Enrolments {
         now: UnixMillis,
     ) -> Result<Vec<Envelope>, Error> {
         let unit = self.unit.code();
-        self.check_place(&row.child, row.level).await?;
+        self.check_place(&row.child, row.level, row.from()).await?;
         let delegation = self.grant(&row, &reservation, now)?;
         let envelope = issue::sign(&delegation, &self.unit.keys().delegation, now);
         let checked = self.unit.trust().check(&envelope, Some(now))?;
@@ -511,6 +519,7 @@ impl Enrolments {
             serial,
             accepted_suites: Vec::new(),
             change: KeyChange::default(),
+            reform: row.coming.as_ref().map(|coming| coming.order.clone()),
         })
     }
 
@@ -561,7 +570,12 @@ impl Enrolments {
     }
 
     /// A child is below this unit, not elsewhere, and has not joined.
-    async fn check_place(&self, child: &UnitCode, level: Level) -> Result<(), Error> {
+    async fn check_place(
+        &self,
+        child: &UnitCode,
+        level: Level,
+        from: Option<&UnitCode>,
+    ) -> Result<(), Error> {
         let unit = self.unit.code();
         {
             let trust = self.unit.trust();
@@ -572,6 +586,7 @@ impl Enrolments {
             }
             if let Some(known) = trust.delegation(child, None)
                 && known.delegation.issuer.as_ref() != Some(unit)
+                && (from.is_none() || known.delegation.issuer.as_ref() != from)
             {
                 let parent = known.delegation.issuer.as_ref();
                 let parent = parent.map_or_else(|| "the root key".to_owned(), ToString::to_string);
@@ -641,6 +656,20 @@ impl Enrolments {
         let refused = row.refused.saturating_add(1);
         self.replace(token_id, &TokenRow { refused, refused_unix_ms: now, ..row }, stored).await
     }
+}
+
+/// A unit that comes from another parent brings the keys of its order, and not before its day.
+fn check_coming(row: &TokenRow, keys: &[PublicKey], now: UnixMillis) -> Result<(), Error> {
+    let Some(coming) = &row.coming else { return Ok(()) };
+    let child = row.child.clone();
+    if keys_sha256(keys) != coming.keys_sha256 {
+        return Err(Error::OtherKeys(child));
+    }
+    let effective_unix_ms = coming.effective_unix_ms;
+    if now < effective_unix_ms {
+        return Err(Error::TooEarly { child, effective_unix_ms });
+    }
+    Ok(())
 }
 
 /// How far a grant of `issuer` can reach: a year, or as far as its own.

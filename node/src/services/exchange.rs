@@ -199,6 +199,9 @@ pub enum Error {
     /// The store failed; nothing was taken in.
     #[error("cannot store what the link brought")]
     Store(#[from] store::Error),
+    /// The peer is parent or child no more: it moved, or this unit did.
+    #[error("{0} is neither parent nor child of this unit any more")]
+    NoPeer(UnitCode),
     /// An introduced delegation does not hold.
     #[error("an introduced delegation does not hold: {0}")]
     Introduction(String),

@@ -27,6 +27,7 @@ use super::{
     notices::Notices,
     quarantine,
     records::Records,
+    reforms::Reforms,
     revocations, rotations,
     summaries::Summaries,
     unit::{LearnError, Unit},
@@ -83,6 +84,8 @@ pub struct Hosted {
     pub escalations: Arc<Escalations>,
     /// Keys for readers that come later.
     pub grants: Grants,
+    /// Units that come under another parent.
+    pub reforms: Arc<Reforms>,
     /// The unit's own journal.
     pub journal: Arc<Journal>,
     /// What the unit sees of its neighbours' journals, and they of its own.
@@ -114,8 +117,10 @@ impl Hosted {
         let catalogues = Catalogues::open(Arc::clone(&unit), Arc::clone(&records)).await?;
         let catalogues = Arc::new(catalogues);
         let journal = Arc::new(Journal::new(Arc::clone(&unit)));
+        let reforms = Arc::new(Reforms::new(Arc::clone(&unit)));
         let summaries = Summaries::new(
             Arc::clone(&unit),
+            Arc::clone(&reforms),
             Arc::clone(&records),
             Arc::clone(&catalogues),
             Arc::clone(&downlinks),
@@ -136,6 +141,7 @@ impl Hosted {
             grants: Grants::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations)),
             notices,
             escalations,
+            reforms,
             summaries,
             unit,
             records,
@@ -264,6 +270,8 @@ impl Hosted {
             kinds::CATALOGUE => self.catalogues.take(arrived)?,
             kinds::KEY_GRANT => self.grants.take(arrived).await?,
             kinds::ALARM => self.witness.take_alarm(arrived)?,
+            kinds::REFORM => self.reforms.take(arrived)?,
+            kinds::REFORM_STEP => self.reforms.take_step(arrived).await?,
             _ => {
                 let detail = "this type does not travel as a delivery";
                 return Err(Refused::new("unknown-type", "header.type", detail).into());
@@ -279,9 +287,53 @@ impl Hosted {
         plan: Plan,
         known: Known,
     ) -> Result<Commit, store::Error> {
-        let lane = arrival.cursor.lane;
         let mut batch = Batch::new(&self.unit.code);
         self.advance(&mut batch, peer, arrival, &known);
+        if let Known::New(_, statement) = &known
+            && statement.source == *peer
+            && let Ok(statement) = header::decode(&arrival.envelope.payload)
+        {
+            epochs::keep_received(&mut batch, &statement.header, self.unit.clock.now_unix_ms());
+        }
+        self.submit(batch, arrival, plan, known).await
+    }
+
+    /// Takes in what this unit's old parent returned, once, and forgets the row of it.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn take_returned(
+        &self,
+        row: Vec<u8>,
+        envelope: Envelope,
+    ) -> Result<(), store::Error> {
+        let kind = header::decode(&envelope.payload).map(|statement| statement.header.kind);
+        let lane = kind.ok().and_then(|kind| lanes_of(&kind).first().copied());
+        let cursor = Cursor { lane: lane.unwrap_or(Lane::Bulk), link_epoch: 0, lane_seq: 0 };
+        let arrival = Arrival { cursor, after: 0, envelope, cells: Vec::new(), evidence: None };
+        let Some(parent) = self.unit.parent() else { return Ok(()) };
+        let (plan, known) = match self.judge(&parent, &arrival).await {
+            Ok(judged) => judged,
+            Err(Undecided::Refused(refused)) => {
+                let plan = quarantine::refuse(&self.unit, &parent, &arrival.envelope, &refused)?;
+                (plan, Known::Held)
+            }
+            Err(Undecided::Store(error)) => return Err(error),
+        };
+        let mut batch = Batch::new(&self.unit.code);
+        batch.delete(Table::Returned, row);
+        self.submit(batch, &arrival, plan, known).await?.await
+    }
+
+    async fn submit(
+        &self,
+        mut batch: Batch,
+        arrival: &Arrival,
+        plan: Plan,
+        known: Known,
+    ) -> Result<Commit, store::Error> {
+        let lane = arrival.cursor.lane;
         for (table, key, value) in plan.requires {
             batch.require(table, key, value);
         }
@@ -301,11 +353,6 @@ impl Hosted {
         if let Known::New(id, statement) = &known {
             let leaf = batch.journal(now, &Leaf::StatementIn(statement.clone()));
             batch.require_absent(Table::Statements, *id.as_bytes());
-            if statement.source == *peer
-                && let Ok(statement) = header::decode(&arrival.envelope.payload)
-            {
-                epochs::keep_received(&mut batch, &statement.header, now);
-            }
             super::unit::put_statement(&mut batch, *id, &arrival.envelope, leaf);
             if plan.keep_cells {
                 super::unit::put_cells(&mut batch, *id, &arrival.cells);
@@ -414,6 +461,13 @@ impl Hosted {
         self.epochs.wanted(peer).await
     }
 
+    /// True for the parent and for children: a unit that moves has a link to its old parent for a
+    /// moment more.
+    fn is_peer(&self, peer: &UnitCode) -> bool {
+        self.unit.parent().as_ref() == Some(peer)
+            || self.unit.trust().parent(peer) == Some(&self.unit.code)
+    }
+
     fn side(&self, peer: &UnitCode) -> Side {
         if self.unit.parent().as_ref() == Some(peer) { Side::Child } else { Side::Parent }
     }
@@ -438,6 +492,14 @@ impl Hosted {
         let is_parent = self.unit.parent().as_ref() == Some(certified);
         let trust = self.unit.trust();
         let is_child = trust.parent(certified) == Some(&self.unit.code);
+        if !is_parent
+            && !is_child
+            && let Some(parent) = trust.parent(certified)
+            && trust.was_below(certified, &self.unit.code)
+        {
+            let detail = format!("{certified} is under {parent}; its node dials there by itself");
+            return refusal("moved", detail);
+        }
         if !is_parent && !is_child {
             return refusal(
                 "unknown-child",
@@ -465,12 +527,13 @@ fn check_direction(
     from_child: bool,
     source: &UnitCode,
 ) -> Result<(), Refused> {
-    if from_child && !trust.is_in_subtree(source, peer) {
+    // What was on its way when a reform parted its units goes on to arrive.
+    if from_child && !trust.is_in_subtree(source, peer) && !trust.was_below(source, peer) {
         let detail = format!("{source} is not in the subtree of {peer}");
         return Err(Refused::new("outside-subtree", "header.source", detail));
     }
     let from_above = source != own && trust.is_in_subtree(own, source);
-    if !from_child && !from_above {
+    if !from_child && !from_above && !trust.parted(own, source) {
         let detail = format!("{source} is not above {own}");
         return Err(Refused::new("wrong-source", "header.source", detail));
     }
@@ -496,7 +559,9 @@ fn lanes_of(kind: &str) -> &'static [Lane] {
         kinds::ESCALATION | kinds::ESCALATION_EVENT | kinds::ALARM => &[Lane::Escalation],
         kinds::NOTICE | kinds::RECEIPT => &[Lane::Notice],
         kinds::KEY_GRANT => &[Lane::Escalation, Lane::Notice],
-        kinds::SUMMARY | kinds::REJECTION | kinds::LEAVE => &[Lane::Summary],
+        kinds::SUMMARY | kinds::REJECTION | kinds::LEAVE | kinds::REFORM | kinds::REFORM_STEP => {
+            &[Lane::Summary]
+        }
         kinds::CATALOGUE => &[Lane::Catalogue],
         _ => &[],
     }
@@ -611,8 +676,9 @@ impl Exchange for Hosted {
     async fn roster(&self, peer: &UnitCode) -> Result<Vec<Envelope>, Error> {
         let trust = self.unit.trust();
         if self.unit.parent().as_ref() == Some(peer) {
-            let known = trust.subtree(&self.unit.code);
-            return Ok(known.iter().map(|known| known.envelope.clone()).collect());
+            let moves = trust.moves_below(&self.unit.code);
+            let known = moves.chain(trust.subtree(&self.unit.code));
+            return Ok(known.map(|known| known.envelope.clone()).collect());
         }
         // New keys of those above come this way, those that they had, and the child's own grant. What
         // rests on an ended key was granted anew.
@@ -651,6 +717,9 @@ impl Exchange for Hosted {
 
     #[tracing::instrument(name = "statement.receive", skip_all, fields(unit = %self.unit.code, %peer, kind = Empty))]
     async fn receive(&self, peer: &UnitCode, arrival: Arrival) -> Result<Commit, Error> {
+        if !self.is_peer(peer) {
+            return Err(Error::NoPeer(peer.clone()));
+        }
         let lane = arrival.cursor.lane;
         if let Some(have) = self.cursor(peer, lane)
             && have.link_epoch == arrival.cursor.link_epoch

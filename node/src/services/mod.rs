@@ -20,6 +20,7 @@ pub mod notices;
 pub mod packs;
 pub mod quarantine;
 pub mod records;
+pub mod reforms;
 pub mod revocations;
 pub mod rotations;
 pub mod summaries;

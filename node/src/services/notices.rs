@@ -390,7 +390,8 @@ impl Notices {
     ///
     /// [`Undecided::Refused`] for one that does not hold.
     pub async fn take_receipt(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
-        if !arrived.from_child || arrived.desk.is_some() {
+        let parted = self.unit.trust().parted(&self.unit.code, arrived.source());
+        if !(arrived.from_child || parted) || arrived.desk.is_some() {
             let detail = "a receipt comes from a unit below";
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
@@ -411,8 +412,8 @@ impl Notices {
             };
             plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
         }
-        if !to_self && let Some(parent) = self.unit.parent() {
-            plan.relay.push(parent);
+        if !to_self && let Some(issuer) = &header.destination {
+            plan.relay.push(self.unit.next_hop(issuer, arrived.from_child)?);
         }
         Ok(plan)
     }

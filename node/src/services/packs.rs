@@ -288,13 +288,9 @@ fn delegations(unit: &Unit, subjects: BTreeSet<Subject>) -> Vec<(UnitCode, Envel
     let trust = unit.trust();
     let mut needed = BTreeSet::new();
     for subject in subjects {
-        let line = std::iter::successors(Some(&subject.0), |unit| trust.parent(unit));
-        for above in line {
-            // What is above one that is there already is there too.
-            if !needed.insert((above.clone(), None)) {
-                break;
-            }
-        }
+        // Parents that a unit had once, too: all its grants are to hold.
+        let above = trust.ever_above(&subject.0).into_iter().chain([&subject.0]);
+        needed.extend(above.map(|unit| (unit.clone(), None)));
         needed.insert(subject);
     }
     let now = unit.clock.now_unix_ms();

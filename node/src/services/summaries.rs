@@ -28,12 +28,14 @@ use super::{
     intake::{Arrived, Plan, Refused, Undecided},
     journal::Journal,
     records::{self, Records},
+    reforms::Reforms,
     unit::{self, Draft, Unit},
 };
 use crate::{
     clock::UnixMillis,
     domain::{
         period::Period,
+        reform::Order,
         summary::{
             Child, Coverage, CoverageState, FigureKey, FigureSet, Figures, Summary, SummaryKind,
             roll_up,
@@ -127,6 +129,21 @@ pub struct Held {
     pub envelope: Envelope,
     /// Its statement.
     pub statement_id: StatementId,
+    /// Reforms since which the subtree is another one, up to the end of the period.
+    pub scope_changes: Vec<ScopeChange>,
+    /// Subtree figures without the units that came since; `None`: not known here, or none came.
+    pub comparable: Option<Figures>,
+}
+
+/// A unit that came into a subtree or went out of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ScopeChange {
+    /// The order.
+    pub order: Order,
+    /// True: it came.
+    pub came: bool,
+    /// Units of its subtree, itself included.
+    pub units: u32,
 }
 
 /// Newest version held of one unit and period.
@@ -155,6 +172,7 @@ struct Answer {
 /// Summaries of one unit.
 pub struct Summaries {
     unit: Arc<Unit>,
+    reforms: Arc<Reforms>,
     records: Arc<Records>,
     catalogues: Arc<Catalogues>,
     downlinks: Arc<dyn Downlinks>,
@@ -192,6 +210,7 @@ impl Summaries {
     /// Summaries of `unit`.
     pub fn new(
         unit: Arc<Unit>,
+        reforms: Arc<Reforms>,
         records: Arc<Records>,
         catalogues: Arc<Catalogues>,
         downlinks: Arc<dyn Downlinks>,
@@ -199,6 +218,7 @@ impl Summaries {
     ) -> Self {
         Self {
             unit,
+            reforms,
             records,
             catalogues,
             downlinks,
@@ -340,7 +360,15 @@ impl Summaries {
 
     async fn reported_children(&self, period: &Period) -> Result<BTreeMap<UnitCode, Child>, Error> {
         let mut children = BTreeMap::new();
-        for (unit, units) in self.children() {
+        let held_back = self.reforms.held_back().await?;
+        for (unit, units) in self.children(period) {
+            // The old parent may still have them in its totals: a figure counts once.
+            if held_back.contains(&(unit.clone(), period.to_string())) {
+                let (state, reason) = (CoverageState::Absent, "moving");
+                let child = Child::Missing { state, reason, units, last_known_unix_ms: None };
+                children.insert(unit, child);
+                continue;
+            }
             let pointer = self.pointer(period, &unit).await?;
             let loaded = match &pointer {
                 Some(pointer) => self.load(pointer).await?,
@@ -365,12 +393,46 @@ impl Summaries {
         Ok(children)
     }
 
-    /// Direct children with the number of units of their subtrees, as far as they are known.
-    fn children(&self) -> Vec<(UnitCode, u32)> {
+    /// Children of a period, those on its last day, with the number of units of their subtrees, as
+    /// far as they are known.
+    fn children(&self, period: &Period) -> Vec<(UnitCode, u32)> {
+        let day = period.last_day();
         let trust = self.unit.trust();
-        let children = trust.children(&self.unit.code);
-        let stays = |unit: &&UnitCode| !trust.has_left(unit);
-        children.into_iter().filter(stays).map(|unit| (unit.clone(), trust.staying(unit))).collect()
+        let children = trust.children_on(&self.unit.code, day);
+        let staying = children.into_iter().filter(|unit| !trust.has_left(unit));
+        staying.map(|unit| (unit.clone(), trust.staying_on(unit, day))).collect()
+    }
+
+    /// Periods from the day of an order on of which a summary of `unit` is held, with the newest.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn reported_from(
+        &self,
+        unit: &UnitCode,
+        order: &Order,
+    ) -> Result<Vec<(Period, StatementId)>, store::Error> {
+        let (mut found, mut after) = (Vec::new(), None::<Vec<u8>>);
+        loop {
+            let rows = self
+                .unit
+                .store
+                .scan(&self.unit.code, Table::Summaries, b"", after.as_deref(), 1_000)
+                .await?;
+            for (key, value) in &rows {
+                let (period, of) = split_key(key)?;
+                let period = period.parse::<Period>().ok().filter(|period| order.is_new(period));
+                if let Some(period) = period.filter(|_| of == unit.as_str()) {
+                    let pointer: Pointer = format::read(FORMAT, value)?;
+                    found.push((period, pointer.id()?));
+                }
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                _ => return Ok(found),
+            }
+        }
     }
 
     async fn pointer(
@@ -407,7 +469,43 @@ impl Summaries {
         let (summary, figures) = self.load(&pointer).await?.ok_or_else(not_found)?;
         let id = pointer.id()?;
         let envelope = self.unit.statement(id).await?.ok_or_else(not_found)?;
-        self.held(summary, figures, envelope, id).ok_or_else(not_found)
+        let mut held = self.held(summary, figures, envelope, id).ok_or_else(not_found)?;
+        if *of == self.unit.code {
+            held.comparable = self.comparable(&held, period).await?;
+        }
+        Ok(held)
+    }
+
+    /// The subtree figures on the scope from before the reforms by which units came: without them.
+    async fn comparable(&self, held: &Held, period: &Period) -> Result<Option<Figures>, Error> {
+        let came = held.scope_changes.iter().filter(|change| change.came);
+        let came: Vec<_> = came.filter(|change| change.order.to == self.unit.code).collect();
+        if came.is_empty() {
+            return Ok(None);
+        }
+        let mut children = self.reported_children(period).await?;
+        for change in came {
+            children.remove(&change.order.unit);
+        }
+        Ok(Some(roll_up(&held.figures.own, &children).0))
+    }
+
+    /// Reforms by which units came into the subtree of `of` or went, as far as the period has the new
+    /// scope.
+    fn scope_changes(&self, of: &UnitCode, period: &Period) -> Vec<ScopeChange> {
+        let trust = self.unit.trust();
+        let mut changes = Vec::new();
+        for unit in trust.moved_units() {
+            for order in trust.moves(unit).into_iter().filter(|order| order.is_new(period)) {
+                let (was, is) =
+                    (trust.is_in_subtree(&order.from, of), trust.is_in_subtree(&order.to, of));
+                if was != is {
+                    let units = trust.staying(unit);
+                    changes.push(ScopeChange { order: order.clone(), came: is, units });
+                }
+            }
+        }
+        changes
     }
 
     fn held(
@@ -417,6 +515,7 @@ impl Summaries {
         envelope: Envelope,
         statement_id: StatementId,
     ) -> Option<Held> {
+        let scope_changes = self.scope_changes(&summary.unit, &summary.period);
         let trust = self.unit.trust();
         let known = trust.delegation(&summary.unit, None)?;
         Some(Held {
@@ -424,6 +523,8 @@ impl Summaries {
             level: known.delegation.level,
             parent: known.delegation.issuer.clone(),
             summary,
+            scope_changes,
+            comparable: None,
             figures,
             envelope,
             statement_id,
@@ -436,11 +537,14 @@ impl Summaries {
     ///
     /// [`Undecided::Refused`] for one that does not hold.
     pub async fn take(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
-        if !arrived.from_child || arrived.source() != &arrived.peer {
-            let detail = "a summary comes from the child that it is of";
-            return Err(Refused::new("wrong-source", "header.source", detail).into());
-        }
         let (summary, _) = check(arrived, SummaryKind::Reported)?;
+        match self.owner_of(arrived, &summary.period)? {
+            owner if owner == self.unit.code => {}
+            owner => {
+                let hop = self.unit.next_hop(&owner, arrived.from_child)?;
+                return Ok(Plan { keep_cells: true, relay: vec![hop], ..Plan::default() });
+            }
+        }
         self.check_expected(&summary)?;
         let period = summary.period.to_string();
         let mut plan = Plan { keep_cells: true, ..Plan::default() };
@@ -462,11 +566,27 @@ impl Summaries {
         Ok(plan)
     }
 
+    /// Parent whose totals a child's summary belongs to: this unit, unless the child has moved.
+    fn owner_of(&self, arrived: &Arrived, period: &Period) -> Result<UnitCode, Refused> {
+        let trust = self.unit.trust();
+        let own = &self.unit.code;
+        let owner = trust.parent_on(arrived.source(), period.last_day());
+        let has_moved = trust.moved_units().any(|unit| unit == arrived.source());
+        let is_child = arrived.from_child && arrived.source() == &arrived.peer;
+        match owner {
+            Some(owner) if has_moved || (is_child && owner == own) => Ok(owner.clone()),
+            Some(_) | None => {
+                let detail = "a summary comes from the child that it is of";
+                Err(Refused::new("wrong-source", "header.source", detail))
+            }
+        }
+    }
+
     /// Delegations travel ahead of figures: a summary of more units than are known is not believed,
     /// because its counts would go into the coverage of every unit above.
     fn check_expected(&self, summary: &Summary) -> Result<(), Refused> {
         // Those that have left are in: the summary may have been made before.
-        let below = self.unit.trust().units_below(&summary.unit).len();
+        let below = self.unit.trust().units_ever_below(&summary.unit);
         let known = u32::try_from(below).unwrap_or(u32::MAX).saturating_add(1);
         if summary.coverage.expected > known {
             let detail = format!("is over the {known} units that are known there");
@@ -537,7 +657,7 @@ impl Summaries {
             traceparent: crate::telemetry::current_traceparent(),
             ..question.clone()
         };
-        let children = self.children();
+        let children = self.children(period);
         let answers = join_all(children.iter().map(|(unit, units)| {
             let asked = asked.clone();
             async move { (unit, *units, self.ask(unit, asked, period).await) }
@@ -640,10 +760,12 @@ impl Summaries {
         if summary.period != *period {
             return Err(Refused::new("malformed", "body.period", "is not what was asked for"));
         }
-        if !self.unit.trust().is_in_subtree(&summary.unit, &self.unit.code) {
+        let (trust, own) = (self.unit.trust(), &self.unit.code);
+        if !trust.is_in_subtree(&summary.unit, own) && !trust.was_below(&summary.unit, own) {
             let detail = "the unit is not below this one";
             return Err(Refused::new("outside-subtree", "body.unit", detail));
         }
+        drop(trust);
         self.check_expected(&summary)?;
         let id = arrived.id();
         let held = self

@@ -7,6 +7,7 @@ mod changing;
 mod epoch;
 mod fan_out;
 mod granting;
+mod moving;
 mod refusals;
 mod sealing;
 
@@ -258,7 +259,7 @@ impl Unit {
         self.parent.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// From here on another unit is above: what is signed next goes to it.
+    /// From here on another unit is above: what is signed next is for it.
     pub fn move_under(&self, parent: UnitCode) {
         *self.parent.write().unwrap_or_else(PoisonError::into_inner) = Some(parent);
     }

@@ -23,6 +23,9 @@ pub const MAX_SEEN: usize = 64;
 /// Most CAs beside the one that issues.
 pub const MAX_FURTHER_CAS: usize = 4;
 
+/// Longest serialised order of a reform in a grant.
+pub const MAX_ORDER_BYTES: usize = 4_096;
+
 /// Longest trust domain, host, line or title.
 pub const MAX_TEXT_BYTES: usize = 200;
 
@@ -50,6 +53,7 @@ pub fn encode_body(delegation: &Delegation) -> Vec<u8> {
         keys_since_unix_ms: delegation.change.since_unix_ms,
         seen_sha256: digests_to_proto(&delegation.change.seen_sha256),
         further_ca_sha256: digests_to_proto(&delegation.change.further_ca_sha256),
+        reform: delegation.reform.clone().unwrap_or_default(),
     };
     message.encode_to_vec()
 }
@@ -86,6 +90,7 @@ pub fn decode_body(body: &[u8]) -> Result<Delegation, Malformed> {
         serial: message.serial,
         accepted_suites,
         change,
+        reform: reform(message.reform)?,
     };
     if delegation.not_before_unix_ms <= 0
         || delegation.not_before_unix_ms >= delegation.not_after_unix_ms
@@ -134,6 +139,14 @@ pub fn digests(field: &str, bytes: &[Vec<u8>], limit: usize) -> Result<Vec<[u8; 
     let digests = bytes.iter().map(|bytes| bytes.as_slice().try_into());
     let digests: Result<Vec<_>, _> = digests.collect();
     digests.map_err(|_| Malformed::new(field, "must have 32 bytes each"))
+}
+
+fn reform(bytes: Vec<u8>) -> Result<Option<Vec<u8>>, Malformed> {
+    if bytes.len() > MAX_ORDER_BYTES {
+        let reason = format_args!("{} bytes are over the limit of {MAX_ORDER_BYTES}", bytes.len());
+        return Err(Malformed::new("body.reform", reason));
+    }
+    Ok(Some(bytes).filter(|bytes| !bytes.is_empty()))
 }
 
 /// Suites that sign, no two the same, in the root's own delegation alone.
@@ -346,6 +359,7 @@ mod tests {
             serial: 3,
             accepted_suites: Vec::new(),
             change: KeyChange::default(),
+            reform: Some(vec![1, 2, 3]),
         }
     }
 

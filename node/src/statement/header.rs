@@ -34,6 +34,10 @@ pub mod kinds {
     pub const REJECTION: &str = "lianxi.rejection.v1";
     /// A unit leaves the tree.
     pub const LEAVE: &str = "lianxi.leave.v1";
+    /// A unit comes under another parent on a day.
+    pub const REFORM: &str = "lianxi.reform.v1";
+    /// What the units that a reform concerns tell each other.
+    pub const REFORM_STEP: &str = "lianxi.reform-step.v1";
     /// A journal that does not go on from what was seen of it.
     pub const ALARM: &str = "lianxi.alarm.v1";
     /// The numbers of a unit begin anew.

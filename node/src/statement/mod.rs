@@ -10,6 +10,7 @@ pub mod journal;
 pub mod leave;
 pub mod notice;
 pub mod pack;
+pub mod reform;
 pub mod rejection;
 pub mod revocation;
 pub mod rotation;

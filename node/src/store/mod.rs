@@ -111,6 +111,11 @@ pub enum Table {
     Received = 44,
     /// Epochs that were opened, by unit and epoch.
     Epochs = 45,
+    /// Reforms that concern the unit, by order.
+    Reforms = 39,
+    /// Statements that its old parent returned to the unit and that wait to be taken in, by order,
+    /// number and place.
+    Returned = 40,
 }
 
 /// Why the store did not do what was asked.

@@ -176,6 +176,12 @@ pub const RULES: &[Rule] = &[
         .about(&["revoked", "desk"])
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),
+    // ReformService
+    Rule::of_unit("/lianxi.admin.v1.ReformService/Reparent", "unit.reparent", SYSTEM)
+        .about(&["moving", "to", "on"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.ReformService/List", "unit.reforms", WATCHES),
     // JournalService
     Rule::of_unit("/lianxi.admin.v1.JournalService/Show", "journal.show", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Checkpoint", "journal.checkpoint", AUDITS),

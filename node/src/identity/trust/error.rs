@@ -167,6 +167,19 @@ pub enum Error {
         /// Its suite.
         suite: Suite,
     },
+    /// A statement of another type stands where an order should.
+    #[error("{0:?} is no order of a reform")]
+    NotAReform(String),
+    /// The unit has another parent, and the order for that does not hold.
+    #[error(
+        "{unit} cannot come under another parent: {reason}; let a unit above both give a new order"
+    )]
+    Reform {
+        /// The unit.
+        unit: UnitCode,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// Two different grants with one serial.
     #[error("serial {serial} of {holder} was used for another grant")]
     SerialReused {
@@ -197,7 +210,9 @@ impl Error {
             | Self::KeyTaken { .. }
             | Self::SerialReused { .. } => "malformed",
             Self::Envelope(envelope::Error::BadSignature(_)) => "bad-signature",
-            Self::NotADelegation(_) | Self::NotARevocation(_) => "unknown-type",
+            Self::NotADelegation(_) | Self::NotARevocation(_) | Self::NotAReform(_) => {
+                "unknown-type"
+            }
             Self::EndedKey { .. } => "ended-key",
             Self::Revoked { .. } => "revoked",
             Self::Domain { .. } => "wrong-domain",
@@ -206,6 +221,7 @@ impl Error {
             Self::UnknownUnit(_)
             | Self::Level { .. }
             | Self::Moved { .. }
+            | Self::Reform { .. }
             | Self::Loop { .. }
             | Self::BeyondSubtree { .. } => "outside-subtree",
             Self::OutlivesIssuer { .. } | Self::Expired { .. } | Self::Future { .. } => "expired",
@@ -227,11 +243,14 @@ impl Error {
             | Self::EndedKey { .. }
             | Self::Revoked { .. } => "signatures",
             Self::Malformed(malformed) => &malformed.field,
-            Self::NotADelegation(_) | Self::NotARevocation(_) => "header.type",
+            Self::NotADelegation(_) | Self::NotARevocation(_) | Self::NotAReform(_) => {
+                "header.type"
+            }
             Self::BeyondSubtree { .. } => "body.unit",
             Self::Domain { .. } => "body.trust_domain",
             Self::UnknownUnit(_) | Self::WrongSource { .. } => "header.source",
             Self::Level { .. } => "body.level",
+            Self::Reform { .. } => "body.reform",
             Self::Moved { .. } | Self::Loop { .. } => "body.issuer",
             Self::Desk { .. } => "body.desk",
             Self::OutlivesIssuer { .. } => "body.not_after_unix_ms",

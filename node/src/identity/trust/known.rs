@@ -5,7 +5,10 @@ use lianxi_proto::envelope::VerifyingKey;
 use super::{SKEW_TOLERANCE_MS, Subject, id_of, verifying_key};
 use crate::{
     clock::UnixMillis,
-    domain::delegation::{Delegation, KeyUse},
+    domain::{
+        delegation::{Delegation, KeyUse},
+        reform::Order,
+    },
     statement::{Envelope, header::Statement},
 };
 
@@ -18,6 +21,8 @@ pub struct Known {
     pub envelope: Envelope,
     /// SHA-256 of its payload.
     pub payload_sha256: [u8; 32],
+    /// Order by which the unit came under this issuer.
+    pub order: Option<Order>,
 }
 
 impl Known {

@@ -99,7 +99,7 @@ impl Trust {
         let by_root_key = signed_with.is_none();
         rests_on.extend(signed_with.map(|key_id| (by.clone(), key_id, header.time_unix_ms)));
         if now.is_some() {
-            self.check_reach(&by, by_root_key, &revocation)?;
+            self.check_reach(&by, by_root_key, &revocation, header.time_unix_ms)?;
         }
         Ok(KnownRevocation {
             revocation,
@@ -163,15 +163,22 @@ impl Trust {
         by: &UnitCode,
         by_root_key: bool,
         revocation: &Revocation,
+        time: UnixMillis,
     ) -> Result<(), Error> {
         let unknown = self.delegation(&revocation.unit, None).is_none();
-        if unknown || self.reaches(by, by_root_key, revocation) {
+        if unknown || self.reaches(by, by_root_key, revocation, time) {
             return Ok(());
         }
         Err(Error::BeyondSubtree { unit: revocation.unit.clone(), by: by.clone() })
     }
 
-    fn reaches(&self, by: &UnitCode, by_root_key: bool, revocation: &Revocation) -> bool {
+    fn reaches(
+        &self,
+        by: &UnitCode,
+        by_root_key: bool,
+        revocation: &Revocation,
+        time: UnixMillis,
+    ) -> bool {
         let unit = &revocation.unit;
         if by_root_key {
             return self.root() == Some(unit);
@@ -179,7 +186,8 @@ impl Trust {
         if unit == by {
             return revocation.desk.is_some();
         }
-        self.is_in_subtree(unit, by)
+        // What was revoked by a unit that was above it then stays revoked after a move.
+        self.is_in_subtree(unit, by) || self.line_at(unit, time).any(|above| above == by)
     }
 
     /// Keeps what [`Trust::check_revocation`] accepted; false if it was kept before.
@@ -282,7 +290,7 @@ impl Trust {
 
     /// True if the unit that revoked had the right to, and a key that nobody had revoked.
     pub fn counts(&self, known: &KnownRevocation) -> bool {
-        self.reaches(&known.by, known.by_root_key, &known.revocation)
+        self.reaches(&known.by, known.by_root_key, &known.revocation, known.time_unix_ms)
             && known.rests_on.iter().all(|(unit, key_id, time)| {
                 // Ends, because only a unit above can have revoked the key.
                 let earlier = self.revocation_of(unit, None, key_id);

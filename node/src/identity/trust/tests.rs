@@ -13,6 +13,7 @@ use crate::{
     statement::header::{Classification, Header, StatementId},
 };
 
+mod moved;
 mod replaced;
 mod revoked;
 
@@ -60,6 +61,7 @@ fn grant(unit: &str, level: Level, issuer: Option<&str>) -> Delegation {
         serial: 1,
         accepted_suites: Vec::new(),
         change: KeyChange::default(),
+        reform: None,
     }
 }
 

@@ -60,7 +60,8 @@ impl Trust {
 
     /// Units right below, by code.
     pub fn children(&self, unit: &UnitCode) -> Vec<&UnitCode> {
-        self.children.get(unit).into_iter().flatten().collect()
+        let ever = self.children.get(unit).into_iter().flatten();
+        ever.filter(|child| self.parent(child) == Some(unit)).collect()
     }
 
     /// Newest delegations from the root's own down to the unit's; empty if the unit is not known.
@@ -128,7 +129,7 @@ impl Trust {
     }
 
     /// The unit's own newest delegation and those of its desks.
-    pub(super) fn own(&self, unit: &UnitCode) -> impl Iterator<Item = &Known> {
+    pub fn own(&self, unit: &UnitCode) -> impl Iterator<Item = &Known> {
         let from = (unit.clone(), None);
         let unit = unit.clone();
         let range = self.subjects.range(from..).take_while(move |(subject, _)| subject.0 == unit);

@@ -65,6 +65,19 @@ pub enum Error {
         /// Where it is.
         parent: String,
     },
+    /// The invitation of a reform is good for the keys that the order names.
+    #[error(
+        "{0} moves with the keys that its order names, and these are others; let the unit that gave the order give a new one"
+    )]
+    OtherKeys(UnitCode),
+    /// The day of the order has not come.
+    #[error("{child} comes under this unit at {effective_unix_ms} ms by this host's clock; wait")]
+    TooEarly {
+        /// The unit.
+        child: UnitCode,
+        /// When.
+        effective_unix_ms: UnixMillis,
+    },
     /// A child must be of a lower level.
     #[error("a {own} cannot have a {level} below it; choose a lower level")]
     Level {
@@ -166,6 +179,8 @@ impl Error {
             Self::Revoked(_) => "revoked",
             Self::AlreadyJoined(_) => "already-joined",
             Self::Elsewhere { .. } => "elsewhere",
+            Self::OtherKeys(_) => "other-keys",
+            Self::TooEarly { .. } => "too-early",
             Self::Level { .. } => "level",
             Self::Malformed(_) => "malformed",
             Self::NoAddress => "no-address",
@@ -191,6 +206,7 @@ impl ServiceError for Error {
             | Self::Reserved { .. }
             | Self::NotReserved
             | Self::Elsewhere { .. }
+            | Self::TooEarly { .. }
             | Self::NoAddress
             | Self::IssuerExpired(_)
             | Self::Revoked(_)
@@ -205,7 +221,7 @@ impl ServiceError for Error {
             | Self::NotProven(_)
             | Self::Malformed(_)
             | Self::Certificate(_) => ErrorKind::InvalidArgument,
-            Self::OtherPeer(_) => ErrorKind::PermissionDenied,
+            Self::OtherPeer(_) | Self::OtherKeys(_) => ErrorKind::PermissionDenied,
             Self::Row(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
         }

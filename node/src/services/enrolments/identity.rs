@@ -204,6 +204,31 @@ impl Identity {
         now_unix_ms: UnixMillis,
         act: Act,
     ) -> Result<(), IdentityError> {
+        self.keep(None, store, now_unix_ms, act).await
+    }
+
+    /// As [`Identity::persist`], for a unit that came under this parent from `from`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::persist`].
+    pub async fn persist_under(
+        &self,
+        from: &UnitCode,
+        store: &dyn Store,
+        now_unix_ms: UnixMillis,
+        act: Act,
+    ) -> Result<(), IdentityError> {
+        self.keep(Some(from), store, now_unix_ms, act).await
+    }
+
+    async fn keep(
+        &self,
+        from: Option<&UnitCode>,
+        store: &dyn Store,
+        now_unix_ms: UnixMillis,
+        act: Act,
+    ) -> Result<(), IdentityError> {
         let stored = store.get(&self.unit, Table::Meta, KEY).await?;
         let mut batch = Batch::new(&self.unit);
         match stored {
@@ -211,7 +236,7 @@ impl Identity {
             Some(row) => {
                 let known = Self::decode(&row);
                 let known = known.ok_or_else(|| IdentityError::Unreadable(self.unit.clone()))?;
-                if !self.is_same_place(&known) {
+                if !self.is_same_place(&known) && !self.comes_from(&known, from) {
                     let parent = known.parent.map(|parent| parent.unit.to_string());
                     let parent = parent.unwrap_or_else(|| "no parent".to_owned());
                     return Err(IdentityError::Other { unit: self.unit.clone(), parent });
@@ -228,6 +253,11 @@ impl Identity {
             }
         }
         Ok(store.submit(batch).await?)
+    }
+
+    fn comes_from(&self, other: &Self, from: Option<&UnitCode>) -> bool {
+        let parent = other.parent.as_ref().map(|parent| &parent.unit);
+        from.is_some() && parent == from && self.root_key == other.root_key
     }
 
     fn is_same_place(&self, other: &Self) -> bool {

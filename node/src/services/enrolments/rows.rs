@@ -9,13 +9,16 @@ use crate::{
     clock::UnixMillis,
     domain::{
         delegation::{KeyUse, PublicKey, Suite},
+        reform::Order,
         unit::{Level, UnitCode},
     },
     identity::certificates::{self, sha256},
     services::enrolments::Error,
     statement::{
+        Envelope,
         delegation::{suite_from_proto, suite_to_proto},
         enrolment::Application,
+        reform::order_to_grant,
     },
 };
 
@@ -107,6 +110,33 @@ pub(super) struct TokenRow {
     pub(super) state: State,
     pub(super) refused: u32,
     pub(super) refused_unix_ms: UnixMillis,
+    /// Order by which the child comes from another parent. Absent in rows from before there were any.
+    #[serde(default)]
+    pub(super) coming: Option<Coming>,
+}
+
+/// A child that comes from another parent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Coming {
+    /// The signed order, as a grant holds it.
+    #[serde(with = "hex_bytes")]
+    pub(super) order: Vec<u8>,
+    /// Its parent so far.
+    pub(super) from: UnitCode,
+    #[serde(with = "hex_array")]
+    pub(super) keys_sha256: [u8; 32],
+    pub(super) effective_unix_ms: UnixMillis,
+}
+
+impl From<(Order, Envelope)> for Coming {
+    fn from((order, envelope): (Order, Envelope)) -> Self {
+        Self {
+            order: order_to_grant(&envelope),
+            from: order.from,
+            keys_sha256: order.keys_sha256,
+            effective_unix_ms: order.effective_unix_ms,
+        }
+    }
 }
 
 impl TokenRow {
@@ -121,6 +151,11 @@ impl TokenRow {
     /// Compares in constant time.
     pub(super) fn has_secret(&self, secret: &[u8; 32]) -> bool {
         constant_time::verify_slices_are_equal(&self.secret_sha256, &sha256(secret)).is_ok()
+    }
+
+    /// Parent that the child comes from.
+    pub(super) fn from(&self) -> Option<&UnitCode> {
+        self.coming.as_ref().map(|coming| &coming.from)
     }
 
     pub(super) fn status(self) -> TokenStatus {

@@ -258,6 +258,7 @@ impl City {
             valid_for_ms: None,
             addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
             by: Actor::node(),
+            order: None,
         };
         let token = self.enrolments.invite(invite).await.unwrap().token;
         token.to_text().parse().unwrap()
@@ -503,6 +504,7 @@ async fn only_lower_units_that_are_new_are_invited() {
         valid_for_ms: None,
         addresses: vec!["a:1".to_owned()],
         by: Actor::node(),
+        order: None,
     };
     let refused = async |invite| city.enrolments.invite(invite).await.unwrap_err();
     let again = refused(invite("BOS-01", Level::District)).await;

@@ -101,6 +101,7 @@ impl NewRoot {
             serial: u64::try_from(now).unwrap_or_default(),
             accepted_suites: vec![self.suite],
             change: KeyChange::default(),
+            reform: None,
         })
     }
 }

@@ -1,0 +1,262 @@
+//! A grant by another parent: only with an order from above both, for this step, once, not early.
+
+use super::*;
+use crate::{
+    domain::{
+        reform::Order,
+        revocation::{Reason, Revocation},
+    },
+    statement::{
+        reform::{encode_body, order_to_grant},
+        revocation::Proven,
+    },
+};
+
+const STREET: &str = "BOS-01-W03";
+
+fn order(from: &str, to: &str, after_days: i64) -> Order {
+    Order {
+        trust_domain: DOMAIN.to_owned(),
+        unit: code(STREET),
+        from: code(from),
+        to: code(to),
+        on: "2025-10-19".parse().unwrap(),
+        effective_unix_ms: NOW + after_days * DAY,
+        keys_sha256: [3; 32],
+        text: String::new(),
+    }
+}
+
+/// Signed at `time` in the name of `by` with the key of `holder`.
+fn signed(order: &Order, by: &str, holder: &Signer, time: UnixMillis) -> Vec<u8> {
+    let header = Header {
+        id: StatementId::generate(time),
+        source: code(by),
+        kind: kinds::REFORM.to_owned(),
+        subject: order.unit.to_string(),
+        time_unix_ms: time,
+        dataschema: String::new(),
+        epoch: 1,
+        seq: 1,
+        purpose: "joint-meeting".to_owned(),
+        classification: Classification::Internal,
+        exercise: false,
+        destination: None,
+        traceparent: String::new(),
+        on_behalf_of: None,
+        sealing: None,
+    };
+    let payload = header::encode(&header, &encode_body(order));
+    order_to_grant(&envelope::sign(STATEMENT_TYPE, payload, &[holder]))
+}
+
+fn by_city(order: &Order) -> Vec<u8> {
+    signed(order, "BOS", &signer("BOS", KeyUse::Statement), NOW)
+}
+
+/// The grant of the street by another parent, `serial - 1` days after the first.
+fn moved(to: &str, serial: u64, reform: Option<Vec<u8>>) -> Delegation {
+    let days = i64::try_from(serial).unwrap() - 1;
+    Delegation {
+        reform,
+        serial,
+        not_before_unix_ms: NOW + days * DAY,
+        ..grant(STREET, Level::Street, Some(to))
+    }
+}
+
+fn add(trust: &mut Trust, delegation: &Delegation) -> Result<(), Error> {
+    let now = delegation.not_before_unix_ms;
+    let by = delegation.issuer.as_ref().unwrap().as_str();
+    let envelope = issue::sign(delegation, &signer(by, KeyUse::Delegation), now);
+    trust.add(&envelope, now + 30 * DAY).map(drop)
+}
+
+fn reason(reform: Vec<u8>) -> String {
+    let error = add(&mut city(), &moved("BOS-02", 9, Some(reform))).unwrap_err();
+    assert_eq!(error.reason(), "outside-subtree", "{error}");
+    error.to_string()
+}
+
+#[test]
+fn a_unit_comes_under_another_parent_by_an_order_from_above_both() {
+    let mut trust = city();
+    add(&mut trust, &moved("BOS-02", 9, Some(by_city(&order("BOS-01", "BOS-02", 7))))).unwrap();
+    let street = code(STREET);
+    assert_eq!(trust.parent(&street), Some(&code("BOS-02")));
+    assert_eq!(trust.children(&code("BOS-01")), Vec::<&UnitCode>::new());
+    assert_eq!(trust.children(&code("BOS-02")), [&street]);
+    // By the day of the order, whatever the clocks said when the grant was made.
+    let on =
+        |day: &str| trust.parent_on(&street, day.parse().unwrap()).unwrap().as_str().to_owned();
+    assert_eq!((on("2025-10-18"), on("2025-10-19")), ("BOS-01".to_owned(), "BOS-02".to_owned()));
+    assert!(trust.was_below(&street, &code("BOS-01")));
+    assert!(trust.parted(&code("BOS-01"), &street) && trust.parted(&street, &code("BOS-01")));
+    assert!(trust.parted(&code("BOS-02"), &code("BOS-01")), "on the way to the street");
+    assert!(!trust.parted(&code("BOS-01"), &code("BOS-02")), "not the other way about");
+    // What it said before stays its own.
+    assert!(trust.open(&statement_of_street(NOW + DAY), NOW + 30 * DAY).is_ok());
+}
+
+fn statement_of_street(time: UnixMillis) -> Envelope {
+    let header = Header {
+        id: StatementId::generate(time),
+        source: code(STREET),
+        kind: kinds::SUMMARY.to_owned(),
+        subject: String::new(),
+        time_unix_ms: time,
+        dataschema: String::new(),
+        epoch: 1,
+        seq: 1,
+        purpose: String::new(),
+        classification: Classification::Internal,
+        exercise: false,
+        destination: None,
+        traceparent: String::new(),
+        on_behalf_of: None,
+        sealing: None,
+    };
+    let payload = header::encode(&header, b"");
+    envelope::sign(STATEMENT_TYPE, payload, &[&signer(STREET, KeyUse::Statement)])
+}
+
+#[test]
+fn the_grants_of_a_unit_that_moved_are_believed_in_any_order() {
+    let order = by_city(&order("BOS-01", "BOS-02", 7));
+    let second = moved("BOS-02", 9, Some(order));
+    let mut trust = Trust::new(DOMAIN.to_owned(), root_key().verifying_key());
+    for delegation in [
+        grant("BOS", Level::City, None),
+        grant("BOS-01", Level::District, Some("BOS")),
+        grant("BOS-02", Level::District, Some("BOS")),
+    ] {
+        trust.add(&issued(&delegation), NOW).unwrap();
+    }
+    add(&mut trust, &second).unwrap();
+    // Who never saw the first grant knows by the order when the unit came.
+    let before = trust.parent_on(&code(STREET), "2025-10-18".parse().unwrap());
+    assert_eq!(before, Some(&code("BOS-01")));
+    trust.restore(&issued(&grant(STREET, Level::Street, Some("BOS-01")))).unwrap();
+    assert_eq!(trust.parent(&code(STREET)), Some(&code("BOS-02")));
+    // But not if that order is by nobody above both.
+    let own = signed(
+        &self::order("BOS-01", "BOS-02", 7),
+        "BOS-02",
+        &signer("BOS-02", KeyUse::Statement),
+        NOW,
+    );
+    let mut trust = Trust::new(DOMAIN.to_owned(), root_key().verifying_key());
+    for delegation in [
+        grant("BOS", Level::City, None),
+        grant("BOS-01", Level::District, Some("BOS")),
+        grant("BOS-02", Level::District, Some("BOS")),
+    ] {
+        trust.add(&issued(&delegation), NOW).unwrap();
+    }
+    add(&mut trust, &moved("BOS-02", 9, Some(own))).unwrap();
+    let first = trust.restore(&issued(&grant(STREET, Level::Street, Some("BOS-01"))));
+    assert!(first.unwrap_err().to_string().contains("not above both"));
+}
+
+#[test]
+fn nobody_takes_a_unit_from_its_parent_without_an_order() {
+    let error = add(&mut city(), &moved("BOS-02", 9, None)).unwrap_err();
+    assert!(matches!(error, Error::Moved { .. }), "{error}");
+}
+
+#[test]
+fn an_order_by_a_unit_that_is_not_above_both_parents_is_refused() {
+    let order = order("BOS-01", "BOS-02", 7);
+    for by in ["BOS-01", "BOS-02", STREET] {
+        let reform = signed(&order, by, &signer(by, KeyUse::Statement), NOW);
+        assert!(reason(reform).contains("not above both"), "{by}");
+    }
+    // In the name of the city, with a key of another unit, or of the city for another use.
+    let forged = signed(&order, "BOS", &signer("BOS-02", KeyUse::Statement), NOW);
+    let error = add(&mut city(), &moved("BOS-02", 9, Some(forged))).unwrap_err();
+    assert_eq!(error.reason(), "wrong-source");
+    let other_use = signed(&order, "BOS", &signer("BOS", KeyUse::Delegation), NOW);
+    let error = add(&mut city(), &moved("BOS-02", 9, Some(other_use))).unwrap_err();
+    assert!(matches!(error, Error::WrongUse { .. }), "{error}");
+}
+
+#[test]
+fn an_order_is_good_for_its_own_step_alone() {
+    let other_unit = Order { unit: code("BOS-01-W04"), ..order("BOS-01", "BOS-02", 7) };
+    assert!(reason(by_city(&other_unit)).contains("another step"));
+    assert!(reason(by_city(&order("BOS", "BOS-02", 7))).contains("another step"));
+    assert!(reason(by_city(&order("BOS-01", "BOS", 7))).contains("another step"));
+    let other_city =
+        Order { trust_domain: "other.example".to_owned(), ..order("BOS-01", "BOS-02", 7) };
+    let error = add(&mut city(), &moved("BOS-02", 9, Some(by_city(&other_city)))).unwrap_err();
+    assert_eq!(error.reason(), "wrong-domain");
+}
+
+#[test]
+fn an_order_is_used_once() {
+    let mut trust = city();
+    let first = by_city(&order("BOS-01", "BOS-02", 7));
+    add(&mut trust, &moved("BOS-02", 9, Some(first.clone()))).unwrap();
+    let back = by_city(&order("BOS-02", "BOS-01", 12));
+    add(&mut trust, &moved("BOS-01", 14, Some(back))).unwrap();
+    let error = add(&mut trust, &moved("BOS-02", 16, Some(first))).unwrap_err();
+    assert!(error.to_string().contains("used before"), "{error}");
+    assert_eq!(trust.parent(&code(STREET)), Some(&code("BOS-01")));
+}
+
+#[test]
+fn a_backdated_order_and_a_grant_before_its_day_are_refused() {
+    let backdated = Order { effective_unix_ms: NOW - 1, ..order("BOS-01", "BOS-02", 0) };
+    assert!(reason(by_city(&backdated)).contains("backdated"));
+    let error = add(&mut city(), &moved("BOS-02", 2, Some(by_city(&order("BOS-01", "BOS-02", 7)))));
+    assert!(error.unwrap_err().to_string().contains("before the day"));
+}
+
+#[test]
+fn a_unit_keeps_its_level_whatever_an_order_says() {
+    let order = by_city(&order("BOS-01", "BOS-02", 7));
+    let higher = Delegation { level: Level::Community, ..moved("BOS-02", 9, Some(order)) };
+    assert!(matches!(add(&mut city(), &higher).unwrap_err(), Error::Moved { .. }));
+}
+
+#[test]
+fn what_the_old_parent_revoked_stays_revoked() {
+    let mut trust = city();
+    let revocation = Revocation {
+        trust_domain: DOMAIN.to_owned(),
+        unit: code(STREET),
+        desk: None,
+        key_ids: trust.key_ids(&code(STREET), None),
+        serial: 0,
+        compromised_since_unix_ms: None,
+        reason: Reason::KeyStolen,
+        text: String::new(),
+    };
+    let revoke = |time| Proven {
+        revocation: issue::sign_revocation(
+            &revocation,
+            &code("BOS-01"),
+            &signer("BOS-01", KeyUse::Delegation),
+            time,
+        ),
+        chain: city().chain(&code("BOS-01")),
+    };
+    let known = trust.check_revocation(&revoke(NOW + DAY), Some(NOW + 2 * DAY)).unwrap();
+    assert!(trust.take_revocation(known));
+    // It is back with new keys, and moves.
+    let keys = vec![key("again", KeyUse::Statement), key("again", KeyUse::Delegation)];
+    let back = Delegation {
+        keys: keys.clone(),
+        serial: 3,
+        not_before_unix_ms: NOW + 2 * DAY,
+        ..grant(STREET, Level::Street, Some("BOS-01"))
+    };
+    add(&mut trust, &back).unwrap();
+    let reform = by_city(&order("BOS-01", "BOS-02", 7));
+    add(&mut trust, &Delegation { keys, ..moved("BOS-02", 9, Some(reform)) }).unwrap();
+    let said = |trust: &Trust| trust.open(&statement_of_street(NOW + DAY), NOW + 30 * DAY);
+    assert_eq!(said(&trust).unwrap_err().reason(), "ended-key");
+    // What it revokes from then on reaches the unit no more.
+    let error = trust.check_revocation(&revoke(NOW + 20 * DAY), Some(NOW + 30 * DAY)).unwrap_err();
+    assert_eq!(error.reason(), "outside-subtree");
+}

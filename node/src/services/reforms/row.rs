@@ -1,0 +1,272 @@
+//! What a unit knows of a reform, and what each step changes of it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::UnixMillis,
+    domain::{
+        reform::{Count, Item, Order, StepKind},
+        unit::UnitCode,
+    },
+    services::intake::Refused,
+    statement::{header::StatementId, reform::Step},
+    store::{self, format},
+};
+
+const FORMAT: u8 = 1;
+
+/// Key in [`Table::Reforms`](store::Table::Reforms).
+pub(super) fn key(id: StatementId) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+/// What a unit answered.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Answer {
+    /// Records of the unit.
+    pub records: u64,
+    /// Accounts with a role of the unit.
+    pub accounts: u32,
+    /// Open notices.
+    pub notices: u32,
+    /// Open escalations.
+    pub escalations: u32,
+    /// Running time limits.
+    pub clocks: u32,
+    /// The first open items: kind, number, other side.
+    pub open: Vec<(String, String, UnitCode)>,
+    /// Why the unit does not take part, or empty.
+    pub refused: String,
+}
+
+/// A reform as it stands here.
+#[derive(Clone, Debug)]
+pub struct Reform {
+    /// Its order, or the question of a dry run.
+    pub id: StatementId,
+    /// Unit that gave the order.
+    pub by: UnitCode,
+    /// Unit that moves.
+    pub unit: UnitCode,
+    /// Its parent so far.
+    pub from: UnitCode,
+    /// Its new parent.
+    pub to: UnitCode,
+    /// First day there; empty in a question.
+    pub on: String,
+    /// For people.
+    pub text: String,
+    /// When it was ordered here, or came.
+    pub time_unix_ms: UnixMillis,
+    /// What the units concerned answered, as known here.
+    pub answers: BTreeMap<UnitCode, Answer>,
+    /// Units that have not answered; known where the order was given.
+    pub silent: Vec<UnitCode>,
+    /// When the unit moved, as known here.
+    pub moved_unix_ms: Option<UnixMillis>,
+    /// When the old parent let its figures go, as known here.
+    pub released_unix_ms: Option<UnixMillis>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Row {
+    pub(super) by: UnitCode,
+    pub(super) unit: UnitCode,
+    pub(super) from: UnitCode,
+    pub(super) to: UnitCode,
+    pub(super) on: String,
+    pub(super) effective_unix_ms: UnixMillis,
+    text: String,
+    time_unix_ms: UnixMillis,
+    pub(super) asked_only: bool,
+    /// This unit was asked, and has what it needs to answer.
+    pub(super) asked: bool,
+    /// This unit's own answer was made.
+    pub(super) answered: bool,
+    pub(super) token: Option<String>,
+    answers: BTreeMap<UnitCode, Answer>,
+    pub(super) periods: Vec<String>,
+    pub(super) moved_unix_ms: Option<UnixMillis>,
+    pub(super) released_unix_ms: Option<UnixMillis>,
+    /// The old parent has let the unit go; noted there.
+    pub(super) let_go_unix_ms: Option<UnixMillis>,
+    /// The new parent has added up what it had held back; noted there.
+    pub(super) added_up: bool,
+    /// The unit has sent again what it had reported; noted there.
+    pub(super) resubmitted: bool,
+}
+
+impl Row {
+    pub(super) fn new(by: UnitCode, order: &Order, now: UnixMillis, asked_only: bool) -> Self {
+        Self {
+            by,
+            unit: order.unit.clone(),
+            from: order.from.clone(),
+            to: order.to.clone(),
+            on: order.on.to_string(),
+            effective_unix_ms: order.effective_unix_ms,
+            text: order.text.clone(),
+            time_unix_ms: now,
+            asked_only,
+            asked: false,
+            answered: false,
+            token: None,
+            answers: BTreeMap::new(),
+            periods: Vec::new(),
+            moved_unix_ms: None,
+            released_unix_ms: None,
+            let_go_unix_ms: None,
+            added_up: false,
+            resubmitted: false,
+        }
+    }
+
+    /// Of a question: nothing is ordered.
+    pub(super) fn question(
+        by: UnitCode,
+        (unit, from, to): (UnitCode, UnitCode, UnitCode),
+        now: UnixMillis,
+    ) -> Self {
+        Self {
+            by,
+            unit,
+            from,
+            to,
+            on: String::new(),
+            effective_unix_ms: 0,
+            text: String::new(),
+            time_unix_ms: now,
+            asked_only: true,
+            asked: false,
+            answered: false,
+            token: None,
+            answers: BTreeMap::new(),
+            periods: Vec::new(),
+            moved_unix_ms: None,
+            released_unix_ms: None,
+            let_go_unix_ms: None,
+            added_up: false,
+            resubmitted: false,
+        }
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        format::write(FORMAT, self)
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, store::Error> {
+        format::read(FORMAT, bytes)
+    }
+
+    pub(super) fn parties(&self) -> [&UnitCode; 3] {
+        [&self.unit, &self.from, &self.to]
+    }
+
+    /// True until the unit has moved, or the order lapsed because nobody answered to it in time.
+    pub(super) fn is_pending(&self, now: UnixMillis) -> bool {
+        let refused = self.answers.values().any(|answer| !answer.refused.is_empty());
+        let late = self.effective_unix_ms.saturating_add(super::carry::TOKEN_OUTLIVES_MS);
+        !self.asked_only && self.moved_unix_ms.is_none() && !refused && now < late
+    }
+
+    pub(super) fn shown(&self, id: StatementId) -> Reform {
+        let silent = self.parties().into_iter().filter(|party| !self.answers.contains_key(*party));
+        Reform {
+            id,
+            by: self.by.clone(),
+            unit: self.unit.clone(),
+            from: self.from.clone(),
+            to: self.to.clone(),
+            on: self.on.clone(),
+            text: self.text.clone(),
+            time_unix_ms: self.time_unix_ms,
+            silent: silent.cloned().collect(),
+            answers: self.answers.clone(),
+            moved_unix_ms: self.moved_unix_ms,
+            released_unix_ms: self.released_unix_ms,
+        }
+    }
+
+    /// What a step of `source` changes at `own`, and the steps that follow from it.
+    pub(super) fn apply(
+        &mut self,
+        own: &UnitCode,
+        source: &UnitCode,
+        step: &Step,
+        now: UnixMillis,
+    ) -> Result<Vec<(UnitCode, Step)>, Refused> {
+        let (is_by, from_by) = (*own == self.by, *source == self.by);
+        let wrong = || Err(not_its_step(source));
+        let mut next = Vec::new();
+        match step.kind {
+            StepKind::Asked if from_by => self.asked = true,
+            StepKind::Answered if is_by && self.parties().contains(&source) => {
+                let answer = Answer::of(step.count.clone().unwrap_or_default(), &step.refused);
+                self.answers.insert(source.clone(), answer);
+                if *source == self.to && !self.asked_only && !step.token.is_empty() {
+                    let given = Step {
+                        token: step.token.clone(),
+                        ..Step::new(step.reform, StepKind::Given)
+                    };
+                    next.push((self.unit.clone(), given));
+                }
+            }
+            StepKind::Given if from_by && *own == self.unit && !self.asked_only => {
+                self.token = Some(step.token.clone());
+            }
+            StepKind::Moved if *source == self.unit && (is_by || *own == self.to) => {
+                self.note_moved(step, now);
+                if is_by {
+                    let on = Step { token: String::new(), ..step.clone() };
+                    next.push((self.from.clone(), on));
+                }
+            }
+            StepKind::Moved if from_by && *own == self.from => self.note_moved(step, now),
+            StepKind::Released if is_by && *source == self.from => {
+                self.released_unix_ms.get_or_insert(now);
+                next.push((self.to.clone(), Step::new(step.reform, StepKind::Released)));
+            }
+            StepKind::Released if from_by && *own == self.to => {
+                self.released_unix_ms.get_or_insert(now);
+            }
+            StepKind::Returned if is_by && *source == self.from => {
+                next.push((self.unit.clone(), step.clone()));
+            }
+            StepKind::Returned if from_by && *own == self.unit => {}
+            StepKind::Asked
+            | StepKind::Answered
+            | StepKind::Given
+            | StepKind::Moved
+            | StepKind::Released
+            | StepKind::Returned => return wrong(),
+        }
+        Ok(next)
+    }
+
+    fn note_moved(&mut self, step: &Step, now: UnixMillis) {
+        self.periods = step.periods.iter().map(ToString::to_string).collect();
+        self.moved_unix_ms.get_or_insert(now);
+    }
+}
+
+fn not_its_step(source: &UnitCode) -> Refused {
+    let detail = format!("this step of the reform is not {source}'s to take");
+    Refused::new("wrong-source", "body.kind", detail)
+}
+
+impl Answer {
+    fn of(count: Count, refused: &str) -> Self {
+        let item = |Item { kind, number, party }: Item| (kind, number, party);
+        Self {
+            records: count.records,
+            accounts: count.accounts,
+            notices: count.notices,
+            escalations: count.escalations,
+            clocks: count.clocks,
+            open: count.open.into_iter().map(item).collect(),
+            refused: refused.to_owned(),
+        }
+    }
+}
