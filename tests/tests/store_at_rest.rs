@@ -136,7 +136,7 @@ fn files_with_planted(place: &Path) -> Vec<PathBuf> {
     let holds = |file: &PathBuf| {
         let bytes = fs::read(file).unwrap();
         let is_in = |text: &&str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
-        PLANTED.iter().any(|text| is_in(text))
+        PLANTED.iter().any(is_in)
     };
     files_below(&place.join("host")).into_iter().filter(holds).collect()
 }

@@ -577,6 +577,12 @@ fn what_a_replaced_key_signed_needs_a_witness_from_before_its_end() {
     let position = unwitnessed.position("C-1-1");
     unwitnessed.statements[position].evidence = None;
     assert_refused(&unwitnessed, "ended-key", "C-1-1");
+    // Its own cosignature under another's journal is no witness: whoever has the key makes it.
+    let mut by_itself = renewed(NOW - hour);
+    let envelope = by_itself.statements[position].envelope.clone();
+    let own = evidence(&code("C-1"), &envelope, &[&code("C-1-1")]);
+    by_itself.statements[position].evidence = Some(own);
+    assert_refused(&by_itself, "ended-key", "C-1-1");
 }
 
 /// A pack in which what `unit` signed is shown by nobody.
