@@ -215,6 +215,7 @@ async fn reserve(federation: &Federation, token: &Token, keys: &UnitKeys) -> Res
         unit: token.parent.clone(),
         trust_domain: Some(token.trust_domain.clone()),
         ca_sha256: token.ca_sha256,
+        further: Vec::new(),
     };
     let door = GrpcDoor::new(clock);
     door.reserve(&token.addresses[0], &pin, &application, &keys.statement).await.map(drop)
