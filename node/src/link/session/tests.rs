@@ -692,6 +692,8 @@ fn run(seed: u64) -> usize {
         let cut = faults && random.below(150) == 0 || step == steps;
         if cut || child.is_closed() || parent.is_closed() {
             cuts += 1;
+            // A lost frame may have left both waiting for long.
+            idle = 0;
             child.restart(Role::Child);
             parent.restart(Role::Parent);
         }
