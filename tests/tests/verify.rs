@@ -716,8 +716,11 @@ fn a_revocation_that_was_left_out_shows_where_another_has_it() {
     let both = beside(&[revoked.clone(), other]).revocations;
     assert_eq!((both.completeness, both.left_out.len()), (Completeness::Known(2), 1));
     assert_eq!(both.left_out[0].revocation.unit, code("C-1-1"));
-    let broken =
-        verify_beside(&sealed(&unwitnessed("C-1-1")), &city.root_key(), &[revoked.clone()]);
+    let broken = verify_beside(
+        &sealed(&unwitnessed("C-1-1")),
+        &city.root_key(),
+        std::slice::from_ref(&revoked),
+    );
     assert_eq!(broken.unwrap_err().reason, "revoked");
     // The number and the digest in the seal are no less than what is there.
     let with = Parts { revocations: vec![revoked], ..city.parts() };
@@ -739,7 +742,8 @@ fn what_was_revoked_since_the_export_counts_too() {
     let later = |by, unit| city.revocation(by, unit, |_, time| *time = NOW + 90 * DAY);
     let street = later("C-1", "C-1-1");
     let verified =
-        verify_beside(&city.parts().seal(), &city.root_key(), &[street.clone()]).unwrap();
+        verify_beside(&city.parts().seal(), &city.root_key(), std::slice::from_ref(&street))
+            .unwrap();
     assert!(!verified.revocations.items[0].in_file && verified.revocations.left_out.is_empty());
     let file = unwitnessed("C-1-1").seal();
     accepted(&file);

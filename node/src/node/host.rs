@@ -465,7 +465,7 @@ impl Operations for Host {
         by: Actor,
         dry_run: bool,
     ) -> Result<JoinedUnit, OperationError> {
-        setup::join(self, token, by, dry_run).await
+        Box::pin(setup::join(self, token, by, dry_run)).await
     }
 
     async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError> {

@@ -199,34 +199,42 @@ fn of_unit(output: &Output, unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> 
         (rolled_back, _) => (Severity::Alarm, rolled_back.to_owned()),
     };
     findings.push(of("epoch", Text::Epoch, severity, found, Text::DoctorRestore));
-    if let Some(rotation) = &unit.key_rotation {
-        let age = now.saturating_sub(rotation.started_unix_ms);
-        let waits = rotation.stage == "prepared" || rotation.stage == "granted";
-        let worst = if waits { at_most(age, DAY_MS, ROTATION_ALARM_MS) } else { Severity::Good };
-        let mut found = vec![rotation.stage.clone()];
-        found.extend(rotation.missing.iter().cloned());
-        found.extend(Some(rotation.failure.clone()).filter(|failure| !failure.is_empty()));
-        let (text, remedy) = (Text::CheckRotation, Text::DoctorRotation);
-        findings.push(of("rotation", text, worst, found.join(", "), remedy));
+    findings.extend(of_rotation(unit, now));
+    findings.push(of_witness(output, unit));
+    if unit.parent_link() != LinkState::Unspecified {
+        findings.extend(of_link(unit));
     }
-    // Said, not warned of: no command of this host gives it another witness.
+    findings
+}
+
+/// New keys that are not in use long after they were made.
+fn of_rotation(unit: &UnitStatus, now: UnixMillis) -> Option<Finding> {
+    let rotation = unit.key_rotation.as_ref()?;
+    let age = now.saturating_sub(rotation.started_unix_ms);
+    let waits = rotation.stage == "prepared" || rotation.stage == "granted";
+    let worst = if waits { at_most(age, DAY_MS, ROTATION_ALARM_MS) } else { Severity::Good };
+    let mut found = vec![rotation.stage.clone()];
+    found.extend(rotation.missing.iter().cloned());
+    found.extend(Some(rotation.failure.clone()).filter(|failure| !failure.is_empty()));
+    let (text, remedy) = (Text::CheckRotation, Text::DoctorRotation);
+    Some(finding("rotation", text, &unit.unit, worst, found.join(", "), remedy))
+}
+
+/// Said, not warned of: no command of this host gives it another witness.
+fn of_witness(output: &Output, unit: &UnitStatus) -> Finding {
     let witness = match unit.witness_gap.as_str() {
         "no-parent" => Text::WitnessBelow,
         "same-host" => Text::WitnessHere,
         _ => Text::WitnessParent,
     };
-    findings.push(Finding {
+    Finding {
         check: "witness",
         text: Text::CheckWitness,
         place: unit.unit.clone(),
         severity: Severity::Good,
         found: output.text(witness).to_owned(),
         remedy: None,
-    });
-    if unit.parent_link() != LinkState::Unspecified {
-        findings.extend(of_link(unit));
     }
-    findings
 }
 
 fn of_link(unit: &UnitStatus) -> [Finding; 2] {
