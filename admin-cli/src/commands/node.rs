@@ -1,5 +1,6 @@
 //! `lianxi node`: set up, join, run and watch the node of a host.
 
+mod asked;
 mod doctor;
 mod invite;
 mod join;

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{Context, status},
+    asked::Asked,
     list::{Entry, List},
     offline,
 };
@@ -64,7 +65,8 @@ impl Join {
         let options = JoinOptions { listen: self.listen, advertise: self.advertise };
         let Some(token) = self.token else {
             let file = self.file.context("name a token or a file")?;
-            return JoinAll { context, options, dry_run: self.dry_run }.run(&file).await;
+            let asked = Asked::beside(&file);
+            return JoinAll { context, options, dry_run: self.dry_run, asked }.run(&file).await;
         };
         let token = token_of(token)?;
         match context.client().await {
@@ -146,6 +148,7 @@ struct JoinAll<'a> {
     context: &'a Context<'a>,
     options: JoinOptions,
     dry_run: bool,
+    asked: Asked,
 }
 
 /// The node that the units join: one that runs already, or one that this command runs meanwhile.
@@ -262,9 +265,9 @@ impl JoinAll<'_> {
             (Some(token), _) => token.clone(),
             (None, _) if waits => return Outcome::Would,
             (None, Some(parent)) if served.contains(parent.as_str()) => {
-                match self.invite(client, entry, parent.as_str()).await {
+                match self.token(client, entry, parent.as_str()).await {
                     Ok(token) => token,
-                    Err(status) => return Outcome::Failed(status.message().to_owned()),
+                    Err(reason) => return Outcome::Failed(reason),
                 }
             }
             (None, Some(parent)) => {
@@ -280,6 +283,18 @@ impl JoinAll<'_> {
             Ok(_) if dry_run => Outcome::Would,
             Ok(_) => Outcome::Joined(began.elapsed()),
             Err(status) => Outcome::Failed(status.message().to_owned()),
+        }
+    }
+
+    /// A token of the parent, or the one that an earlier run asked for.
+    async fn token(&self, client: &Client, entry: &Entry, parent: &str) -> Result<String, String> {
+        match self.invite(client, entry, parent).await {
+            Ok(token) if self.dry_run => Ok(token),
+            Ok(token) => {
+                let kept = self.asked.keep(&entry.unit, &token);
+                kept.map(|()| token).map_err(|error| format!("its token cannot be kept: {error}"))
+            }
+            Err(status) => self.asked.token(&entry.unit).ok_or_else(|| status.message().to_owned()),
         }
     }
 
@@ -363,6 +378,9 @@ impl JoinAll<'_> {
         }
         if failures > 0 {
             return Err(Failure::NotJoined(failures).into());
+        }
+        if !self.dry_run {
+            self.asked.forget();
         }
         Ok(())
     }
