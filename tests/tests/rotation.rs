@@ -298,5 +298,8 @@ async fn a_root_key_in_a_safe_grants_by_file_and_a_cut_change_goes_on() {
     city.start("C").await;
     wait_for(&city, "C", "retired").await;
     assert_eq!(keys(&city, "C", "C", KeyUse::Statement), both[1..]);
-    assert!(!keys_of_city.join("next.keys").exists());
+    until("the file of new keys to go", async || {
+        (!keys_of_city.join("next.keys").exists()).then_some(())
+    })
+    .await;
 }
