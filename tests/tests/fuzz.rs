@@ -144,7 +144,8 @@ const ROWS: &str = "\
 2,C,2011-07-06 08:00:00,,tree,6 Main St
 ";
 
-/// Writes a corpus from what a federation really says. Keys and tokens in it are of that test.
+/// Writes a corpus from what a federation really says. Keys and tokens in it are of that test. Run
+/// it with `cargo test -p lianxi-tests --test fuzz -- --ignored` after a change of the wire.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "writes into the tree"]
 async fn the_corpus_is_written_anew() {

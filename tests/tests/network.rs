@@ -229,6 +229,7 @@ async fn four_levels_work_over_far_slow_lossy_cut_and_silent_lines() {
     while (1..UNITS.len()).map(|line| row.lines.lost(line)).sum::<u64>() < 3 {
         row.work(3, 5).await;
         records += 5;
+        assert!(records < 460, "60 rounds over bad lines, and they lost nothing");
         row.wait_for_report(0, 4, records).await;
     }
 
