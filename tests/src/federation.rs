@@ -270,11 +270,21 @@ impl Federation {
 
     /// Pulls live figures of the whole tree under `unit`, computed anew.
     pub async fn pull(&self, unit: &str, period: &str) -> BTreeMap<String, UnitFigures> {
+        self.pull_at_most_old(unit, period, 0).await
+    }
+
+    /// As [`Self::pull`]; answers may be `max_age_ms` old.
+    pub async fn pull_at_most_old(
+        &self,
+        unit: &str,
+        period: &str,
+        max_age_ms: u32,
+    ) -> BTreeMap<String, UnitFigures> {
         let request = PullSummaryRequest {
             unit: unit.to_owned(),
             period: period.to_owned(),
             deadline_ms: 5_000,
-            max_age_ms: 0,
+            max_age_ms,
             depth: 9,
         };
         let mut items = self.client(unit).summaries().pull(request).await.unwrap().into_inner();

@@ -1,9 +1,12 @@
 //! The main job over real hosts: figures up, notices down, whistles up and back.
 
+use std::collections::BTreeMap;
+
 use lianxi_proto::{
     local::v1::{
         EscalationState, IssueNoticeRequest, MarkNoticeRequest, NoticeState,
         RaiseEscalationRequest, ShowEscalationRequest, ShowNoticeRequest, StepEscalationRequest,
+        UnitFigures,
     },
     types::v1::{Escalation, EscalationKind, EscalationStep, Level, Notice, ReceiptStage, Scope},
 };
@@ -47,6 +50,25 @@ async fn a_pull_at_the_city_adds_up_every_units_own_records() {
     for unit in figures.values() {
         let coverage = unit.summary.as_ref().unwrap().coverage.as_ref().unwrap();
         assert_eq!(coverage.included, coverage.expected, "{}", unit.unit);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_at_the_same_time_share_the_work_of_the_whole_tree() {
+    let federation = Federation::four_levels().await;
+    import_everywhere(&federation).await;
+    let pull = |max_age_ms| federation.pull_at_most_old("C", "2011-07", max_age_ms);
+    let ids = |figures: &BTreeMap<String, UnitFigures>| {
+        figures.iter().map(|(unit, it)| (unit.clone(), it.statement_id.clone())).collect::<Vec<_>>()
+    };
+    // A live summary is signed once for each answer: the same ids are the same work.
+    let (first, second) = tokio::join!(pull(600_000), pull(600_000));
+    assert_eq!(first.len(), 12);
+    assert_eq!(ids(&first), ids(&second));
+    let fresh = pull(0).await;
+    for (unit, figures) in &fresh {
+        assert_ne!(figures.statement_id, first[unit].statement_id, "{unit}");
+        assert_eq!(figures.cells.len(), first[unit].cells.len(), "{unit}");
     }
 }
 

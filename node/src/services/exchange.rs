@@ -258,6 +258,17 @@ pub enum NoAnswer {
     Refused,
 }
 
+impl NoAnswer {
+    /// The word of the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoLink => "no-link",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 /// The open links to a unit's children. Implemented by `link`.
 #[async_trait]
 pub trait Downlinks: Send + Sync + 'static {

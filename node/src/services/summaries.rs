@@ -3,28 +3,28 @@
 //! A reported version is kept and superseded. A live answer is computed when it is asked for, and
 //! the reported one stays. Without a change no version is made.
 
+mod answers;
+mod live;
 mod reported;
 mod returning;
+
+use self::answers::Answers;
 
 pub use reported::Collected;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{Mutex as AsyncMutex, Notify},
-    time::Instant,
-};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use super::{
     catalogues::Catalogues,
     error::{ErrorKind, ServiceError},
-    exchange::{Downlinks, Lane, NoAnswer, Parcel, Question},
+    exchange::{Downlinks, Lane, Parcel},
     intake::{Arrived, Plan, Refused, Undecided},
     journal::Journal,
     records::{self, Records},
@@ -48,7 +48,6 @@ use crate::{
         summary::{decode_body, encode_body, seal, unseal},
     },
     store::{self, Table, format},
-    telemetry::metrics::PullEnd,
 };
 
 const FORMAT: u8 = 1;
@@ -84,6 +83,9 @@ pub enum Error {
     /// The store failed.
     #[error("cannot store the summary")]
     Store(#[from] store::Error),
+    /// A pull that others wait for too failed.
+    #[error(transparent)]
+    Shared(Arc<Error>),
 }
 
 impl ServiceError for Error {
@@ -94,6 +96,7 @@ impl ServiceError for Error {
             Self::Records(error) => error.kind(),
             Self::Unit(_) | Self::Random(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
+            Self::Shared(error) => error.kind(),
         }
     }
 }
@@ -163,12 +166,6 @@ impl Pointer {
     }
 }
 
-struct Answer {
-    at_unix_ms: UnixMillis,
-    depth: u32,
-    parcels: Vec<Parcel>,
-}
-
 /// Summaries of one unit.
 pub struct Summaries {
     unit: Arc<Unit>,
@@ -179,7 +176,7 @@ pub struct Summaries {
     journal: Arc<Journal>,
     publishing: AsyncMutex<()>,
     waiting: Arc<Waiting>,
-    answers: Mutex<HashMap<String, Arc<Answer>>>,
+    answers: Answers,
 }
 
 /// Periods whose roll-up waits, because a child's figures are new.
@@ -225,7 +222,7 @@ impl Summaries {
             journal,
             publishing: AsyncMutex::default(),
             waiting: Arc::default(),
-            answers: Mutex::default(),
+            answers: Answers::default(),
         }
     }
 
@@ -595,138 +592,6 @@ impl Summaries {
         Ok(())
     }
 
-    /// Answers a live pull: descendants' parcels as deep as asked, the own last.
-    ///
-    /// # Errors
-    ///
-    /// What kept the own figures from being computed.
-    #[tracing::instrument(name = "summary.pull", skip_all, fields(unit = %self.unit.code, period = %question.period))]
-    pub async fn live(&self, question: &Question, period: &Period) -> Result<Vec<Parcel>, Error> {
-        crate::telemetry::set_parent_from(&question.traceparent, &tracing::Span::current());
-        if let Some(parcels) = self.cached(question) {
-            return Ok(parcels);
-        }
-        let at_unix_ms = self.unit.clock.now_unix_ms();
-        let own = self.own_figures(period).await?;
-        let (children, mut parcels) = self.ask_children(question, period).await?;
-        let (subtree, coverage) = roll_up(&own, &children);
-        let figures = FigureSet { own, subtree };
-        let sealed = seal(&figures).map_err(Error::Random)?;
-        let summary = Summary {
-            unit: self.unit.code.clone(),
-            period: *period,
-            kind: SummaryKind::Live,
-            version: 0,
-            supersedes: None,
-            cells_root: sealed.root,
-            cells_count: u32::try_from(sealed.cells.len()).unwrap_or(u32::MAX),
-            coverage,
-            as_of_unix_ms: at_unix_ms,
-        };
-        let mut draft = Draft::new(kinds::SUMMARY, period.to_string(), encode_body(&summary));
-        draft.dataschema = self.catalogues.label();
-        let signed = self.unit.sign_live(&draft)?;
-        parcels.push(Parcel { envelope: signed.envelope, cells: sealed.cells, evidence: None });
-        let answer = Answer { at_unix_ms, depth: question.depth, parcels: parcels.clone() };
-        self.answers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(question.period.clone(), Arc::new(answer));
-        Ok(parcels)
-    }
-
-    fn cached(&self, question: &Question) -> Option<Vec<Parcel>> {
-        let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = answers.get(&question.period)?;
-        let age = self.unit.clock.now_unix_ms().checked_sub(answer.at_unix_ms)?;
-        let age = Duration::from_millis(u64::try_from(age).ok()?);
-        // Deeper answers list more than was asked: only the same depth is the same answer.
-        let fits = question.max_age > age && answer.depth == question.depth;
-        fits.then(|| answer.parcels.clone())
-    }
-
-    async fn ask_children(
-        &self,
-        question: &Question,
-        period: &Period,
-    ) -> Result<(BTreeMap<UnitCode, Child>, Vec<Parcel>), Error> {
-        let margin = (question.deadline / 10).max(LEAST_MARGIN);
-        let asked = Question {
-            deadline: question.deadline.saturating_sub(margin),
-            depth: question.depth.saturating_sub(1),
-            traceparent: crate::telemetry::current_traceparent(),
-            ..question.clone()
-        };
-        let children = self.children(period);
-        let answers = join_all(children.iter().map(|(unit, units)| {
-            let asked = asked.clone();
-            async move { (unit, *units, self.ask(unit, asked, period).await) }
-        }))
-        .await;
-        let mut known = BTreeMap::new();
-        let mut parcels = Vec::new();
-        for (unit, units, answer) in answers {
-            let child = match answer {
-                Ok((child, theirs)) => {
-                    if question.depth > 0 {
-                        parcels.extend(theirs);
-                    }
-                    child
-                }
-                Err(no_answer) => self.missing(unit, units, period, no_answer).await?,
-            };
-            known.insert(unit.clone(), child);
-        }
-        Ok((known, parcels))
-    }
-
-    async fn ask(
-        &self,
-        unit: &UnitCode,
-        question: Question,
-        period: &Period,
-    ) -> Result<(Child, Vec<Parcel>), NoAnswer> {
-        let parcels = self.downlinks.pull(unit, question).await?;
-        let own = parcels.last().ok_or(NoAnswer::Refused)?;
-        let (held, payload_sha256) =
-            self.verify(own, period, SummaryKind::Live).map_err(|refused| {
-                tracing::warn!(
-                    unit = %self.unit.code, child = %unit, reason = refused.reason,
-                    field = %refused.field, "live answer refused"
-                );
-                NoAnswer::Refused
-            })?;
-        if held.summary.unit != *unit {
-            return Err(NoAnswer::Refused);
-        }
-        let child = Child::Reported {
-            coverage: held.summary.coverage,
-            subtree: held.figures.subtree,
-            payload_sha256,
-            version: 0,
-        };
-        Ok((child, parcels))
-    }
-
-    async fn missing(
-        &self,
-        unit: &UnitCode,
-        units: u32,
-        period: &Period,
-        no_answer: NoAnswer,
-    ) -> Result<Child, Error> {
-        let reported = self.pointer(period, unit).await?;
-        let (state, reason) = match no_answer {
-            NoAnswer::Refused => (CoverageState::Quarantined, "refused"),
-            NoAnswer::NoLink if reported.is_some() => (CoverageState::Stale, "no-link"),
-            NoAnswer::Deadline if reported.is_some() => (CoverageState::Stale, "deadline"),
-            NoAnswer::NoLink => (CoverageState::Absent, "no-link"),
-            NoAnswer::Deadline => (CoverageState::Absent, "deadline"),
-        };
-        let last_known_unix_ms = reported.map(|pointer| pointer.received_unix_ms);
-        Ok(Child::Missing { state, reason, units, last_known_unix_ms })
-    }
-
     /// Verifies a summary of the subtree: signature, source, kind, period, and its cells under the
     /// signed root.
     fn verify(
@@ -772,40 +637,6 @@ impl Summaries {
             .held(summary, figures, arrived.envelope, id)
             .ok_or_else(|| Refused::new("unknown-key", "header.source", "is not known"))?;
         Ok((held, opened.payload_sha256))
-    }
-
-    /// Pulls live figures for the caller: every parcel is verified here, whoever relayed it.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::live`].
-    pub async fn pull(&self, question: &Question, period: &Period) -> Result<Vec<Held>, Error> {
-        let begun = Instant::now();
-        let held = self.verified(question, period).await;
-        let is_complete =
-            |own: &Held| own.summary.coverage.included == own.summary.coverage.expected;
-        let end = match &held {
-            Ok(held) if held.last().is_some_and(is_complete) => PullEnd::Complete,
-            Ok(_) => PullEnd::Partial,
-            Err(_) => PullEnd::Failed,
-        };
-        self.unit.metrics.pulled(end, begun.elapsed());
-        held
-    }
-
-    async fn verified(&self, question: &Question, period: &Period) -> Result<Vec<Held>, Error> {
-        let parcels = self.live(question, period).await?;
-        let mut held = Vec::with_capacity(parcels.len());
-        for parcel in &parcels {
-            match self.verify(parcel, period, SummaryKind::Live) {
-                Ok((summary, _)) => held.push(summary),
-                Err(refused) => tracing::warn!(
-                    unit = %self.unit.code, reason = refused.reason, field = %refused.field,
-                    "relayed live summary refused"
-                ),
-            }
-        }
-        Ok(held)
     }
 }
 
