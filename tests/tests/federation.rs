@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use lianxi_proto::{
+    admin::v1::{AddDeskRequest, StatusRequest},
     local::v1::{
         EscalationState, IssueNoticeRequest, MarkNoticeRequest, NoticeState,
         RaiseEscalationRequest, ShowEscalationRequest, ShowNoticeRequest, StepEscalationRequest,
@@ -124,10 +125,7 @@ async fn reports_roll_up_to_the_city_and_corrections_supersede_them() {
     assert_eq!(summary.supersedes.len(), 16);
 }
 
-async fn wait_for_report(
-    federation: &Federation,
-    received: u64,
-) -> lianxi_proto::local::v1::UnitFigures {
+async fn wait_for_report(federation: &Federation, received: u64) -> UnitFigures {
     until(&format!("a complete report of {received} at the city"), async || {
         let request = lianxi_proto::local::v1::ShowSummaryRequest {
             unit: "C".into(),
@@ -297,16 +295,20 @@ fn step(unit: &str, id: &[u8], step: EscalationStep, desk: &str) -> StepEscalati
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_whistle_is_answered_by_a_desk_and_closed_by_the_street_alone() {
-    let federation = Federation::four_levels().await;
-    let desk = lianxi_proto::admin::v1::AddDeskRequest {
+async fn add_gas_desk(federation: &Federation) {
+    let desk = AddDeskRequest {
         unit: "C-1".into(),
         desk: "GAS".into(),
         title: "Gas supply".into(),
         line: "utilities".into(),
     };
     federation.client("C-1").node().add_desk(desk).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whistle_is_answered_by_a_desk_and_closed_by_the_street_alone() {
+    let federation = Federation::four_levels().await;
+    add_gas_desk(&federation).await;
     let raised = raise(&federation, "GAS").await;
     assert_eq!(raised.destination, "C-1");
     assert_eq!(raised.due_unix_ms - raised.raised_unix_ms, 600_000);
@@ -332,4 +334,48 @@ async fn a_whistle_for_a_desk_that_does_not_exist_comes_back() {
     let federation = Federation::four_levels().await;
     let raised = raise(&federation, "WATER").await;
     wait_for_step(&federation, "C-1-1", &raised.escalation_id, EscalationStep::Returned).await;
+}
+
+/// Megabytes that a host keeps free, from its next start.
+fn keep_free(federation: &Federation, unit: &str, reserve_mib: u64) {
+    let path = federation.directory(unit).join("node.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(!text.contains("[store]"), "the host was set up with a table of its own");
+    std::fs::write(&path, format!("{text}\n[store]\nreserve_mib = {reserve_mib}\n")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whistle_gets_through_where_the_disk_has_room_for_nothing_else() {
+    let mut federation = Federation::four_levels().await;
+    add_gas_desk(&federation).await;
+    let status = |federation: &Federation| {
+        let client = federation.client("C-1");
+        async move { client.node().status(StatusRequest {}).await.unwrap().into_inner() }
+    };
+    let free_mib = status(&federation).await.free_disk_bytes / 1_048_576;
+    federation.stop("C-1").await;
+    let config = federation.directory("C-1").join("node.toml");
+    let before = std::fs::read(&config).unwrap();
+    keep_free(&federation, "C-1", free_mib * 2);
+    federation.start("C-1").await;
+
+    let (notice_id, _) = issue(&federation, notice("street-light-inspection")).await;
+    until("the lane of notices rests, and says so", async || {
+        let units = status(&federation).await.units;
+        let own = units.iter().find(|unit| unit.unit == "C-1")?;
+        own.parent_link_reason.starts_with("lane notice rests: the disk is full").then_some(())
+    })
+    .await;
+    let id = raise(&federation, "GAS").await.escalation_id;
+    wait_for_step(&federation, "C-1-1", &id, EscalationStep::Routed).await;
+    let mut district = federation.client("C-1").escalations();
+    district.step(step("C-1", &id, EscalationStep::Answered, "GAS")).await.unwrap();
+    wait_for_step(&federation, "C-1-1", &id, EscalationStep::Answered).await;
+    let units = status(&federation).await.units;
+    assert!(units.iter().any(|unit| unit.parent_link_reason.starts_with("lane notice rests")));
+
+    federation.stop("C-1").await;
+    std::fs::write(&config, before).unwrap();
+    federation.start("C-1").await;
+    wait_for_stage(&federation, &notice_id, ReceiptStage::Validated, 4).await;
 }

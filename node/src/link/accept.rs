@@ -198,7 +198,9 @@ impl Wire for Result<Frame, Status> {
             Closed::Refused { .. } | Closed::Refusing(_) | Closed::Ended(_) => return None,
             Closed::Malformed(Malformed::TooLarge) => Status::resource_exhausted(text),
             Closed::Malformed(_) | Closed::Protocol(_) => Status::invalid_argument(text),
-            Closed::Gap { .. } | Closed::Replaced | Closed::Renewed => Status::aborted(text),
+            Closed::Gap { .. } | Closed::Replaced | Closed::Renewed | Closed::NoRoom(_) => {
+                Status::aborted(text)
+            }
             Closed::Silent(_) => Status::deadline_exceeded(text),
             Closed::Stopped | Closed::Outbox(_) => Status::unavailable(text),
             // What failed inside stays inside.

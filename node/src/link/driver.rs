@@ -437,6 +437,9 @@ impl Driver {
             Done::Witnessed(Ok(answers)) => self.session.witnessed(answers),
             Done::Revocations(items) => self.session.revocations(items),
             Done::Revoked(Ok(())) => self.session.took_revocations(),
+            Done::Handed(lane, _, Err(exchange::Error::Store(error)))
+            | Done::Committed(lane, _, Err(error))
+                if self.rests(lane, &error) => {}
             Done::Handed(lane, lane_seq, Ok(commit)) => {
                 self.spawn(commit.map(move |result| Done::Committed(lane, lane_seq, result)));
                 self.session.handed(lane);
@@ -465,6 +468,23 @@ impl Driver {
             | Done::Handed(_, _, Err(error))
             | Done::Told(_, Err(error)) => self.fail(&error),
         }
+    }
+
+    /// True if a lane rests after this error, because there is no room for what it brings: the others
+    /// go on.
+    fn rests(&mut self, lane: Lane, error: &store::Error) -> bool {
+        if self.session.is_without_room(lane) {
+            // What came after it fails with it.
+            return true;
+        }
+        let is_full = matches!(error, store::Error::DiskFull { .. });
+        if is_full {
+            error!(peer = %self.peer, lane = lane.as_str(), %error, "no room for what a lane brings");
+            self.session.no_room(lane);
+            let reason = format!("lane {} rests: {error}", lane.as_str());
+            self.exchange.note(&self.peer, LinkEvent::Resting { reason });
+        }
+        is_full
     }
 
     fn fail(&mut self, error: &exchange::Error) {

@@ -49,6 +49,9 @@ use crate::{
 /// Bytes that came in and are not yet durable, from which on no further frame is taken.
 pub const MAX_UNSETTLED_BYTES: usize = 2 * 1024 * 1024;
 
+/// Time for which a lane without room is left alone: the others go on, then a new link tries it.
+pub const REST_WITHOUT_ROOM: Duration = Duration::from_secs(30);
+
 /// Bytes of delegations that share one frame of introduction.
 const INTRODUCTION_BYTES: usize = 64 * 1024;
 
@@ -149,6 +152,8 @@ pub struct Session {
     /// No statement may pass, because one side was rolled back.
     quiet: bool,
     progressed: bool,
+    /// The first lane that has no room here, and since when.
+    without_room: Option<(Lane, Duration)>,
 }
 
 fn index(lane: Lane) -> usize {
@@ -181,6 +186,7 @@ impl Session {
             returns: Returns::default(),
             quiet: false,
             progressed: false,
+            without_room: None,
         }
     }
 
@@ -281,6 +287,11 @@ impl Session {
         if now.elapsed >= self.heard_at + self.heartbeat.dead {
             self.close(Closed::Silent(self.heartbeat.dead));
         }
+        if let Some((lane, since)) = self.without_room
+            && now.elapsed >= since + REST_WITHOUT_ROOM
+        {
+            self.close(Closed::NoRoom(lane));
+        }
         let quiet = now.elapsed >= self.sent_at + self.heartbeat.idle;
         if quiet && self.state == State::Open && self.control.is_empty() {
             let clock_unix_ms = now.unix_ms;
@@ -291,6 +302,8 @@ impl Session {
     /// When [`Self::tick`] has something to do at the latest.
     pub fn deadline(&self) -> Duration {
         let dead = self.heard_at + self.heartbeat.dead;
+        let rested = self.without_room.map(|(_, since)| since + REST_WITHOUT_ROOM);
+        let dead = rested.map_or(dead, |rested| dead.min(rested));
         if self.state == State::Open && self.control.is_empty() {
             dead.min(self.sent_at + self.heartbeat.idle)
         } else {
@@ -427,6 +440,19 @@ impl Session {
     pub fn handed(&mut self, lane: Lane) {
         self.inbound[index(lane)].was_handed();
         self.pump();
+    }
+
+    /// There is no room for what came in a lane. It stops, nothing of it is acknowledged, and the others
+    /// go on; after a while the link ends, and the next one brings it again.
+    pub fn no_room(&mut self, lane: Lane) {
+        self.inbound[index(lane)].stop();
+        self.without_room.get_or_insert((lane, self.now.elapsed));
+        self.pump();
+    }
+
+    /// True after [`Self::no_room`].
+    pub fn is_without_room(&self, lane: Lane) -> bool {
+        self.inbound[index(lane)].is_stopped()
     }
 
     /// The commit of a delivery is durable.

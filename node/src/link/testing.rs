@@ -379,6 +379,7 @@ impl Exchange for MemoryExchange {
     fn note(&self, peer: &UnitCode, event: LinkEvent) {
         let text = match event {
             LinkEvent::Up { .. } => format!("{peer} up"),
+            LinkEvent::Resting { reason } => format!("{peer}: {reason}"),
             LinkEvent::Down { reason } => format!("{peer} down: {reason}"),
         };
         self.state().events.push(text);

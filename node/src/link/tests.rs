@@ -223,8 +223,25 @@ async fn a_failed_commit_is_no_acknowledgement_and_ends_the_link_with_its_reason
     pair.city.hold_commits();
     pair.district.send("CITY", Lane::Notice, "lost");
     pair.city.until(|it| it.calls_of_receive() == 1).await;
+    pair.city.settle_commits(|| Err(store::Error::Engine("torn".into())));
+    pair.city.until(|it| it.events().iter().any(|event| event.contains("torn"))).await;
+    assert_eq!(pair.district.waiting_rows("CITY"), 1);
+    pair.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_stops_the_lane_that_it_refuses_and_no_other() {
+    let pair = Pair::on_one_host(Options::default());
+    pair.city.hold_commits();
+    pair.district.send("CITY", Lane::Notice, "no room");
+    pair.city.until(|it| it.calls_of_receive() == 1).await;
     pair.city.settle_commits(|| Err(store::Error::DiskFull { free_bytes: 1, reserve_bytes: 2 }));
-    pair.city.until(|it| it.events().iter().any(|event| event.contains("the disk is full"))).await;
+    let rests = "DISTRICT: lane notice rests: the disk is full";
+    pair.city.until(|it| it.events().iter().any(|event| event.starts_with(rests))).await;
+    pair.district.send("CITY", Lane::Escalation, "whistle");
+    pair.city.until(|it| it.log().iter().any(|(_, text)| text == "whistle")).await;
+    pair.district.until(|it| it.waiting_rows("CITY") == 1).await;
+    assert!(!pair.city.events().iter().any(|event| event.contains("down")));
     pair.shutdown().await;
 }
 

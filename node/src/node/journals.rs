@@ -36,6 +36,8 @@ pub(super) async fn record_start(
     let sha256 = crate::identity::certificates::sha256(config.to_toml().as_bytes());
     let now = clock.now_unix_ms();
     let mut batch = Batch::new(&hosted.unit.code);
+    // A host that cannot start cannot make room.
+    batch.urgent();
     batch.journal(now, &Leaf::Config(sha256));
     let act = Act::done(Actor::node(), "node.start", env!("CARGO_PKG_VERSION"));
     batch.journal(now, &Leaf::Act(act));

@@ -334,6 +334,7 @@ impl Epochs {
             return Ok(());
         }
         let mut batch = Batch::new(&self.unit.code);
+        batch.urgent();
         row.put(&mut batch);
         let act = Act::done(Actor::unit(peer), "epoch.stop", self.unit.code.as_str());
         batch.journal(self.unit.clock.now_unix_ms(), &Leaf::Act(act));

@@ -207,6 +207,7 @@ impl Escalations {
         let readers = self.unit.readers(units.into_iter().chain(desks));
         draft.seal = Some(Seal { readers, outline: None });
         let mut work = self.unit.begin().await;
+        work.batch.urgent();
         let signed = work.sign(&draft)?;
         work.enqueue(&parent, Lane::Escalation, signed.id);
         let case = Case {
@@ -394,6 +395,7 @@ impl Escalations {
         }
         self.unit.continue_trace(id).await?;
         let mut work = self.unit.begin().await;
+        work.batch.urgent();
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
         case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;
@@ -529,6 +531,7 @@ impl Escalations {
     ) -> Result<State, Error> {
         self.unit.continue_trace(id).await?;
         let mut work = self.unit.begin().await;
+        work.batch.urgent();
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
         case.check_add(desk, &self.unit.code)?;

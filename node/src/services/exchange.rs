@@ -341,6 +341,11 @@ pub enum LinkEvent {
         /// This unit's clock minus the peer's at hello.
         clock_skew_ms: i64,
     },
+    /// A lane rests because there is no room for what it brings; the others go on.
+    Resting {
+        /// One sentence for the operator.
+        reason: String,
+    },
     /// The link is down.
     Down {
         /// One sentence for the operator.

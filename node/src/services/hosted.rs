@@ -288,6 +288,9 @@ impl Hosted {
         known: Known,
     ) -> Result<Commit, store::Error> {
         let mut batch = Batch::new(&self.unit.code);
+        if arrival.cursor.lane == Lane::Escalation {
+            batch.urgent();
+        }
         self.advance(&mut batch, peer, arrival, &known);
         if let Known::New(_, statement) = &known
             && statement.source == *peer
@@ -829,6 +832,7 @@ impl Exchange for Hosted {
                 }
                 *status = LinkStatus { up: true, reason: String::new(), clock_skew_ms };
             }
+            LinkEvent::Resting { reason } => status.reason = reason,
             LinkEvent::Down { reason } => {
                 if status.up {
                     self.unit.metrics.link_down(self.side(peer));

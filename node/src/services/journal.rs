@@ -252,6 +252,7 @@ impl Journal {
 
     async fn put(&self, size: u64, note: &Note) -> Result<(), store::Error> {
         let mut batch = Batch::new(&self.unit.code);
+        batch.urgent();
         batch.put(Table::Checkpoints, size.to_be_bytes(), encode(note));
         self.unit.store.submit(batch).await
     }

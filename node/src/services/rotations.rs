@@ -453,6 +453,7 @@ pub async fn acquainted(
         return Ok(());
     }
     let mut batch = Batch::new(&unit.code);
+    batch.urgent();
     batch.put(Table::Acquaintances, peer.as_str(), format::write(FORMAT, &serial));
     unit.store.submit(batch).await
 }

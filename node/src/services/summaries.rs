@@ -85,7 +85,7 @@ pub enum Error {
     Store(#[from] store::Error),
     /// A pull that others wait for too failed.
     #[error(transparent)]
-    Shared(Arc<Error>),
+    Shared(Arc<Self>),
 }
 
 impl ServiceError for Error {

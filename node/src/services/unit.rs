@@ -308,6 +308,8 @@ impl Unit {
         let mut learned = 0;
         for chunk in delegations.chunks(200) {
             let mut batch = Batch::new(&self.code);
+            // A link needs them before anything else.
+            batch.urgent();
             let mut failure = None;
             {
                 let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
@@ -368,6 +370,7 @@ impl Unit {
     ) -> Result<Vec<KnownRevocation>, RevocationError> {
         let now = self.clock.now_unix_ms();
         let mut batch = Batch::new(&self.code);
+        batch.urgent();
         let (mut learned, mut refused) = (Vec::new(), None);
         {
             let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
@@ -627,6 +630,8 @@ impl Unit {
         loop {
             let rows = self.store.scan(&self.code, Table::Outbox, &prefix, None, PAGE).await?;
             let mut batch = Batch::new(&self.code);
+            // What goes out makes room.
+            batch.urgent();
             let mut settled = 0;
             for (key, value) in rows {
                 if sequence_of(&key)? > cursor.lane_seq {

@@ -409,6 +409,8 @@ impl Witness {
             }
         };
         let mut batch = Batch::new(&self.unit.code);
+        // Without it no link stays up.
+        batch.urgent();
         let key = held_key(peer);
         match row {
             Some(row) => batch.require(Table::Witnessed, key.clone(), row),

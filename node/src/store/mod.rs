@@ -219,6 +219,8 @@ pub struct Batch {
     pub(crate) journal_of: Option<UnitCode>,
     /// Writes that hold the index of a leaf: places in `writes` and in `leaves`.
     pub(crate) indexed: Vec<(usize, LeafNumber)>,
+    /// May use the reserve of the disk.
+    pub(crate) urgent: bool,
 }
 
 /// A leaf of a batch, by its place in it.
@@ -235,7 +237,14 @@ impl Batch {
             leaves: Vec::new(),
             journal_of: None,
             indexed: Vec::new(),
+            urgent: false,
         }
+    }
+
+    /// Lets this batch into the part of the disk's reserve that is kept for what cannot wait: whistles
+    /// and what a link needs to bring them. Everything else is refused there.
+    pub fn urgent(&mut self) {
+        self.urgent = true;
     }
 
     /// Adds a leaf to the unit's journal, in the same commit: either it stands there with
@@ -269,6 +278,11 @@ impl Batch {
     ) {
         self.indexed.push((self.writes.len(), leaf));
         self.put(table, key, [&[format][..], &[0; 8], value].concat());
+    }
+
+    /// True after [`Self::urgent`].
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
     }
 
     /// Writes `value` at `key`.

@@ -83,6 +83,9 @@ pub enum Closed {
     /// The outbox of a lane does not run forward, or began anew.
     #[error("the outbox of lane {0:?} does not run forward; the next link reads it anew")]
     Outbox(Lane),
+    /// There was no room for what came in a lane; the next link brings it again.
+    #[error("there was no room for what comes in lane {}; the next link brings it again", .0.as_str())]
+    NoRoom(Lane),
     /// Nothing came for too long.
     #[error("the peer was silent for {} s", .0.as_secs())]
     Silent(Duration),

@@ -20,6 +20,8 @@ pub(super) struct InLane {
     handed: VecDeque<(u64, usize, bool)>,
     bytes: usize,
     acknowledge: bool,
+    /// Nothing more of this lane is taken from the stream: there is no room for it.
+    stopped: bool,
 }
 
 impl InLane {
@@ -35,7 +37,21 @@ impl InLane {
             handed: VecDeque::new(),
             bytes: 0,
             acknowledge: false,
+            stopped: false,
         }
+    }
+
+    /// Lets go of what is not durable: the peer still has it, and the next stream brings it again.
+    pub(super) fn stop(&mut self) {
+        self.stopped = true;
+        self.bytes = 0;
+        self.waiting.clear();
+        self.handed.clear();
+        self.handing = false;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     pub(super) fn begin(&mut self, cursor: Cursor) {
@@ -45,6 +61,9 @@ impl InLane {
     }
 
     pub(super) fn take(&mut self, arrival: Arrival, size_bytes: usize) -> Result<(), Closed> {
+        if self.stopped {
+            return Ok(());
+        }
         let Cursor { link_epoch, lane_seq, .. } = arrival.cursor;
         if self.epoch != Some(link_epoch) {
             if self.fixed {
@@ -72,7 +91,7 @@ impl InLane {
 
     /// The next delivery to hand over, if none is on its way.
     pub(super) fn hand(&mut self) -> Option<Arrival> {
-        if self.handing {
+        if self.handing || self.stopped {
             return None;
         }
         let (arrival, size_bytes) = self.waiting.pop_front()?;

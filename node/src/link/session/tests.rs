@@ -306,6 +306,38 @@ fn heartbeats_are_sent_after_ten_seconds_and_silence_ends_after_thirty() {
 }
 
 #[test]
+fn a_lane_without_room_rests_while_the_others_go_on_and_the_next_link_brings_it_again() {
+    let (_, mut parent) = quiet();
+    parent.received(wire::delivery(departure(Lane::Notice, 1, 0, "a")));
+    parent.received(wire::delivery(departure(Lane::Notice, 2, 1, "b")));
+    effects(&mut parent);
+    parent.tick(at(5));
+    parent.no_room(Lane::Notice);
+    parent.received(wire::delivery(departure(Lane::Notice, 3, 2, "c")));
+    parent.received(wire::delivery(departure(Lane::Escalation, 1, 0, "whistle")));
+    let told = effects(&mut parent);
+    let [Effect::Receive(arrival)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(arrival.cursor.lane, Lane::Escalation);
+    parent.handed(Lane::Escalation);
+    parent.committed(Lane::Escalation, 1);
+    // A commit of the resting lane that settles late says nothing.
+    parent.committed(Lane::Notice, 2);
+    let acknowledged = std::iter::from_fn(|| parent.frame()).filter_map(|it| match it.kind {
+        Some(Kind::Acknowledgement(it)) => Some((it.lane, it.lane_seq)),
+        _ => None,
+    });
+    assert_eq!(acknowledged.collect::<Vec<_>>(), [(pb::Lane::Escalation.into(), 1)]);
+    for seconds in [14, 24, 34] {
+        parent.received(wire::frame(Kind::Heartbeat(pb::Heartbeat::default())));
+        parent.tick(at(seconds));
+        assert!(closed(&mut parent).is_none());
+    }
+    assert_eq!(parent.deadline(), Duration::from_secs(35));
+    parent.tick(at(35));
+    assert_eq!(closed(&mut parent), Some(Closed::NoRoom(Lane::Notice)));
+}
+
+#[test]
 fn a_peer_that_never_greets_is_given_up() {
     let mut parent = new(Role::Parent);
     parent.tick(at(30));

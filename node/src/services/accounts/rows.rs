@@ -254,7 +254,10 @@ pub(super) struct Edit {
 
 impl Edit {
     pub(super) fn new(people: &People, space: &UnitCode) -> Self {
-        Self { people: people.clone(), batch: Batch::new(space) }
+        let mut batch = Batch::new(space);
+        // Whoever makes room has to get in.
+        batch.urgent();
+        Self { people: people.clone(), batch }
     }
 
     pub(super) fn into_parts(self) -> (People, Batch) {

@@ -137,6 +137,7 @@ impl Epochs {
         // A page that leads nowhere is the last one, whatever it says.
         let done = last || after.is_none();
         let mut batch = Batch::new(&self.unit.code);
+        batch.urgent();
         let known = ReturnRow { after: after.unwrap_or(before).into(), done };
         known.put(&mut batch, &self.unit.code, row.epoch, peer);
         self.unit.store.submit(batch).await

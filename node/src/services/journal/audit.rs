@@ -133,6 +133,8 @@ impl Journal {
     async fn drop_rows(&self, first: u64, end: u64, actor: Actor) -> Result<(), store::Error> {
         let (store, unit) = (self.unit.store.as_ref(), &self.unit.code);
         let mut batch = Batch::new(unit);
+        // It makes room.
+        batch.urgent();
         batch.put(Table::Meta, PRUNED, [&[1][..], &end.to_be_bytes()].concat());
         let act = Act::done(actor, "journal.prune", format!("{first}-{end}"));
         batch.journal(self.unit.clock.now_unix_ms(), &Leaf::Act(act));

@@ -51,6 +51,7 @@ impl Unit {
             Act::refused(Actor::node(), LEFT_OUT, subject, "too-many")
         });
         let mut batch = Batch::new(&self.code);
+        batch.urgent();
         for act in counts.chain(act) {
             batch.journal(self.clock.now_unix_ms(), &Leaf::Act(act));
         }

@@ -120,6 +120,7 @@ impl Witness {
             consistency: consistency.to_vec(),
         };
         let mut work = self.unit.begin().await;
+        work.batch.urgent();
         let draft = Draft::new(kinds::ALARM, peer.as_str(), journal::encode_alarm(&alarm));
         let signed = work.sign(&draft).map_err(|error| match error {
             Error::Store(error) => error,

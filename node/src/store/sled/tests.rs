@@ -355,10 +355,35 @@ async fn a_disk_that_is_nearly_full_refuses_writes_and_takes_deletions() {
     let store = SledStore::open(directory.path(), options).unwrap();
     let refused = store.submit(one("new", "v")).await;
     assert!(matches!(refused, Err(Error::DiskFull { reserve_bytes: u64::MAX, .. })), "{refused:?}");
+    let mut urgent = one("new", "v");
+    urgent.urgent();
+    let refused = store.submit(urgent).await;
+    let kept = u64::MAX / 4;
+    assert!(
+        matches!(refused, Err(Error::DiskFull { reserve_bytes, .. }) if reserve_bytes == kept),
+        "{refused:?}"
+    );
     let mut delete = Batch::new(&unit());
     delete.delete(Table::Meta, *b"k");
     store.submit(delete).await.unwrap();
     assert_eq!(store.scan(&unit(), Table::Meta, b"", None, 9).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_cannot_wait_goes_into_the_reserve() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path(), options()).unwrap();
+    let free_bytes = store.usage().unwrap().free_bytes;
+    store.close().await.unwrap();
+    drop(store);
+    let options = Options { reserve_bytes: free_bytes.saturating_mul(2), ..options() };
+    let store = SledStore::open(directory.path(), options).unwrap();
+    let refused = store.submit(one("summary", "v")).await;
+    assert!(matches!(refused, Err(Error::DiskFull { .. })), "{refused:?}");
+    let mut urgent = one("whistle", "v");
+    urgent.urgent();
+    store.submit(urgent).await.unwrap();
+    assert_eq!(store.scan(&unit(), Table::Meta, b"", None, 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

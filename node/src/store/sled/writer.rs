@@ -67,6 +67,7 @@ enum Outcome {
     Conflict,
     DiskFull {
         free_bytes: u64,
+        reserve_bytes: u64,
     },
     /// A value that a precondition is about does not open.
     Unreadable(Error),
@@ -87,6 +88,11 @@ pub(super) struct Writer {
     pub(super) journals: Journals,
     pub(super) scratch: Vec<u8>,
     pub(super) metrics: Metrics,
+}
+
+/// Bytes that stay free for a batch: an urgent one may use three quarters of the reserve.
+fn reserve_of(reserve_bytes: u64, urgent: bool) -> u64 {
+    if urgent { reserve_bytes / 4 } else { reserve_bytes }
 }
 
 impl Writer {
@@ -155,8 +161,8 @@ impl Writer {
         match outcome {
             Outcome::Applied => Ok(()),
             Outcome::Conflict => Err(Error::Conflict),
-            Outcome::DiskFull { free_bytes } => {
-                Err(Error::DiskFull { free_bytes, reserve_bytes: self.reserve_bytes })
+            Outcome::DiskFull { free_bytes, reserve_bytes } => {
+                Err(Error::DiskFull { free_bytes, reserve_bytes })
             }
             Outcome::Unreadable(error) => Err(error),
         }
@@ -169,7 +175,6 @@ impl Writer {
         let begun = Instant::now();
         self.pending.clear();
         let free_bytes = files::free_bytes(&self.shared.engine).map_err(|e| e.to_string())?;
-        let is_full = free_bytes < self.reserve_bytes;
         let mut outcomes = Vec::with_capacity(group.len());
         let mut operations = 0;
         for Submitted { batch, .. } in group {
@@ -177,8 +182,9 @@ impl Writer {
             let deletes = batch.writes.iter().any(|(.., value)| value.is_none());
             let grows = batch.writes.iter().any(|(.., value)| value.is_some())
                 || (!batch.leaves.is_empty() && !deletes);
-            outcomes.push(if is_full && grows {
-                Outcome::DiskFull { free_bytes }
+            let reserve_bytes = reserve_of(self.reserve_bytes, batch.urgent);
+            outcomes.push(if grows && free_bytes < reserve_bytes {
+                Outcome::DiskFull { free_bytes, reserve_bytes }
             } else {
                 match self.holds(batch)? {
                     Ok(true) => {
