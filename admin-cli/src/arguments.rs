@@ -6,8 +6,8 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     commands::{
-        Context, account, approval, catalogue, desk, escalation, generate, journal, node, notice,
-        pack, quarantine, record, root, store, summary, unit, verify,
+        Context, account, approval, catalogue, courier, desk, escalation, generate, journal, node,
+        notice, pack, quarantine, record, root, store, summary, unit, verify,
     },
     demo,
     output::Output,
@@ -88,6 +88,9 @@ enum Noun {
     /// Whistles upward and the desks' steps
     #[command(subcommand)]
     Escalation(escalation::Verb),
+    /// Files that carry statements across an air gap (摆渡包)
+    #[command(subcommand)]
+    Courier(courier::Verb),
     /// Statements that were refused
     #[command(subcommand)]
     Quarantine(quarantine::Verb),
@@ -132,6 +135,7 @@ impl Arguments {
             Noun::Verify(verify) => verify.run(&context),
             Noun::Notice(verb) => block_on(verb.run(&context)),
             Noun::Escalation(verb) => block_on(verb.run(&context)),
+            Noun::Courier(verb) => block_on(verb.run(&context)),
             Noun::Quarantine(verb) => block_on(verb.run(&context)),
             Noun::Journal(verb) => block_on(verb.run(&context)),
             Noun::Account(verb) => block_on(verb.run(&context)),

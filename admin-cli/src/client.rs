@@ -15,8 +15,8 @@ use lianxi_proto::{
     admin::v1::{
         account_service_client::AccountServiceClient,
         approval_service_client::ApprovalServiceClient,
-        journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
-        reform_service_client::ReformServiceClient,
+        courier_service_client::CourierServiceClient, journal_service_client::JournalServiceClient,
+        node_service_client::NodeServiceClient, reform_service_client::ReformServiceClient,
     },
     local::v1::{
         catalogue_service_client::CatalogueServiceClient,
@@ -162,6 +162,11 @@ impl Client {
     /// Reforms of the tree.
     pub(crate) fn reforms(&self) -> ReformServiceClient<Authorised> {
         ReformServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Files across an air gap.
+    pub(crate) fn courier(&self) -> CourierServiceClient<Authorised> {
+        CourierServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// The catalogue in force.

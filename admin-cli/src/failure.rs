@@ -67,6 +67,9 @@ pub(crate) enum Failure {
     /// The stored journal is not as it was written.
     #[error("the journal is not as it was written: {0} findings")]
     BrokenJournal(usize),
+    /// Something before what a courier file brought is missing.
+    #[error("{0} gaps: something before what the files brought is missing")]
+    CourierGap(usize),
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -102,6 +105,8 @@ pub(crate) mod exit {
     pub(crate) const BROKEN: u8 = 13;
     /// The act waits for a second person.
     pub(crate) const WAITS: u8 = 14;
+    /// A courier file was taken in, and something before what it brought is missing.
+    pub(crate) const GAP: u8 = 17;
     /// Ctrl-C or SIGTERM before the end.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -121,6 +126,7 @@ impl Failure {
             Self::Warnings(_) => exit::WARNINGS,
             Self::Alarms(_) => exit::ALARMS,
             Self::BrokenJournal(_) => exit::BROKEN,
+            Self::CourierGap(_) => exit::GAP,
             Self::Interrupted => exit::INTERRUPTED,
         }
     }
@@ -139,6 +145,7 @@ impl Failure {
             Self::FileExists(_) => Some(Text::RemedyFileExists.get(lang).to_owned()),
             Self::Broken(_) => Some(Text::RemedyBroken.get(lang).to_owned()),
             Self::BrokenJournal(_) => Some(Text::RemedyBrokenJournal.get(lang).to_owned()),
+            Self::CourierGap(_) => Some(Text::RemedyCourierGap.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

@@ -409,6 +409,29 @@ texts! {
     ClaimedSource: "claimed source", "自称来源";
     ClaimedType: "claimed type", "自称类型";
     Detail: "detail", "详情";
+    // Courier.
+    CourierWriting: "{}: {} statements, {}", "{}：{} 份报文，{}";
+    CourierExported: "for {}: {} statements in {} files, {}", "发往 {}：{} 份报文，{} 个摆渡包，{}";
+    CourierWouldExport: "for {}: {} statements would go into {} files, {}; nothing was written",
+        "发往 {}：将有 {} 份报文写入 {} 个摆渡包，{}；未写入任何文件";
+    CourierTaking: "{} of {} statements", "{}／{} 份报文";
+    CourierImported: "{}: from {}, number {}: {} statements taken in, {} were there, {} wait",
+        "{}：来自 {}，编号 {}：收入 {} 份报文，{} 份先前已有，{} 份待补";
+    CourierWouldImport: "{}: from {}, number {}: holds, with {} statements; nothing was taken in",
+        "{}：来自 {}，编号 {}：核验通过，含 {} 份报文；未收入";
+    CourierLate: "a later file was imported before it: what it says of its sender is passed over",
+        "更晚的摆渡包先前已导入：其中关于发送方状态的内容不再采用";
+    CourierStopped: "no statements: one side was rolled back and has to open an epoch first, see `lianxi node status`",
+        "不含报文：一方的数据曾被回退，须先开启新纪元，见 `lianxi node status`";
+    CourierReturns: "no statements yet: this unit asks for its own ones back first",
+        "暂不含报文：本单位先索回自己的报文";
+    CourierGap: "lane {}: taken in up to {}, the next follows {}", "通道 {}：已收至 {}，下一份接在 {} 之后";
+    RemedyCourierGap: "nothing is lost: look for a file that was not imported yet, or write one for the sender (`lianxi courier export`); it asks for what is missing",
+        "没有丢失：先查找尚未导入的摆渡包；或为对方导出一个（`lianxi courier export`），其中会索取所缺部分";
+    LastExport: "last export", "最近导出";
+    LastImport: "last import", "最近导入";
+    Gaps: "missing", "缺失";
+    NoNeighbours: "no neighbours", "没有上下级";
     NoQuarantine: "no refused statements", "没有异常报文";
 
     // Failures.

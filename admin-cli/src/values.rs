@@ -12,6 +12,9 @@ pub(crate) enum Error {
     /// No number with a unit of time.
     #[error("{0:?} is no duration: write a number and ms, s, m, h or d, such as 30m")]
     Duration(String),
+    /// No number with a unit of size.
+    #[error("{0:?} is no size: write a number and B, KiB, MiB or GiB, such as 16MiB")]
+    Size(String),
     /// Neither an instant, a day nor a duration.
     #[error(
         "{0:?} is no time: write 2026-01-31T12:00:00+08:00, 2026-01-31 (its end), or 7d from here"
@@ -140,6 +143,36 @@ fn time_in(unix_ms: UnixMillis, zone: TimeZone) -> String {
     }
 }
 
+/// A number of bytes such as `500KiB`, `16MiB`, `1GiB`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Size(u64);
+
+impl Size {
+    /// In bytes.
+    pub(crate) fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let error = || Error::Size(text.to_owned());
+        let unit_at = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(error)?;
+        let (number, unit) = text.split_at(unit_at);
+        let unit_bytes: u64 = match unit {
+            "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            _ => return Err(error()),
+        };
+        let number: u64 = number.parse().map_err(|_| error())?;
+        number.checked_mul(unit_bytes).map(Self).ok_or_else(error)
+    }
+}
+
 /// A length of time for tables, in its largest fitting units.
 pub(crate) fn length(ms: i64) -> String {
     let seconds = ms.unsigned_abs() / 1_000;
@@ -184,6 +217,15 @@ pub(crate) fn id_bytes(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_need_a_number_and_a_unit() {
+        assert_eq!("16MiB".parse::<Size>().unwrap().bytes(), 16 * 1024 * 1024);
+        assert_eq!("384KiB".parse::<Size>().unwrap().bytes(), 393_216);
+        for bad in ["", "16", "MiB", "1.5MiB", "16 MiB", "16MB", "99999999999999GiB", "-1B"] {
+            assert_eq!(bad.parse::<Size>(), Err(Error::Size(bad.to_owned())), "{bad}");
+        }
+    }
 
     #[test]
     fn durations_need_a_number_and_a_unit() {

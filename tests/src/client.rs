@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use hyper_util::rt::TokioIo;
 use lianxi_proto::{
     admin::v1::{
-        journal_service_client::JournalServiceClient, node_service_client::NodeServiceClient,
-        reform_service_client::ReformServiceClient,
+        courier_service_client::CourierServiceClient, journal_service_client::JournalServiceClient,
+        node_service_client::NodeServiceClient, reform_service_client::ReformServiceClient,
     },
     local::v1::{
         ImportEvent, ImportOptions, ImportReport, ImportRequest, RowError,
@@ -49,6 +49,11 @@ impl Client {
     /// `JournalService`.
     pub fn journals(&self) -> JournalServiceClient<Channel> {
         JournalServiceClient::new(self.channel.clone())
+    }
+
+    /// `CourierService`.
+    pub fn courier(&self) -> CourierServiceClient<Channel> {
+        CourierServiceClient::new(self.channel.clone())
     }
 
     /// `ReformService`.

@@ -198,6 +198,19 @@ impl Federation {
         host.running.take().unwrap().shutdown().await;
     }
 
+    /// Cuts every host below the one of `unit` off for good: it listens elsewhere from here on, and
+    /// nobody is told.
+    pub async fn cut_off(&mut self, unit: &str) {
+        self.stop(unit).await;
+        let path = self.directory(unit).join("node.toml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let listen = lines.iter_mut().find(|line| line.starts_with("listen = ")).unwrap();
+        *listen = format!("listen = \"{}\"", free_address());
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        self.start(unit).await;
+    }
+
     /// The running host of `unit`.
     pub fn host(&self, unit: &str) -> &Arc<Host> {
         self.hosts[&self.places[unit]].running.as_ref().unwrap()

@@ -9,6 +9,7 @@ pub mod boston;
 pub mod breach;
 pub mod client;
 pub mod collector;
+pub mod courier;
 pub mod federation;
 pub mod fuzz;
 pub mod hostile;

@@ -3,6 +3,7 @@
 pub(crate) mod account;
 pub(crate) mod approval;
 pub(crate) mod catalogue;
+pub(crate) mod courier;
 pub(crate) mod desk;
 pub(crate) mod escalation;
 pub(crate) mod generate;

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod catalogue;
 pub mod component;
+pub mod courier;
 pub mod delegation;
 pub mod distinct;
 pub mod document;

@@ -5,6 +5,7 @@ pub mod access;
 pub mod accounts;
 pub mod approvals;
 pub mod catalogues;
+pub mod courier;
 pub mod enrolment;
 mod epochs;
 pub mod escalations;
@@ -23,8 +24,8 @@ use lianxi_proto::{
     admin::v1::{
         account_service_server::AccountServiceServer,
         approval_service_server::ApprovalServiceServer,
-        journal_service_server::JournalServiceServer, node_service_server::NodeServiceServer,
-        reform_service_server::ReformServiceServer,
+        courier_service_server::CourierServiceServer, journal_service_server::JournalServiceServer,
+        node_service_server::NodeServiceServer, reform_service_server::ReformServiceServer,
     },
     local::v1::{
         catalogue_service_server::CatalogueServiceServer,
@@ -39,6 +40,7 @@ use crate::{
     clock::Clock,
     services::{
         accounts::Accounts,
+        courier::Codec,
         host::{Operations, Units},
         imports::Imports,
     },
@@ -75,4 +77,10 @@ pub fn with_people(routes: Routes, accounts: &Arc<Accounts>, clock: &Arc<dyn Clo
     routes
         .add_service(AccountServiceServer::new(accounts))
         .add_service(ApprovalServiceServer::new(approvals))
+}
+
+/// The service of courier files beside the others, in the frames of `codec`.
+pub fn with_courier(routes: Routes, units: &Arc<Units>, codec: Arc<dyn Codec>) -> Routes {
+    let courier = courier::CourierHandler::new(Arc::clone(units), codec);
+    routes.add_service(CourierServiceServer::new(courier))
 }

@@ -8,6 +8,7 @@
 
 pub mod accept;
 pub mod backoff;
+pub mod courier;
 pub mod dial;
 pub mod driver;
 pub mod host;

@@ -13,6 +13,7 @@ use crate::{
         self,
         access::{Access, AccessLayer},
     },
+    link::courier::Frames,
     services::{accounts::Accounts, host::Operations},
 };
 
@@ -45,6 +46,7 @@ pub(super) fn serve(
     let (units, imports, store) = (host.units(), host.imports(), host.store());
     let services =
         grpc::local_services(units, imports, store, operations, host.config.journal.retention_days);
+    let services = grpc::with_courier(services, units, Arc::new(Frames));
     let services = grpc::with_people(services, &accounts, &host.clock);
     let access = Access {
         own_uid: rustix::process::geteuid().as_raw(),

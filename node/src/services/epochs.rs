@@ -253,7 +253,8 @@ impl Epochs {
     }
 
     /// Compares what both sides know of each other, takes the peer's epoch in, and says whether
-    /// statements may pass. `taken`: the peer's newest statement here.
+    /// statements may pass. `taken`: the peer's newest statement here. `is_now`: the hello says how the
+    /// peer is, not how it was; an old one shows nothing of a rollback.
     ///
     /// # Errors
     ///
@@ -263,6 +264,7 @@ impl Epochs {
         peer: &UnitCode,
         hello: &Standing,
         taken: Number,
+        is_now: bool,
     ) -> Result<Meeting, Refusal> {
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
         self.take(peer, hello, taken).await?;
@@ -274,6 +276,10 @@ impl Epochs {
             || self.unit.is_outrun(peer, &hello.received).await;
         if is_behind {
             self.stop(peer, reach, theirs, &hello.seen).await.map_err(busy)?;
+        }
+        if !is_now {
+            let is_quiet = self.is_stopped() || hello.stopped;
+            return Ok(if is_quiet { Meeting::Quiet } else { Meeting::Open });
         }
         let held = self.witness.own_cosigned(peer, &seen.checkpoint);
         let is_peer_behind = hello.reach.is_behind(&seen.reach(held));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tracing::{Span, field::Empty};
 
 use super::{
@@ -95,7 +95,11 @@ pub struct Hosted {
     pub(super) downlinks: Arc<dyn Downlinks>,
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
     cursors: Mutex<HashMap<(UnitCode, Lane), Taken>>,
+    gates: Mutex<HashMap<UnitCode, Arc<Gates>>>,
 }
+
+/// One at a time per lane of a peer: a link and a courier file may bring the same at once.
+type Gates = [AsyncMutex<()>; Lane::ALL.len()];
 
 impl std::fmt::Debug for Hosted {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -149,6 +153,7 @@ impl Hosted {
             downlinks,
             links: Mutex::default(),
             cursors: Mutex::default(),
+            gates: Mutex::default(),
         }))
     }
 
@@ -163,7 +168,13 @@ impl Hosted {
         self.downlinks.linked()
     }
 
-    fn cursor(&self, peer: &UnitCode, lane: Lane) -> Option<Cursor> {
+    fn gates(&self, peer: &UnitCode) -> Arc<Gates> {
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(gates.entry(peer.clone()).or_default())
+    }
+
+    /// How far a lane of `peer` was taken in, as far as this process knows.
+    pub(super) fn cursor(&self, peer: &UnitCode, lane: Lane) -> Option<Cursor> {
         let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
         cursors.get(&(peer.clone(), lane)).map(|taken| taken.cursor)
     }
@@ -179,6 +190,40 @@ impl Hosted {
             }
         }
         Ok(cursors)
+    }
+
+    /// What was durably taken in from `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn received(&self, peer: &UnitCode) -> Result<Vec<Cursor>, store::Error> {
+        let taken = self.stored_cursors(peer).await?;
+        Ok(taken.into_iter().map(|taken| taken.cursor).collect())
+    }
+
+    /// The newest epoch that is known of `peer`.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn epoch_of(&self, peer: &UnitCode) -> Result<u64, store::Error> {
+        let taken = self.stored_cursors(peer).await?;
+        let number = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
+        Ok(self.epochs.seen(peer, number).await?.number.epoch)
+    }
+
+    /// As [`Exchange::meet`], by a hello that says how the peer was and not how it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Exchange::meet`].
+    pub(super) async fn meet_by_courier(
+        &self,
+        peer: &UnitCode,
+        hello: &Standing,
+    ) -> Result<Meeting, Refusal> {
+        self.judge_hello(peer, hello, false).await
     }
 
     /// Whoever sends it, a statement must hold, and its source must be where it comes from.
@@ -411,6 +456,7 @@ impl Hosted {
         &self,
         certified: &UnitCode,
         hello: &Standing,
+        is_now: bool,
     ) -> Result<Meeting, Refusal> {
         match self.unit.learn(&hello.chain).await {
             Ok(_) => {}
@@ -425,7 +471,7 @@ impl Hosted {
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
         let taken = self.stored_cursors(certified).await.map_err(busy)?;
         let taken = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
-        let meeting = self.epochs.meet(certified, hello, taken).await?;
+        let meeting = self.epochs.meet(certified, hello, taken, is_now).await?;
         if meeting == Meeting::Quiet {
             return Ok(meeting);
         }
@@ -466,7 +512,7 @@ impl Hosted {
 
     /// True for the parent and for children: a unit that moves has a link to its old parent for a
     /// moment more.
-    fn is_peer(&self, peer: &UnitCode) -> bool {
+    pub(super) fn is_peer(&self, peer: &UnitCode) -> bool {
         self.unit.parent().as_ref() == Some(peer)
             || self.unit.trust().parent(peer) == Some(&self.unit.code)
     }
@@ -475,7 +521,12 @@ impl Hosted {
         if self.unit.parent().as_ref() == Some(peer) { Side::Child } else { Side::Parent }
     }
 
-    fn check_peer(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+    /// Refuses whoever is neither parent nor child, or was revoked, or is of another city.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`] says why.
+    pub(super) fn check_peer(&self, certified: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
         let refusal = |reason, detail: String| Err(Refusal { reason, detail });
         if hello.trust_domain != self.unit.trust_domain {
             return refusal(
@@ -629,6 +680,11 @@ impl Exchange for Hosted {
     }
 
     async fn standing(&self, peer: &UnitCode) -> Result<Standing, Error> {
+        let gates = self.gates(peer);
+        let mut held = Vec::with_capacity(gates.len());
+        for gate in gates.iter() {
+            held.push(gate.lock().await);
+        }
         let received = self.stored_cursors(peer).await?;
         {
             let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -637,6 +693,7 @@ impl Exchange for Hosted {
                 cursors.insert((peer.clone(), taken.cursor.lane), taken.clone());
             }
         }
+        drop(held);
         let number = received.iter().map(|taken| taken.number).max().unwrap_or_default();
         let seen = self.epochs.seen(peer, number).await?;
         let opening = self.epochs.shown(peer).await?;
@@ -663,7 +720,7 @@ impl Exchange for Hosted {
     }
 
     async fn meet(&self, certified: &UnitCode, hello: &Standing) -> Result<Meeting, Refusal> {
-        let met = self.judge_hello(certified, hello).await;
+        let met = self.judge_hello(certified, hello, true).await;
         if let Err(refusal) = &met
             && refusal.reason != "busy"
         {
@@ -723,21 +780,17 @@ impl Exchange for Hosted {
         if !self.is_peer(peer) {
             return Err(Error::NoPeer(peer.clone()));
         }
-        let lane = arrival.cursor.lane;
-        if let Some(have) = self.cursor(peer, lane)
-            && have.link_epoch == arrival.cursor.link_epoch
-        {
-            if arrival.cursor.lane_seq <= have.lane_seq {
-                // Settled before, perhaps not yet durable: an empty batch comes after it.
-                return Ok(self.unit.store.submit(Batch::new(&self.unit.code)));
-            }
-            if arrival.after > have.lane_seq {
-                return Err(Error::Gap {
-                    lane_seq: arrival.cursor.lane_seq,
-                    after: arrival.after,
-                    have: have.lane_seq,
-                });
-            }
+        let Cursor { lane, link_epoch, lane_seq } = arrival.cursor;
+        let gates = self.gates(peer);
+        let _turn = gates[lane as usize - 1].lock().await;
+        let have = self.cursor(peer, lane).filter(|have| have.link_epoch == link_epoch);
+        let have = have.map_or(0, |have| have.lane_seq);
+        if lane_seq <= have {
+            // Settled before, perhaps not yet durable: an empty batch comes after it.
+            return Ok(self.unit.store.submit(Batch::new(&self.unit.code)));
+        }
+        if arrival.after > have {
+            return Err(Error::Gap { lane_seq, after: arrival.after, have });
         }
         let (plan, known) = match self.judge(peer, &arrival).await {
             Ok(judged) => judged,

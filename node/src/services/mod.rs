@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod catalogues;
 pub mod connection;
+pub mod courier;
 pub mod desks;
 pub mod enrolments;
 pub mod epochs;

@@ -265,6 +265,20 @@ impl Witness {
         if conversation.offered == (size, true) || conversation.offered == (size, is_shown) {
             return Ok(None);
         }
+        let offer = self.made(peer, (newest, others), holds).await?;
+        let mut conversations = self.conversations();
+        conversations.entry(peer.clone()).or_default().offered = (size, is_shown);
+        Ok(Some(Witnessing::Offer(Box::new(offer))))
+    }
+
+    /// An offer of `newest`, from the size that `peer` holds, beside what others cosigned.
+    async fn made(
+        &self,
+        peer: &UnitCode,
+        (newest, others): (Signed, Option<Signed>),
+        holds: u64,
+    ) -> Result<Offer, store::Error> {
+        let size = newest.checkpoint.size;
         let (store, unit) = (self.unit.store.as_ref(), &self.unit.code);
         let old_size = holds.min(size);
         let consistency = store::journal::consistency(store, unit, old_size, size).await?;
@@ -281,9 +295,43 @@ impl Witness {
             offer.cosigners = self.cosigners(&others, peer);
             offer.witnessed = others.note.to_string();
         }
-        let mut conversations = self.conversations();
-        conversations.entry(peer.clone()).or_default().offered = (size, is_shown);
-        Ok(Some(Witnessing::Offer(Box::new(offer))))
+        Ok(offer)
+    }
+
+    /// An offer for `peer`, which holds `holds` leaves; `None`: there is nothing newer. Apart from
+    /// what is said on a link.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn offer_beyond(
+        &self,
+        peer: &UnitCode,
+        holds: u64,
+    ) -> Result<Option<Offer>, store::Error> {
+        let newest = self.journal.newest().await?;
+        let Some(newest) = newest.filter(|newest| newest.checkpoint.size > holds) else {
+            return Ok(None);
+        };
+        let is_parent = self.unit.parent().as_ref() == Some(peer);
+        let others = if is_parent { None } else { self.journal.witnessed_by_others(peer) };
+        self.made(peer, (newest, others), holds).await.map(Some)
+    }
+
+    /// Size of the newest checkpoint of `peer` that was cosigned; 0: none.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn held_size(&self, peer: &UnitCode) -> Result<u64, store::Error> {
+        let held = self.held(peer).await?.and_then(|held| parsed(&held));
+        Ok(held.map_or(0, |held| held.checkpoint.size))
+    }
+
+    /// Size that a checkpoint names, whoever signed it; 0: it is none.
+    pub(super) fn size_of(&self, checkpoint: &str) -> u64 {
+        let signed = Note::parse(checkpoint).and_then(Signed::of);
+        signed.map_or(0, |signed| signed.checkpoint.size)
     }
 
     /// Delegations of the children that cosigned.

@@ -46,6 +46,8 @@ pub mod kinds {
     pub const KEY_GRANT: &str = "lianxi.key-grant.v1";
     /// The exporter's seal of a pack; never travels on a link.
     pub const PACK: &str = "lianxi.pack.v1";
+    /// What a courier file holds; never travels on a link.
+    pub const COURIER: &str = "lianxi.courier.v1";
     /// A grant or a key ends before its time.
     pub const REVOCATION: &str = "lianxi.revocation.v1";
 }

@@ -1,6 +1,7 @@
 //! The one place that maps domain types to and from signed payload bytes.
 
 pub mod catalogue;
+pub mod courier;
 pub mod delegation;
 pub mod enrolment;
 pub mod epoch;

@@ -113,6 +113,8 @@ pub enum Table {
     Epochs = 45,
     /// Reforms that concern the unit, by order.
     Reforms = 39,
+    /// Courier files: what was written for each neighbour and taken in from it.
+    Courier = 41,
     /// Statements that its old parent returned to the unit and that wait to be taken in, by order,
     /// number and place.
     Returned = 40,

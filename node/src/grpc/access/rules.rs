@@ -129,6 +129,7 @@ const WATCHES: &[Role] = &[
     AuditAdministrator,
 ];
 
+const CARRIES: &[Role] = &[Operator, SystemAdministrator];
 const ADMINISTRATORS: &[Role] = &[SystemAdministrator, SecurityAdministrator, AuditAdministrator];
 const GRANTS: &[Role] = &[SystemAdministrator, SecurityAdministrator];
 
@@ -182,6 +183,10 @@ pub const RULES: &[Rule] = &[
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.ReformService/List", "unit.reforms", WATCHES),
+    // CourierService
+    Rule::of_unit("/lianxi.admin.v1.CourierService/Export", "courier.export", CARRIES),
+    Rule::of_host("/lianxi.admin.v1.CourierService/Import", "courier.import", CARRIES),
+    Rule::of_unit("/lianxi.admin.v1.CourierService/Status", "courier.status", WATCHES),
     // JournalService
     Rule::of_unit("/lianxi.admin.v1.JournalService/Show", "journal.show", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Checkpoint", "journal.checkpoint", AUDITS),

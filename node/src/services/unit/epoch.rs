@@ -151,6 +151,19 @@ impl Unit {
         Ok(delivered.encode())
     }
 
+    /// True if `peer` has taken in something of a lane in the outbox' present life, as far as is kept.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn has_delivered(&self, peer: &UnitCode, lane: Lane) -> Result<bool, store::Error> {
+        let prefix = outbox_prefix(peer, lane);
+        let Some((_, row)) = self.store.last(&self.code, Table::Delivered, &prefix).await? else {
+            return Ok(false);
+        };
+        Ok(Delivered::decode(&row)?.link_epoch == self.link_epoch())
+    }
+
     /// Puts what `peer` held once and has lost into its outbox again: everything above the cursors
     /// that it has now. Can be repeated.
     ///

@@ -14,6 +14,7 @@ use crate::{
     domain::unit::{DeskId, UnitCode},
     identity::{
         sealed::{self, ContentKey, Reader},
+        sealed_file,
         trust::Subject,
     },
     services::intake::Refused,
@@ -129,6 +130,18 @@ impl Given {
 }
 
 impl Unit {
+    /// What is inside a file that was sealed for this unit.
+    ///
+    /// # Errors
+    ///
+    /// [`sealed_file::Error`]: it is for others, or does not open.
+    pub fn open_file(&self, sealed: &[u8]) -> Result<Vec<u8>, sealed_file::Error> {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
+        let mut plain = Vec::with_capacity(sealed.len());
+        sealed_file::open_file(&ring, sealed, &mut plain)?;
+        Ok(plain)
+    }
+
     /// Keys to seal to for those who have one; who has none is logged and cannot read.
     pub fn readers<'a>(
         &self,
