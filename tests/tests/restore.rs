@@ -537,3 +537,32 @@ async fn what_is_kept_for_a_neighbour_is_kept_for_35_days_and_no_longer() {
     let after = kept().await;
     assert!(after.iter().zip(before).all(|(&now, before)| now < before), "{after:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_no_final_receipt_is_kept_although_the_next_hop_has_it() {
+    const DAY_MS: i64 = 24 * 3_600_000;
+    let mut federation = three().await;
+    federation.stop("C-1-1").await;
+    let notice = issue(&federation, "1").await;
+    let city = hosted(&federation, "C");
+    let is_kept = async || {
+        let own = &city.unit.code;
+        let rows =
+            city.unit.store.scan(own, Table::Delivered, b"", None, usize::MAX).await.unwrap();
+        rows.iter().any(|(_, row)| row.windows(notice.len()).any(|part| part == notice))
+    };
+    until("the district's acknowledgement", async || is_kept().await.then_some(())).await;
+    federation.clock.shift_to(36 * DAY_MS);
+    city.epochs.sweep().await.unwrap();
+    assert!(is_kept().await, "the street has not said that it came");
+
+    federation.clock.shift_to(0);
+    federation.start("C-1-1").await;
+    received(&federation, &notice).await;
+    federation.clock.shift_to(34 * DAY_MS);
+    city.epochs.sweep().await.unwrap();
+    assert!(is_kept().await, "the final receipt is 34 days old");
+    federation.clock.shift_to(36 * DAY_MS);
+    city.epochs.sweep().await.unwrap();
+    assert!(!is_kept().await, "the final receipt is 36 days old");
+}

@@ -22,6 +22,7 @@ use super::{
     error::{ErrorKind, ServiceError},
     exchange::{Meeting, Refusal, Seen, ShownOpening, Standing},
     journal::{Journal, Signed},
+    receipts::Receipts,
     summaries::Summaries,
     unit::{self, Draft, Redelivered, Unit, Withdrawn},
     witness::Witness,
@@ -138,6 +139,7 @@ pub struct Epochs {
     journal: Arc<Journal>,
     witness: Arc<Witness>,
     summaries: Arc<Summaries>,
+    receipts: Receipts,
     stopped: RwLock<Option<StopRow>>,
     /// Peers that were rolled back, by their newest hello.
     behind: Mutex<BTreeSet<UnitCode>>,
@@ -156,11 +158,13 @@ impl Epochs {
         journal: Arc<Journal>,
         witness: Arc<Witness>,
         summaries: Arc<Summaries>,
+        receipts: Receipts,
     ) -> Result<Self, store::Error> {
         let stopped = RwLock::new(StopRow::load(unit.store.as_ref(), &unit.code).await?);
         let changing = tokio::sync::Mutex::default();
         let behind = Mutex::default();
-        let epochs = Self { unit, journal, witness, summaries, stopped, behind, changing };
+        let epochs =
+            Self { unit, journal, witness, summaries, receipts, stopped, behind, changing };
         if let Some(stopped) = epochs.stopped() {
             tracing::error!(unit = %epochs.unit.code, reason = %stopped, "the unit stands still");
             epochs.unit.metrics.rolled_back(1);

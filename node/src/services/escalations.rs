@@ -448,6 +448,19 @@ impl Escalations {
         }))
     }
 
+    /// When the destination of an own whistle took its first step, by its own clock; `None`: not yet.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn final_at(&self, id: StatementId) -> Result<Option<UnixMillis>, store::Error> {
+        let row = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
+        let Some(row) = row else { return Ok(Some(UnixMillis::MIN)) };
+        let row: Row = format::read(FORMAT, &row)?;
+        let mut steps = row.history.iter();
+        Ok(steps.find(|step| step.unit != row.source).map(|step| step.time_unix_ms))
+    }
+
     /// The whistle as it was signed, wherever it is kept.
     async fn statement(&self, id: StatementId) -> Result<Option<Statement>, store::Error> {
         let Some(envelope) = self.unit.statement(id).await? else { return Ok(None) };

@@ -26,6 +26,7 @@ use super::{
     leaving,
     notices::Notices,
     quarantine,
+    receipts::Receipts,
     records::Records,
     reforms::Reforms,
     revocations, rotations,
@@ -137,7 +138,9 @@ impl Hosted {
         let (of, seen) = (Arc::clone(&journal), Arc::clone(&witness));
         let summaries = Arc::new(summaries);
         let reports = Arc::clone(&summaries);
-        let epochs = Epochs::open(Arc::clone(&unit), of, seen, reports).await?;
+        let receipts =
+            Receipts::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations));
+        let epochs = Epochs::open(Arc::clone(&unit), of, seen, reports, receipts).await?;
         Ok(Arc::new(Self {
             witness,
             epochs: Arc::new(epochs),

@@ -20,6 +20,7 @@ pub mod leaving;
 pub mod notices;
 pub mod packs;
 pub mod quarantine;
+pub mod receipts;
 pub mod records;
 pub mod reforms;
 pub mod revocations;

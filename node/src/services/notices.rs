@@ -455,6 +455,43 @@ impl Notices {
         row.map(|row| format::read(FORMAT, &row)).transpose()
     }
 
+    /// When the last of the units under `head` that have to act said that the notice came, by its own
+    /// clock; `None`: one has not. Units that are gone say nothing any more.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn final_at(
+        &self,
+        head: &UnitCode,
+        id: StatementId,
+    ) -> Result<Option<UnixMillis>, store::Error> {
+        let row = self.unit.store.get(&self.unit.code, Table::Notices, id.as_bytes()).await?;
+        let row: Option<Row> = row.map(|row| format::read(FORMAT, &row)).transpose()?;
+        let statement = self.unit.statement(id).await?;
+        let statement = statement.and_then(|kept| header::decode(&kept.payload).ok());
+        let Some((row, statement)) = row.zip(statement) else { return Ok(Some(UnixMillis::MIN)) };
+        let Ok((level, _)) = outline(&statement.header) else { return Ok(Some(UnixMillis::MIN)) };
+        let waited_for: Vec<UnitCode> = {
+            let trust = self.unit.trust();
+            let addressed = self.addressed(&row.destination, level);
+            let stays = |unit: &UnitCode| {
+                trust.is_in_subtree(unit, head) && trust.revoked(unit, None).is_none()
+            };
+            addressed.into_iter().map(|(unit, _)| unit).filter(stays).collect()
+        };
+        let mut last = UnixMillis::MIN;
+        for unit in waited_for {
+            match self.receipt(&receipt_key(id, &unit)).await? {
+                Some(receipt) if receipt.stage() >= Some(Stage::Validated) => {
+                    last = last.max(receipt.time_unix_ms);
+                }
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Ok(Some(last))
+    }
+
     async fn row(&self, id: StatementId) -> Result<Row, Error> {
         let row = self.unit.store.get(&self.unit.code, Table::Notices, id.as_bytes()).await?;
         Ok(format::read(FORMAT, &row.ok_or(Error::NotFound(id))?)?)

@@ -12,7 +12,7 @@ mod refusals;
 mod sealing;
 
 pub use self::{
-    epoch::{Redelivered, Withdrawn},
+    epoch::{FinalReceipts, Redelivered, Withdrawn},
     sealing::{Given, ReadError, Seal},
 };
 

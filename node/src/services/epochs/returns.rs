@@ -214,7 +214,7 @@ impl Epochs {
     /// The store's.
     pub async fn sweep(&self) -> Result<bool, store::Error> {
         let until = self.unit.clock.now_unix_ms() - KEPT_MS;
-        let delivered = self.unit.forget_delivered(until, SWEEP).await?;
+        let delivered = self.unit.forget_delivered(until, SWEEP, &self.receipts).await?;
         let (store, own) = (self.unit.store.as_ref(), &self.unit.code);
         let (mut batch, mut after) = (Batch::new(own), None::<Vec<u8>>);
         'pages: loop {

@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
@@ -28,6 +29,9 @@ use crate::{
 
 /// Rows moved in one batch: each is put and deleted.
 const PAGE: usize = 100;
+
+/// Bytes of an outbox key behind the peer: a zero, the lane, the place.
+const OUTBOX_TAIL_BYTES: usize = 10;
 
 /// Bytes of a row of [`Table::Delivered`].
 const DELIVERED_BYTES: usize = 49;
@@ -52,6 +56,18 @@ pub struct Withdrawn {
     pub subject: String,
 }
 
+/// Knows when what was sent has arrived for good.
+#[async_trait]
+pub trait FinalReceipts: Send + Sync {
+    /// When the last final receipt of a statement that went to `peer` came; `None`: one is missing
+    /// yet. What has its end at the next hop, or is not kept, is as old as can be.
+    async fn final_at(
+        &self,
+        peer: &UnitCode,
+        id: StatementId,
+    ) -> Result<Option<UnixMillis>, store::Error>;
+}
+
 /// A row of [`Table::Delivered`].
 pub(super) struct Delivered {
     after: u64,
@@ -61,7 +77,19 @@ pub(super) struct Delivered {
     acknowledged_unix_ms: UnixMillis,
 }
 
+/// Peer of an outbox row.
+fn peer_of(key: &[u8]) -> Result<UnitCode, store::Error> {
+    let peer = key.len().checked_sub(OUTBOX_TAIL_BYTES).and_then(|end| key.get(..end));
+    let peer = peer.and_then(|peer| std::str::from_utf8(peer).ok()?.parse().ok());
+    peer.ok_or_else(|| store::Error::Engine("an outbox key is damaged".into()))
+}
+
 impl Delivered {
+    fn statement_id(&self) -> Result<StatementId, store::Error> {
+        StatementId::try_from(&self.id[..])
+            .map_err(|_| store::Error::Engine("a kept delivery is damaged".into()))
+    }
+
     fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(DELIVERED_BYTES);
         bytes.push(FORMAT);
@@ -332,7 +360,8 @@ impl Unit {
         Ok(removed)
     }
 
-    /// Forgets deliveries that `peer` has held since before `until`, at most `limit`; how many.
+    /// Forgets deliveries that their peer has held since before `until`, and whose final receipt came
+    /// before it, at most `limit`; how many.
     ///
     /// # Errors
     ///
@@ -341,6 +370,7 @@ impl Unit {
         &self,
         until: UnixMillis,
         limit: usize,
+        receipts: &dyn FinalReceipts,
     ) -> Result<usize, store::Error> {
         let (mut batch, mut after) = (Batch::new(&self.code), None::<Vec<u8>>);
         'pages: loop {
@@ -348,7 +378,12 @@ impl Unit {
                 self.store.scan(&self.code, Table::Delivered, b"", after.as_deref(), 1_000);
             let rows = scanned.await?;
             for (key, value) in &rows {
-                if Delivered::decode(value)?.acknowledged_unix_ms < until {
+                let row = Delivered::decode(value)?;
+                if row.acknowledged_unix_ms >= until {
+                    continue;
+                }
+                let came = receipts.final_at(&peer_of(key)?, row.statement_id()?).await?;
+                if came.is_some_and(|came| came < until) {
                     batch.delete(Table::Delivered, key.clone());
                 }
                 if batch.len() >= limit.min(store::MAX_BATCH_OPERATIONS) {
