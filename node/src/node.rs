@@ -4,6 +4,7 @@
 //! [`init`] and [`join_offline`] make a host's first unit.
 
 mod admin;
+mod admission;
 mod at_rest;
 mod custody;
 mod host;

@@ -10,12 +10,12 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tonic::service::Routes;
 
-use super::{Error, admin, at_rest, journals, kept, setup};
+use super::{Error, admin, admission::Admission, at_rest, journals, kept, setup};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
@@ -55,9 +55,6 @@ use crate::{
 
 /// Certificates that a unit shows; changed when they are renewed.
 type Shown = Arc<RwLock<UnitTls>>;
-
-/// Handshakes at a time: each costs a signature, and ten thousand children may come at once.
-const MAX_HANDSHAKES: usize = 64;
 
 /// What a host is given from outside.
 #[derive(Clone)]
@@ -328,7 +325,7 @@ impl Host {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+        let admission = Admission::default();
         let mut connections = JoinSet::new();
         let mut stop = self.stop.subscribe();
         loop {
@@ -340,8 +337,8 @@ impl Host {
             match accepted {
                 Ok((stream, _)) => {
                     let host = Arc::clone(&self);
-                    let handshakes = Arc::clone(&handshakes);
-                    connections.spawn(async move { host.serve(stream, handshakes).await });
+                    let admission = admission.clone();
+                    connections.spawn(async move { host.serve(stream, admission).await });
                 }
                 Err(error) => {
                     // Out of file descriptors, for instance: the next one may succeed.
@@ -353,13 +350,16 @@ impl Host {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn serve(&self, stream: TcpStream, handshakes: Arc<Semaphore>) {
+    async fn serve(&self, stream: TcpStream, admission: Admission) {
         let peer = stream.peer_addr().ok();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "connection is gone");
             return;
         }
-        let Ok(permit) = handshakes.acquire_owned().await else { return };
+        let Some(permit) = admission.enter().await else {
+            self.metrics.turned_away();
+            return;
+        };
         let accepted = self.tls.accept(stream).await;
         drop(permit);
         match accepted {

@@ -34,6 +34,8 @@ pub const JOURNAL_ALARMS: &str = "lianxi.journal.alarms";
 pub const OUTBOX_DEPTH: &str = "lianxi.outbox.depth";
 /// Links that are up, by side.
 pub const LINK_UP: &str = "lianxi.link.up";
+/// Connections that were turned away before the handshake, because too many came at once.
+pub const LINK_TURNED_AWAY: &str = "lianxi.link.turned_away";
 /// This host's clock minus a peer's, at the newest hello.
 pub const LINK_CLOCK_SKEW: &str = "lianxi.link.clock_skew";
 /// Rows of imports, by outcome.
@@ -123,6 +125,7 @@ struct Instruments {
     alarms: Counter<u64>,
     outbox: UpDownCounter<i64>,
     links: UpDownCounter<i64>,
+    turned_away: Counter<u64>,
     clock_skew: Gauge<i64>,
     records: Counter<u64>,
     commits: Counter<u64>,
@@ -173,6 +176,7 @@ impl Metrics {
                     .with_unit("ms")
                     .with_description("This host's clock minus a peer's at the newest hello")
                     .build(),
+                turned_away: counter(LINK_TURNED_AWAY, "{connection}", "Callers too many"),
                 records: counter(RECORD_IMPORTED, "{row}", "Rows of imports"),
                 commits: counter(STORE_COMMITS, "{batch}", "Batches that are durable"),
                 commit_duration: meter
@@ -230,6 +234,11 @@ impl Metrics {
     /// An alarm about a journal was raised or taken in.
     pub fn journal_alarm(&self, breach: &'static str) {
         self.instruments.alarms.add(1, &[KeyValue::new("breach", breach)]);
+    }
+
+    /// A connection was turned away before its handshake.
+    pub fn turned_away(&self) {
+        self.instruments.turned_away.add(1, &[]);
     }
 
     /// The outboxes of the host grew or shrank. At the start: by what they hold.
@@ -391,13 +400,14 @@ mod tests {
 
     const DOCUMENTED: &str = include_str!("../../../docs/telemetry.md");
 
-    const NAMES: [&str; 17] = [
+    const NAMES: [&str; 18] = [
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
         JOURNAL_ALARMS,
         OUTBOX_DEPTH,
         LINK_UP,
+        LINK_TURNED_AWAY,
         LINK_CLOCK_SKEW,
         RECORD_IMPORTED,
         STORE_COMMITS,
@@ -435,6 +445,7 @@ mod tests {
         metrics.link_up(Side::Parent, -250);
         metrics.link_up(Side::Child, 40);
         metrics.link_down(Side::Child);
+        metrics.turned_away();
         metrics.rows_imported(Outcome::Imported, 17);
         metrics.committed(5, Duration::from_millis(2));
         metrics.store_tampered("Records");
@@ -458,6 +469,7 @@ mod tests {
             "lianxi_unit_rolled_back 1",
             "lianxi_link_up{side=\"parent\"} 1",
             "lianxi_link_up{side=\"child\"} 0",
+            "lianxi_link_turned_away_total 1",
             "lianxi_link_clock_skew_milliseconds 40",
             "lianxi_record_imported_total{outcome=\"imported\"} 17",
             "lianxi_store_commits_total 5",
