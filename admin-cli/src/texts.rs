@@ -155,6 +155,7 @@ texts! {
     RevokedChildren: "{}: revoked children: {}", "{}：已吊销的下级：{}";
     RootWithoutWitness: "{}: only units below it witness its journal; whoever runs them all could change it",
         "{}：其存证日志仅由下级单位见证；若下级均由同一方运行，则可能被篡改";
+    CheckLane: "lanes", "通道";
     CheckWitness: "witness of the journal", "存证见证";
     WitnessBelow: "units below it alone", "仅下级单位";
     WitnessHere: "its parent, which is on this host", "上级单位（在同一主机）";
@@ -205,6 +206,7 @@ texts! {
         "存储已恢复为明文，仅由文件权限保护";
     StoreWouldBeRewritten: "the store would be rewritten; nothing was changed", "将重写存储；未作更改";
     PassphraseFits: "the passphrase opens the keys; nothing was changed", "口令正确；未作更改";
+    LaneRests: "{}: no room for what comes from {}", "{}：没有空间接收 {}";
     LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
     InitDone: "{} is ready in {}; start it with: lianxi node run --dir {}",
         "{} 已在 {} 就绪；启动：lianxi node run --dir {}";
@@ -290,6 +292,10 @@ texts! {
         "请查明下级证书失效的原因；用 lianxi node recover --approve 准许恢复";
     DoctorRotation: "bring the hosts of the units that are named back, or let them go with lianxi node leave --child",
         "请恢复所列单位的主机，或用 lianxi node leave --child 使其退出";
+    DoctorLane: "the peer is away: bring the link up, or raise the budget under [lanes] in node.toml",
+        "对端不可达：请恢复链路，或在 node.toml 的 [lanes] 中调高上限";
+    DoctorRoom: "make room on the disk: the lane is tried again every half minute",
+        "请清理磁盘空间：该通道每半分钟重试一次";
     DoctorLink: "check address, port and firewall of the parent; it is dialled again by itself",
         "请检查上级地址、端口与防火墙；节点会自动重连";
     DoctorClock: "set up NTP on this machine, or on the parent's", "请在本机或上级主机上配置 NTP";

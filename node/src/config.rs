@@ -77,6 +77,8 @@ pub struct HostConfig {
     pub accounts: AccountsTable,
     /// `[store]`
     pub store: StoreTable,
+    /// `[lanes]`
+    pub lanes: LanesTable,
     /// `[keys]`
     pub keys: KeysTable,
     /// `[units]`
@@ -241,6 +243,32 @@ impl Default for StoreTable {
             cache_mib: NonZeroU32::MIN.saturating_add(63),
             reserve_mib: 64,
             encrypt: Cipher::None,
+        }
+    }
+}
+
+/// `[lanes]`: how much may wait in the lanes of one unit, for all its peers.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LanesTable {
+    /// Notices and receipts, MiB. Default: 256.
+    pub notice_mib: NonZeroU32,
+    /// Summaries, MiB. Default: 256.
+    pub summary_mib: NonZeroU32,
+    /// Catalogues, MiB. Default: 64.
+    pub catalogue_mib: NonZeroU32,
+    /// Anything large, MiB. Default: 256.
+    pub bulk_mib: NonZeroU32,
+}
+
+impl Default for LanesTable {
+    fn default() -> Self {
+        let mib = |mib: u32| NonZeroU32::MIN.saturating_add(mib - 1);
+        Self {
+            notice_mib: mib(256),
+            summary_mib: mib(256),
+            catalogue_mib: mib(64),
+            bulk_mib: mib(256),
         }
     }
 }
@@ -423,6 +451,12 @@ impl HostConfig {
     /// Memory for cached pages.
     pub fn cache_bytes(&self) -> u64 {
         mebibytes(self.store.cache_mib.get())
+    }
+
+    /// Bytes that may wait in the lanes of notices, summaries, catalogues and anything large.
+    pub fn lane_bytes(&self) -> [u64; 4] {
+        let LanesTable { notice_mib, summary_mib, catalogue_mib, bulk_mib } = &self.lanes;
+        [notice_mib, summary_mib, catalogue_mib, bulk_mib].map(|mib| mebibytes(mib.get()))
     }
 
     /// Disk space kept free.
@@ -740,6 +774,12 @@ mod tests {
                 cache_mib: NonZeroU32::MIN,
                 reserve_mib: 0,
                 encrypt: Cipher::Sm4Gcm,
+            },
+            lanes: LanesTable {
+                notice_mib: NonZeroU32::MIN,
+                summary_mib: NonZeroU32::MIN,
+                catalogue_mib: NonZeroU32::MIN,
+                bulk_mib: NonZeroU32::MIN,
             },
             keys: KeysTable { protect: Method::Credential, overlap: Duration::ZERO },
             units: UnitsTable { quota_mib },

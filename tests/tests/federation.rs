@@ -379,3 +379,50 @@ async fn a_whistle_gets_through_where_the_disk_has_room_for_nothing_else() {
     federation.start("C-1").await;
     wait_for_stage(&federation, &notice_id, ReceiptStage::Validated, 4).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_full_takes_no_more_notices_until_its_peers_are_back() {
+    let mut federation = Federation::city("C").await;
+    federation.add_host("C-1", "C", Level::District).await;
+    federation.wait_for_catalogue("C-1").await;
+    federation.stop("C").await;
+    let config = federation.directory("C").join("node.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{text}\n[lanes]\nnotice_mib = 1\n")).unwrap();
+    federation.start("C").await;
+    federation.stop("C-1").await;
+
+    let long = || IssueNoticeRequest {
+        unit: "C".into(),
+        destination: "C".into(),
+        notice: Some(Notice {
+            level: Level::District.into(),
+            text: "All lamps. ".repeat(300),
+            ..notice("street-light-inspection")
+        }),
+        exercise: false,
+    };
+    let mut issued = 0;
+    let full = loop {
+        match federation.client("C").notices().issue(long()).await {
+            Ok(_) => issued += 1,
+            Err(status) => break status,
+        }
+        assert!(issued < 1_000, "a megabyte holds no thousand notices");
+    };
+    assert_eq!(full.code(), Code::ResourceExhausted);
+    assert!(full.message().contains("lane notice"), "{full}");
+    let status = federation.client("C").node().status(StatusRequest {}).await.unwrap();
+    let lanes = status.into_inner().units.remove(0).lanes;
+    let [lane] = &lanes[..] else { panic!("{lanes:?}") };
+    assert_eq!((&*lane.lane, lane.waiting, lane.budget_bytes), ("notice", issued, 1_048_576));
+    assert!(lane.bytes > 1_000_000 && lane.bytes <= 1_048_576, "{}", lane.bytes);
+
+    federation.start("C-1").await;
+    until("the lane to be empty", async || {
+        let status = federation.client("C").node().status(StatusRequest {}).await.unwrap();
+        status.into_inner().units[0].lanes.is_empty().then_some(())
+    })
+    .await;
+    federation.client("C").notices().issue(long()).await.unwrap();
+}

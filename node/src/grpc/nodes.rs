@@ -11,6 +11,7 @@ use super::{
     status::{to_status, unit},
 };
 use crate::{
+    clock::UnixMillis,
     domain::{
         delegation::Delegation,
         journal::Actor,
@@ -22,11 +23,12 @@ use crate::{
         desks,
         enrolments::ChildRecovery,
         host::{InviteOrder, Operations, Units},
-        hosted::Hosted,
+        hosted::{Hosted, LinkStatus},
         leaving::{self, Progress},
         quarantine,
         revocations::{self, Order},
         rotations,
+        unit::OutboxState,
     },
     statement::{
         delegation::{level_from_proto, level_to_proto},
@@ -70,14 +72,9 @@ impl NodeHandler {
     async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, Status> {
         let unit = &hosted.unit;
         let parent = unit.parent();
-        let parent_link = parent.as_ref().map(|parent| hosted.link(parent));
-        let state = match &parent_link {
-            None => pb::LinkState::Unspecified,
-            Some(link) if link.up => pb::LinkState::Up,
-            Some(_) => pb::LinkState::Down,
-        };
-        let link = parent_link.unwrap_or_default();
-        let (outbox, oldest) = unit.outbox_state().await.map_err(to_status)?;
+        let (state, link) = parent_link(hosted, parent.as_ref());
+        let outbox = unit.outbox_state().await.map_err(to_status)?;
+        let oldest = outbox.oldest_unix_ms();
         let now = unit.clock.now_unix_ms();
         let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await;
         let quarantined = quarantined.map_err(to_status)?.len();
@@ -110,7 +107,9 @@ impl NodeHandler {
             clock_skew_ms: link.clock_skew_ms,
             children: count(children),
             children_linked: count(hosted.linked_children().len()),
-            outbox,
+            outbox: outbox.waiting(),
+            lanes: lanes(&outbox, now),
+            resting: hosted.resting(),
             oldest_unsent_ms: oldest.map(|oldest| now.saturating_sub(oldest)).unwrap_or_default(),
             quarantined: u64::try_from(quarantined).unwrap_or(u64::MAX),
             catalogue: hosted.catalogues.label(),
@@ -127,6 +126,15 @@ impl NodeHandler {
             witness_gap: self.witness_gap(unit.parent().as_ref()).to_owned(),
         })
     }
+}
+
+fn parent_link(hosted: &Hosted, parent: Option<&UnitCode>) -> (pb::LinkState, LinkStatus) {
+    let Some(parent) = parent else {
+        return (pb::LinkState::Unspecified, LinkStatus::default());
+    };
+    let link = hosted.link(parent);
+    let state = if link.up { pb::LinkState::Up } else { pb::LinkState::Down };
+    (state, link)
 }
 
 fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
@@ -430,4 +438,17 @@ impl pb::node_service_server::NodeService for NodeHandler {
             .collect();
         Ok(Response::new(pb::QuarantineResponse { statements }))
     }
+}
+
+/// Lanes in which something waits.
+fn lanes(outbox: &OutboxState, now: UnixMillis) -> Vec<pb::LaneStatus> {
+    let waiting = outbox.lanes.iter().filter(|lane| lane.waiting > 0);
+    let status = waiting.map(|lane| pb::LaneStatus {
+        lane: lane.lane.as_str().to_owned(),
+        waiting: lane.waiting,
+        bytes: lane.bytes,
+        budget_bytes: lane.budget_bytes.unwrap_or(0),
+        oldest_ms: lane.oldest_unix_ms.map(|at| now.saturating_sub(at)).unwrap_or_default(),
+    });
+    status.collect()
 }

@@ -31,10 +31,11 @@ use crate::{
             self, Enrolling, Enrolments, Identity, Invite, JoinError, Joined, Joining, NewRoot,
         },
         error::{ErrorKind, ServiceError},
+        exchange::Lane,
         host::{Invitation, InviteOrder, JoinedUnit, NotHosted, OperationError, Units},
         imports::{Imports, Targets},
         rotations::Rotation,
-        unit::Parts,
+        unit::{Budgets, Parts},
     },
     store::Store,
 };
@@ -396,11 +397,22 @@ async fn open(
             former,
             desks: signers,
             trust,
+            budgets: budgets(config),
         },
         tls,
         parent,
         certificate_ends_unix_ms: certified.not_after_unix_ms,
     })
+}
+
+fn budgets(config: &HostConfig) -> Budgets {
+    let [notice, summary, catalogue, bulk] = config.lane_bytes();
+    Budgets::of(&[
+        (Lane::Notice, notice),
+        (Lane::Summary, summary),
+        (Lane::Catalogue, catalogue),
+        (Lane::Bulk, bulk),
+    ])
 }
 
 /// Joins a unit of a running host and serves it.

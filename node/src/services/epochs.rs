@@ -528,6 +528,7 @@ impl Epochs {
             self.unit.store.submit(batch).await?;
             self.unit.metrics.outbox_changed(-removed);
         }
+        self.unit.recount_outbox().await?;
         let told = (lost, times, &withdrawn[..]);
         let opened = self.announce(&order.by, opening, base, told, last).await?;
         for one in withdrawn.iter().filter(|one| one.kind == kinds::SUMMARY) {
@@ -579,6 +580,7 @@ impl Epochs {
         let removed = self.withdraw(&mut work.batch, withdrawn, by).await?;
         work.commit().await?;
         self.unit.metrics.outbox_changed(-removed);
+        self.unit.recount_outbox().await?;
         self.set(None);
         self.unit.greet_anew();
         Ok(row)

@@ -47,9 +47,10 @@ impl ServiceError for config::Error {
 impl ServiceError for store::Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::DiskFull { .. } | Self::BatchTooLarge(_) | Self::ValueTooLarge(_) => {
-                ErrorKind::ResourceExhausted
-            }
+            Self::DiskFull { .. }
+            | Self::LaneFull { .. }
+            | Self::BatchTooLarge(_)
+            | Self::ValueTooLarge(_) => ErrorKind::ResourceExhausted,
             Self::Conflict | Self::Closed => ErrorKind::Unavailable,
             Self::Locked { .. } | Self::Format { .. } | Self::Sealed => {
                 ErrorKind::FailedPrecondition

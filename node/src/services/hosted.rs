@@ -166,6 +166,16 @@ impl Hosted {
         links.get(peer).cloned().unwrap_or_default()
     }
 
+    /// Lanes that rest on open links, with the peer and the reason.
+    pub fn resting(&self) -> Vec<String> {
+        let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let resting = links.iter().filter(|(_, link)| link.up && !link.reason.is_empty());
+        let mut told: Vec<_> =
+            resting.map(|(peer, link)| format!("{peer}: {}", link.reason)).collect();
+        told.sort();
+        told
+    }
+
     /// Children with an open link.
     pub fn linked_children(&self) -> Vec<UnitCode> {
         self.downlinks.linked()

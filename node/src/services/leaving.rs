@@ -180,7 +180,7 @@ async fn try_leave(
     if !below.is_empty() {
         return Err(Error::Children { unit: unit.code.clone(), children: below.join(", ") });
     }
-    let (unsent, _) = unit.outbox_state().await?;
+    let unsent = unit.outbox_state().await?.waiting();
     let announced = unit.store.get(&unit.code, Table::Meta, KEY).await?.is_some();
     let progress = match () {
         () if unit.trust().has_left(&unit.code) => Progress::Left,

@@ -19,7 +19,10 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex as AsyncMutex, Notify};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify},
+    time::sleep,
+};
 
 use super::{
     catalogues::Catalogues,
@@ -51,6 +54,9 @@ use crate::{
 };
 
 const FORMAT: u8 = 1;
+
+/// Time after which a roll-up that failed is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Time that a hop keeps for itself, so that its answer is back before the asker's deadline.
 const LEAST_MARGIN: Duration = Duration::from_millis(20);
@@ -233,6 +239,7 @@ impl Summaries {
             tracing::error!(unit = %self.unit.code, %error, "cannot read which roll-ups wait");
         }
         loop {
+            let mut failed = false;
             for text in self.waiting.take() {
                 let Ok(period) = text.parse::<Period>() else { continue };
                 match self.roll_up(&period).await {
@@ -242,8 +249,14 @@ impl Summaries {
                     Ok(Outcome::Unchanged) => {}
                     Err(error) => {
                         tracing::error!(unit = %self.unit.code, %period, %error, "cannot roll up");
+                        failed = true;
+                        self.waiting.add(text);
                     }
                 }
+            }
+            if failed {
+                // The disk or a lane is full: there may be room again.
+                sleep(TRY_AGAIN).await;
             }
             self.waiting.changed.notified().await;
         }

@@ -8,11 +8,14 @@ mod epoch;
 mod fan_out;
 mod granting;
 mod moving;
+mod outbox;
 mod refusals;
 mod sealing;
 
+use self::outbox::{Added, Queued};
 pub use self::{
     epoch::{FinalReceipts, Redelivered, Withdrawn},
+    outbox::{Budgets, LaneState, OutboxState},
     sealing::{Given, ReadError, Seal},
 };
 
@@ -30,7 +33,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 
 use super::{
     enrolments::{Grantor, put_delegation, put_revocation},
-    exchange::{Cursor, Departure, Lane},
+    exchange::Lane,
 };
 use crate::{
     clock::{Clock, UnixMillis},
@@ -162,6 +165,8 @@ pub struct Parts {
     pub desks: BTreeMap<DeskId, DeskKeys>,
     /// What the unit believes.
     pub trust: Trust,
+    /// Bytes that may wait in its lanes.
+    pub budgets: Budgets,
 }
 
 /// One hosted unit.
@@ -190,6 +195,8 @@ pub struct Unit {
     standing: watch::Sender<u64>,
     counters: Arc<AsyncMutex<Counters>>,
     outboxes: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
+    budgets: Budgets,
+    queued: Queued,
     roster: watch::Sender<u64>,
     parent: RwLock<Option<UnitCode>>,
     /// Refusals of this minute that strangers caused.
@@ -240,12 +247,16 @@ impl Unit {
             standing: watch::Sender::new(0),
             counters: Arc::new(AsyncMutex::new(counters)),
             outboxes: Mutex::default(),
+            budgets: parts.budgets,
+            queued: Queued::default(),
             roster: watch::Sender::new(0),
             parent: RwLock::new(parts.parent),
             refusals: Mutex::default(),
         });
-        let (waiting, _) = unit.outbox_state().await?;
-        unit.metrics.outbox_changed(i64::try_from(waiting).unwrap_or(i64::MAX));
+        for lane in unit.outbox_state().await?.lanes {
+            let rows = i64::try_from(lane.waiting).unwrap_or(i64::MAX);
+            unit.queued_changed(lane.lane, rows, i64::try_from(lane.bytes).unwrap_or(i64::MAX));
+        }
         Ok(unit)
     }
 
@@ -444,7 +455,7 @@ impl Unit {
             next,
             guard,
             peers: Vec::new(),
-            enqueued: 0,
+            added: Default::default(),
             fans_out: false,
         }
     }
@@ -569,122 +580,6 @@ impl Unit {
         Ok(cells)
     }
 
-    /// At most `limit` deliveries of a lane to `peer` above `after`.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn outgoing(
-        &self,
-        peer: &UnitCode,
-        lane: Lane,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Departure>, store::Error> {
-        let prefix = outbox_prefix(peer, lane);
-        let from = outbox_key(peer, lane, after);
-        let link_epoch = self.link_epoch();
-        let rows = self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), limit).await?;
-        let mut departures = Vec::with_capacity(rows.len());
-        for (key, value) in rows {
-            let lane_seq = sequence_of(&key)?;
-            let row = OutboxRow::decode(&value)?;
-            let id = StatementId::try_from(&row.id[..])
-                .map_err(|_| store::Error::Engine("an outbox row is damaged".into()))?;
-            let envelope = self.statement(id).await?.ok_or_else(|| {
-                store::Error::Engine(format!("the statement {id} of an outbox row is missing"))
-            })?;
-            let cells = if lane == Lane::Summary { self.cells(id).await? } else { Vec::new() };
-            let cursor = Cursor { lane, link_epoch, lane_seq };
-            departures.push(Departure {
-                cursor,
-                after: row.after,
-                envelope,
-                cells,
-                evidence: None,
-            });
-        }
-        Ok(departures)
-    }
-
-    /// Removes outbox rows that the peer holds, and keeps what they say in case it loses it.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn acknowledged(&self, peer: &UnitCode, cursor: Cursor) -> Result<(), store::Error> {
-        if cursor.link_epoch != self.link_epoch() {
-            return Ok(());
-        }
-        self.settle(peer, cursor, true).await
-    }
-
-    async fn settle(
-        &self,
-        peer: &UnitCode,
-        cursor: Cursor,
-        keeps: bool,
-    ) -> Result<(), store::Error> {
-        const PAGE: usize = store::MAX_BATCH_OPERATIONS / 2;
-        let prefix = outbox_prefix(peer, cursor.lane);
-        loop {
-            let rows = self.store.scan(&self.code, Table::Outbox, &prefix, None, PAGE).await?;
-            let mut batch = Batch::new(&self.code);
-            // What goes out makes room.
-            batch.urgent();
-            let mut settled = 0;
-            for (key, value) in rows {
-                if sequence_of(&key)? > cursor.lane_seq {
-                    break;
-                }
-                settled += 1;
-                if keeps {
-                    let row = self.delivered(&value, cursor.link_epoch)?;
-                    batch.put(Table::Delivered, key.clone(), row);
-                }
-                batch.delete(Table::Outbox, key);
-            }
-            let more = settled == PAGE;
-            if !batch.is_empty() {
-                self.store.submit(batch).await?;
-                self.metrics.outbox_changed(-i64::try_from(settled).unwrap_or(i64::MAX));
-                self.metrics.statements_sent(cursor.lane.as_str(), settled as u64);
-            }
-            if !more {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Number of deliveries that wait for `peer`.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn waiting_for(&self, peer: &UnitCode) -> Result<u64, store::Error> {
-        let mut count = 0;
-        for lane in Lane::ALL {
-            let prefix = outbox_prefix(peer, lane);
-            let rows =
-                self.store.scan(&self.code, Table::Outbox, &prefix, None, usize::MAX).await?;
-            count += rows.len() as u64;
-        }
-        Ok(count)
-    }
-
-    /// Drops what waits for a peer that has left: it will never ask for it.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn forget_outbox(&self, peer: &UnitCode) -> Result<(), store::Error> {
-        for lane in Lane::ALL {
-            let cursor = Cursor { lane, link_epoch: self.link_epoch(), lane_seq: u64::MAX };
-            self.settle(peer, cursor, false).await?;
-        }
-        Ok(())
-    }
-
     /// Puts the current span under the act that caused the kept statement, so that what follows
     /// from it is one trace. Without such a statement nothing changes.
     ///
@@ -697,38 +592,6 @@ impl Unit {
             set_parent_from(&statement.header.traceparent, &tracing::Span::current());
         }
         Ok(())
-    }
-
-    /// Number of waiting deliveries, and when the oldest was put there.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn outbox_state(&self) -> Result<(u64, Option<UnixMillis>), store::Error> {
-        let (mut count, mut oldest, mut after) = (0, None, None::<Vec<u8>>);
-        loop {
-            let rows =
-                self.store.scan(&self.code, Table::Outbox, b"", after.as_deref(), 1_000).await?;
-            for (_, value) in &rows {
-                let enqueued = OutboxRow::decode(value)?.enqueued_unix_ms;
-                oldest = Some(oldest.map_or(enqueued, |time: i64| time.min(enqueued)));
-                count += 1;
-            }
-            match rows.last() {
-                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
-                _ => return Ok((count, oldest)),
-            }
-        }
-    }
-
-    /// True if a delivery of `lane` waits for `peer`.
-    ///
-    /// # Errors
-    ///
-    /// The store's.
-    pub async fn is_waiting(&self, peer: &UnitCode, lane: Lane) -> Result<bool, store::Error> {
-        let prefix = outbox_prefix(peer, lane);
-        Ok(!self.store.scan(&self.code, Table::Outbox, &prefix, None, 1).await?.is_empty())
     }
 }
 
@@ -812,7 +675,7 @@ pub struct Work {
     next: Counters,
     guard: OwnedMutexGuard<Counters>,
     peers: Vec<UnitCode>,
-    enqueued: i64,
+    added: [Added; Lane::ALL.len()],
     fans_out: bool,
 }
 
@@ -861,30 +724,13 @@ impl Work {
         put_cells(&mut self.batch, id, cells);
     }
 
-    /// Puts a kept statement into the outbox to `peer`.
-    pub fn enqueue(&mut self, peer: &UnitCode, lane: Lane, id: StatementId) {
-        let last = self.next.lanes.entry((peer.clone(), lane)).or_insert(0);
-        let row = OutboxRow {
-            after: *last,
-            id: *id.as_bytes(),
-            enqueued_unix_ms: self.unit.clock.now_unix_ms(),
-        };
-        *last += 1;
-        self.enqueued += 1;
-        self.batch.put(Table::Outbox, outbox_key(peer, lane, *last), row.encode());
-        let counter = [&[FORMAT][..], &last.to_be_bytes()].concat();
-        self.batch.put(Table::Meta, lane_key(peer, lane), counter);
-        if !self.peers.contains(peer) {
-            self.peers.push(peer.clone());
-        }
-    }
-
     /// Commits and waits until it is durable.
     ///
     /// # Errors
     ///
-    /// The store's; nothing was written.
+    /// [`store::Error::LaneFull`], or the store's; nothing was written.
     pub async fn commit(self) -> Result<(), store::Error> {
+        self.check_budgets()?;
         self.submitted().finish().await
     }
 
@@ -910,15 +756,7 @@ impl Work {
         }
         let commit = self.unit.store.submit(self.batch);
         let (unit, next, guard, peers) = (self.unit, self.next, self.guard, self.peers);
-        Submitted {
-            commit,
-            unit,
-            next,
-            guard,
-            peers,
-            enqueued: self.enqueued,
-            fans_out: self.fans_out,
-        }
+        Submitted { commit, unit, next, guard, peers, added: self.added, fans_out: self.fans_out }
     }
 }
 
@@ -929,7 +767,7 @@ struct Submitted {
     next: Counters,
     guard: OwnedMutexGuard<Counters>,
     peers: Vec<UnitCode>,
-    enqueued: i64,
+    added: [Added; Lane::ALL.len()],
     fans_out: bool,
 }
 
@@ -944,7 +782,11 @@ impl Submitted {
         if opened {
             self.unit.greet_anew();
         }
-        self.unit.metrics.outbox_changed(self.enqueued);
+        for (lane, added) in Lane::ALL.into_iter().zip(self.added) {
+            if added.rows != 0 {
+                self.unit.queued_changed(lane, added.rows, added.bytes);
+            }
+        }
         for peer in &self.peers {
             self.unit.outbox_sender(peer).send_modify(|count| *count += 1);
         }
@@ -1020,57 +862,6 @@ fn lane_key(peer: &UnitCode, lane: Lane) -> Vec<u8> {
     let mut key = [LANE_PREFIX, peer.as_str().as_bytes()].concat();
     key.extend_from_slice(&[0, lane as u8]);
     key
-}
-
-fn outbox_prefix(peer: &UnitCode, lane: Lane) -> Vec<u8> {
-    let mut key = peer.as_str().as_bytes().to_vec();
-    key.extend_from_slice(&[0, lane as u8]);
-    key
-}
-
-fn outbox_key(peer: &UnitCode, lane: Lane, lane_seq: u64) -> Vec<u8> {
-    let mut key = outbox_prefix(peer, lane);
-    key.extend_from_slice(&lane_seq.to_be_bytes());
-    key
-}
-
-fn sequence_of(key: &[u8]) -> Result<u64, store::Error> {
-    let tail = key.last_chunk::<8>();
-    tail.map(|bytes| u64::from_be_bytes(*bytes))
-        .ok_or_else(|| store::Error::Engine("an outbox key is damaged".into()))
-}
-
-struct OutboxRow {
-    after: u64,
-    id: [u8; 16],
-    enqueued_unix_ms: UnixMillis,
-}
-
-impl OutboxRow {
-    fn encode(&self) -> Vec<u8> {
-        let mut bytes = vec![FORMAT];
-        bytes.extend_from_slice(&self.after.to_be_bytes());
-        bytes.extend_from_slice(&self.id);
-        bytes.extend_from_slice(&self.enqueued_unix_ms.to_be_bytes());
-        bytes
-    }
-
-    fn decode(bytes: &[u8]) -> Result<Self, store::Error> {
-        let damaged = || store::Error::Engine("an outbox row is damaged".into());
-        let bytes: &[u8; 33] = bytes.try_into().map_err(|_| damaged())?;
-        if bytes[0] != FORMAT {
-            let found = u32::from(bytes[0]);
-            return Err(store::Error::Format { found, known: u32::from(FORMAT) });
-        }
-        let long = |range: std::ops::Range<usize>| -> Result<[u8; 8], store::Error> {
-            bytes[range].try_into().map_err(|_| damaged())
-        };
-        Ok(Self {
-            after: u64::from_be_bytes(long(1..9)?),
-            id: bytes[9..25].try_into().map_err(|_| damaged())?,
-            enqueued_unix_ms: i64::from_be_bytes(long(25..33)?),
-        })
-    }
 }
 
 fn encode_source(counters: &Counters) -> Vec<u8> {

@@ -143,6 +143,19 @@ pub enum Error {
         /// Bytes that must stay free.
         reserve_bytes: u64,
     },
+    /// What waits in a lane uses up its budget.
+    #[error(
+        "{bytes} bytes wait in lane {lane}, {budget_bytes} are allowed; reach the peer, or raise the \
+         lane's budget under [lanes] in node.toml"
+    )]
+    LaneFull {
+        /// The lane.
+        lane: &'static str,
+        /// Bytes that wait.
+        bytes: u64,
+        /// Bytes that may.
+        budget_bytes: u64,
+    },
     /// Another process has the store open.
     #[error("the store is in use by {holder}; stop that process first")]
     Locked {

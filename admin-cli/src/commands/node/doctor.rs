@@ -22,6 +22,9 @@ use super::{
 };
 use crate::{failure::Failure, output::Output, table::Table, texts::Text, values};
 
+/// Share of a lane's budget, in percent, from which on it is told.
+const EARLY_PERCENT: u128 = 80;
+
 const MINUTE_MS: i64 = 60 * 1_000;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -201,6 +204,7 @@ fn of_unit(output: &Output, unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> 
     findings.push(of("epoch", Text::Epoch, severity, found, Text::DoctorRestore));
     findings.extend(of_rotation(unit, now));
     findings.push(of_witness(output, unit));
+    findings.extend(of_lanes(unit));
     if unit.parent_link() != LinkState::Unspecified {
         findings.extend(of_link(unit));
     }
@@ -235,6 +239,35 @@ fn of_witness(output: &Output, unit: &UnitStatus) -> Finding {
         found: output.text(witness).to_owned(),
         remedy: None,
     }
+}
+
+/// Lanes that come near their budget, and those that rest for want of room here.
+fn of_lanes(unit: &UnitStatus) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for lane in unit.lanes.iter().filter(|lane| lane.budget_bytes > 0) {
+        let percent = u128::from(lane.bytes) * 100 / u128::from(lane.budget_bytes);
+        let severity = match percent {
+            0..EARLY_PERCENT => continue,
+            EARLY_PERCENT..100 => Severity::Warning,
+            _ => Severity::Alarm,
+        };
+        let (bytes, budget) = (values::size(lane.bytes), values::size(lane.budget_bytes));
+        let found = format!("{} {bytes} / {budget}", lane.lane);
+        findings.push(finding(
+            "lane",
+            Text::CheckLane,
+            &unit.unit,
+            severity,
+            found,
+            Text::DoctorLane,
+        ));
+    }
+    let rests = unit.resting.iter().map(|resting| {
+        let (text, remedy) = (Text::CheckLane, Text::DoctorRoom);
+        finding("lane", text, &unit.unit, Severity::Alarm, resting.clone(), remedy)
+    });
+    findings.extend(rests);
+    findings
 }
 
 fn of_link(unit: &UnitStatus) -> [Finding; 2] {

@@ -1,6 +1,6 @@
 //! How a host, its units and the units that it knows are shown.
 
-use lianxi_proto::admin::v1::{KnownUnit, LinkState, StatusResponse, UnitStatus};
+use lianxi_proto::admin::v1::{KnownUnit, LaneStatus, LinkState, StatusResponse, UnitStatus};
 use serde_json::{Value, json};
 
 use super::{renewal, rotate};
@@ -34,6 +34,8 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "children_linked": unit.children_linked,
         "outbox": unit.outbox,
         "oldest_unsent_ms": unit.oldest_unsent_ms,
+        "lanes": unit.lanes.iter().map(lane_json).collect::<Vec<_>>(),
+        "resting": unit.resting,
         "quarantined": unit.quarantined,
         "catalogue": unit.catalogue,
         "records": unit.records,
@@ -47,6 +49,16 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "rolled_back_peers": unit.rolled_back_peers,
         "key_rotation": unit.key_rotation.as_ref().map(rotate::rotation_json),
         "witness_gap": unit.witness_gap,
+    })
+}
+
+fn lane_json(lane: &LaneStatus) -> Value {
+    json!({
+        "lane": lane.lane,
+        "waiting": lane.waiting,
+        "bytes": lane.bytes,
+        "budget_bytes": lane.budget_bytes,
+        "oldest_ms": lane.oldest_ms,
     })
 }
 
@@ -72,6 +84,9 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         output.line(output.fill(Text::LinkDownBecause, &[&unit.unit, reason]))?;
     }
     for unit in &status.units {
+        for resting in &unit.resting {
+            output.line(output.fill(Text::LaneRests, &[&unit.unit, resting]))?;
+        }
         if !unit.rolled_back.is_empty() {
             output.line(output.fill(Text::RolledBackHere, &[&unit.unit, &unit.rolled_back]))?;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{OutboxRow, Unit};
+use super::{Unit, outbox::OutboxRow};
 use crate::{
     domain::delegation::PublicKey,
     identity::{

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 use super::{
-    Counters, FORMAT, LINK_EPOCH_KEY, OutboxRow, Unit, Work, draw_link_epoch, outbox_key,
-    outbox_prefix, sequence_of,
+    Counters, FORMAT, LINK_EPOCH_KEY, Unit, Work, draw_link_epoch,
+    outbox::{OutboxRow, outbox_key, outbox_prefix, sequence_of},
 };
 use crate::{
     clock::UnixMillis,
@@ -237,7 +237,8 @@ impl Unit {
                 done.gone += lane_seq.saturating_sub(last + 1);
                 done.again += 1;
                 let (id, enqueued_unix_ms) = (row.id, row.enqueued_unix_ms);
-                let row = OutboxRow { after: last, id, enqueued_unix_ms };
+                // What it takes of the disk is kept either way.
+                let row = OutboxRow { after: last, id, enqueued_unix_ms, bytes: 0 };
                 batch.put(Table::Outbox, key.clone(), row.encode());
                 batch.delete(Table::Delivered, key.clone());
                 last = lane_seq;
@@ -415,12 +416,5 @@ impl Unit {
             work.commit().await?;
         }
         Ok(())
-    }
-}
-
-impl OutboxRow {
-    fn statement_id(&self) -> Result<StatementId, store::Error> {
-        StatementId::try_from(&self.id[..])
-            .map_err(|_| store::Error::Engine("an outbox row is damaged".into()))
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{OutboxRow, Unit, Work, outbox_prefix, sequence_of};
+use super::{
+    Unit, Work,
+    outbox::{OutboxRow, outbox_prefix, sequence_of},
+};
 use crate::{
     domain::unit::UnitCode,
     services::exchange::Lane,
@@ -33,17 +36,14 @@ impl Unit {
                 if rows.is_empty() {
                     break;
                 }
-                let moved = rows.len();
                 for (key, value) in rows {
                     let row = OutboxRow::decode(&value)?;
-                    let id = StatementId::try_from(&row.id[..])
-                        .map_err(|_| store::Error::Engine("an outbox row is damaged".into()))?;
+                    let id = row.statement_id()?;
                     if !self.is_of_one_link(id).await? {
-                        work.enqueue(to, lane, id);
+                        work.enqueue_sized(to, lane, id, row.bytes);
                     }
-                    work.batch.delete(Table::Outbox, key);
+                    work.remove_row(lane, key, &row);
                 }
-                work.enqueued -= i64::try_from(moved).unwrap_or(i64::MAX);
                 work.commit().await?;
             }
         }
@@ -70,10 +70,9 @@ impl Unit {
     ) -> Result<(), store::Error> {
         let prefix = outbox_prefix(peer, lane);
         let rows = self.store.scan(&self.code, Table::Outbox, &prefix, None, 200).await?;
-        for (key, _) in rows {
+        for (key, value) in rows {
             if sequence_of(&key)? <= last {
-                work.batch.delete(Table::Outbox, key);
-                work.enqueued -= 1;
+                work.remove_row(lane, key, &OutboxRow::decode(&value)?);
             }
         }
         Ok(())
