@@ -17,6 +17,7 @@ use lianxi_proto::{
         approval_service_client::ApprovalServiceClient,
         courier_service_client::CourierServiceClient, journal_service_client::JournalServiceClient,
         node_service_client::NodeServiceClient, reform_service_client::ReformServiceClient,
+        transfer_service_client::TransferServiceClient,
     },
     local::v1::{
         catalogue_service_client::CatalogueServiceClient,
@@ -167,6 +168,11 @@ impl Client {
     /// Files across an air gap.
     pub(crate) fn courier(&self) -> CourierServiceClient<Authorised> {
         CourierServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Units that go to another host.
+    pub(crate) fn transfers(&self) -> TransferServiceClient<Authorised> {
+        TransferServiceClient::new(self.authorised()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// The catalogue in force.

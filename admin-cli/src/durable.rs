@@ -68,6 +68,68 @@ pub(crate) fn write(path: &Path, bytes: &[u8], existing: Existing) -> anyhow::Re
     File::open(&parent).and_then(|parent| parent.sync_all()).with_context(cannot)
 }
 
+/// A file that comes in pieces. Dropped before its end, nothing of it is left.
+pub(crate) struct Growing {
+    path: PathBuf,
+    beside: PathBuf,
+    file: Option<File>,
+    existing: Existing,
+}
+
+impl Growing {
+    /// Begins a file that only its owner can read.
+    ///
+    /// # Errors
+    ///
+    /// As [`check`].
+    pub(crate) fn begin(path: &Path, existing: Existing) -> anyhow::Result<Self> {
+        check(path, existing)?;
+        let name = path.file_name().context("a file needs a name")?.to_string_lossy();
+        let beside = path.with_file_name(format!(".{name}.{}.new", std::process::id()));
+        let file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&beside);
+        let file = file.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Self { path: path.to_owned(), beside, file: Some(file), existing })
+    }
+
+    /// Adds a piece.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        let cannot = || format!("cannot write {}", self.path.display());
+        match &mut self.file {
+            Some(file) => file.write_all(bytes).with_context(cannot),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the whole file its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`write`].
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
+        let cannot = || format!("cannot write {}", self.path.display());
+        if let Some(file) = self.file.take() {
+            file.sync_all().with_context(cannot)?;
+            publish(&self.beside, &self.path, self.existing).with_context(cannot)?;
+        }
+        let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or_else(|| Path::new("."));
+        File::open(parent).and_then(|parent| parent.sync_all()).with_context(cannot)
+    }
+}
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        if self.file.is_some() {
+            // What was begun is of no use; that it cannot be removed is no second failure.
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
 fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = OpenOptions::new().create_new(true).write(true).mode(0o644).open(path)?;
     file.write_all(bytes)?;
@@ -99,6 +161,22 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         // Nothing is left beside it.
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_in_pieces_is_there_whole_or_not_at_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let mut begun = Growing::begin(&path, Existing::Keep).unwrap();
+        begun.add(b"one").unwrap();
+        drop(begun);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        let mut whole = Growing::begin(&path, Existing::Keep).unwrap();
+        whole.add(b"one").unwrap();
+        whole.add(b"two").unwrap();
+        whole.finish().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"onetwo");
+        assert!(Growing::begin(&path, Existing::Keep).is_err());
     }
 
     #[test]

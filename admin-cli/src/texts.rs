@@ -267,6 +267,16 @@ texts! {
     PartSilent: "{} has not answered: it is away, or its link is down", "{} 未答复：不在线或链路中断";
     WouldReparent: "{} would come from {} under {} on {}; nothing was ordered", "{} 将于 {3} 由 {1} 划归 {2}；未作任何更改";
     Reparented: "{} comes from {} under {} on {}", "{} 定于 {3} 由 {1} 划归 {2}";
+    MoveAwaited: "give this to the old host; the file is sealed to this host alone", "请将此交给原主机；文件仅本机可开启";
+    MoveAnnounced: "children of {} are told to dial {} too", "已告知 {} 的下级新地址 {}";
+    WouldMove: "{} would go from {} to {}; nothing was changed", "{} 将由 {} 迁往 {}；未作任何更改";
+    MoveExported: "{} stopped here for good and goes to {}; its file is {}", "{} 已在本机永久停止，迁往 {}；文件为 {}";
+    MoveImported: "{} came from {} and opened epoch {}", "{} 已由 {} 迁入，开启第 {} 纪元";
+    MoveConfirmed: "{} is at {}; its keys and records here were erased", "{} 已迁至 {}；本机的密钥与数据已清除";
+    WouldConfirm: "{} is at {}; nothing was erased", "{} 已迁至 {}；未作清除";
+    ChildUnknowing: "{} does not know the new address yet", "{} 尚不知新地址";
+    AccountStays: "account {} has a role of the unit and stays at this host; the new host makes its own", "账号 {} 在该单位有角色，留在本机；新主机须另建账号";
+    NothingMoves: "nothing moves", "无迁移内容";
     ScopeCame: "scope changed from {} on: {} came from {} ({} units); earlier periods are not comparable", "自 {} 起口径变化：{} 由 {} 划入（{} 个单位）；与此前各期不可比";
     ScopeWent: "scope changed from {} on: {} went to {} ({} units); earlier periods are not comparable", "自 {} 起口径变化：{} 划归 {}（{} 个单位）；与此前各期不可比";
     ComparableScope: "comparable scope, without what came:", "可比口径（不含划入单位）：";

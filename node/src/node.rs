@@ -15,12 +15,13 @@ mod reforms;
 mod renewal;
 mod rotation;
 mod setup;
+mod transfer;
 
 pub use at_rest::{StoreRewritten, lock_of_store, rewrite_store};
 pub use custody::{RootFacts, install_root, remove_root, request_root, root_facts, split_root};
 pub use host::{Host, Options};
 pub use protection::{change_secret, open_lock, protect_keys, unprotect_keys};
-pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline};
+pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline, receive_offline};
 
 use std::{future::Future, io, path::PathBuf, sync::Arc};
 

@@ -9,6 +9,7 @@ use lianxi_node::{
     identity::keys::Lock,
     link::Tap,
     node::{self, Host, InitOptions, JoinOptions, Options},
+    services::transfer::request_text,
     telemetry::Metrics,
 };
 use lianxi_proto::{
@@ -162,6 +163,24 @@ impl Federation {
         self.hosts.insert(code.to_owned(), TestHost::new(directory));
         self.places.insert(code.to_owned(), code.to_owned());
         self.start(code).await;
+    }
+
+    /// Adds a host without units under a name, which awaits `unit`: what that says of itself.
+    pub async fn await_unit(&mut self, name: &str, unit: &str) -> String {
+        let directory = self.directory.path().join(name);
+        let options = JoinOptions { listen: Some(free_address()), advertise: Vec::new() };
+        let unit = unit.parse().unwrap();
+        let request = node::receive_offline(&directory, &unit, options).await.unwrap();
+        self.hosts.insert(name.to_owned(), TestHost::new(directory));
+        self.places.insert(name.to_owned(), name.to_owned());
+        self.start(name).await;
+        request_text(&request)
+    }
+
+    /// From here on `unit` is asked for at the host that was added as `name`.
+    pub fn find_at(&mut self, unit: &str, name: &str) {
+        self.places.insert(unit.to_owned(), name.to_owned());
+        self.places.remove(name);
     }
 
     /// Adds a unit to the host that serves its parent.

@@ -104,7 +104,7 @@ impl Played {
             match effect {
                 Effect::Judge(standing) => {
                     let meeting = if standing.stopped { Meeting::Quiet } else { Meeting::Open };
-                    session.accepted(meeting, (role == Role::Parent).then_some(standing));
+                    session.accepted(meeting, (role == Role::Parent).then_some(*standing));
                 }
                 Effect::Fetch { lane, .. } => session.fetched(lane, Vec::new()),
                 Effect::FetchRoster => session.roster(Vec::new()),

@@ -95,6 +95,7 @@ impl Hostile {
             clock_unix_ms: SystemClock.now_unix_ms(),
             roster_sha256: self.trust.roster_sha256(self.unit()).to_vec(),
             revocations_sha256: self.trust.revocations_sha256().to_vec(),
+            addresses: Vec::new(),
             catalogue: String::new(),
             seen: None,
             opening: None,

@@ -192,6 +192,7 @@ fn open_case_file(case: &Value) -> Result<Vec<u8>, &'static str> {
         Ok(()) => Ok(plain),
         Err(sealed_file::Error::NotAReader) => Err("not-a-reader"),
         Err(sealed_file::Error::Seal(error)) => Err(word(&error)),
+        Err(sealed_file::Error::Chunk { .. }) => Err(word(&Error::Body)),
         Err(error) => panic!("{error}"),
     }
 }

@@ -2,6 +2,7 @@
 
 mod reforms;
 mod reparent;
+mod transfer;
 
 use clap::Subcommand;
 
@@ -12,6 +13,16 @@ use super::Context;
 pub(crate) enum Verb {
     /// Order a unit under another parent, from a day on (机构改革)
     Reparent(reparent::Reparent),
+    /// Await a unit at its new host, or make that host; prints what the old one has to know (换机)
+    Receive(transfer::Receive),
+    /// Tell a unit's children where it is going to be, and show what it takes along
+    MoveHost(transfer::MoveHost),
+    /// Stop a unit here for good and write everything of it into a file for its new host
+    Export(transfer::Export),
+    /// Let a unit begin here from the file that its old host wrote
+    Import(transfer::Import),
+    /// Erase a unit here that is known to be at its new host
+    Confirm(transfer::Confirm),
     /// List reforms with what is concerned, and who has not answered
     Reforms(reforms::Reforms),
 }
@@ -21,6 +32,11 @@ impl Verb {
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         match self {
             Self::Reparent(reparent) => reparent.run(context).await,
+            Self::Receive(receive) => receive.run(context).await,
+            Self::MoveHost(announce) => announce.run(context).await,
+            Self::Export(export) => export.run(context).await,
+            Self::Import(import) => import.run(context).await,
+            Self::Confirm(confirm) => confirm.run(context).await,
             Self::Reforms(reforms) => reforms.run(context).await,
         }
     }

@@ -32,6 +32,11 @@ impl Actor {
         Self(format!("uid:{uid}"))
     }
 
+    /// As a leaf named somebody.
+    pub fn recorded(text: &str) -> Self {
+        Self(cut(text))
+    }
+
     /// An account of the host.
     pub fn account(name: &str) -> Self {
         Self(format!("account:{}", cut(name)))

@@ -17,6 +17,7 @@ pub mod records;
 pub mod reforms;
 pub mod status;
 pub mod summaries;
+pub mod transfers;
 
 use std::sync::Arc;
 
@@ -26,6 +27,7 @@ use lianxi_proto::{
         approval_service_server::ApprovalServiceServer,
         courier_service_server::CourierServiceServer, journal_service_server::JournalServiceServer,
         node_service_server::NodeServiceServer, reform_service_server::ReformServiceServer,
+        transfer_service_server::TransferServiceServer,
     },
     local::v1::{
         catalogue_service_server::CatalogueServiceServer,
@@ -43,6 +45,7 @@ use crate::{
         courier::Codec,
         host::{Operations, Units},
         imports::Imports,
+        transfer::Transfers,
     },
     store::Store,
 };
@@ -52,7 +55,7 @@ pub fn local_services(
     units: &Arc<Units>,
     imports: &Arc<Imports>,
     store: &Arc<dyn Store>,
-    operations: Arc<dyn Operations>,
+    (operations, transfers): (Arc<dyn Operations>, Arc<dyn Transfers>),
     retention_days: u32,
 ) -> Routes {
     let units = || Arc::clone(units);
@@ -62,6 +65,7 @@ pub fn local_services(
     Routes::new(NodeServiceServer::new(nodes))
         .add_service(JournalServiceServer::new(journal))
         .add_service(ReformServiceServer::new(reforms::ReformHandler::new(units())))
+        .add_service(TransferServiceServer::new(transfers::TransferHandler::new(transfers)))
         .add_service(RecordServiceServer::new(records))
         .add_service(CatalogueServiceServer::new(catalogues::CatalogueHandler::new(units())))
         .add_service(SummaryServiceServer::new(summaries::SummaryHandler::new(units())))

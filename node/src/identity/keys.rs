@@ -8,6 +8,7 @@ mod file;
 mod lock;
 mod next;
 mod protect;
+pub mod transfer;
 
 use std::{
     fmt, io,

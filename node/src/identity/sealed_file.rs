@@ -8,6 +8,7 @@
 use std::io::{self, Read, Write};
 
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use crate::{
     identity::sealed::{self, ContentKey, KeyRing, Reader},
@@ -41,9 +42,17 @@ pub enum Error {
     /// None of the readers is here.
     #[error("the file is sealed for others; open it at a unit that it was sealed for")]
     NotAReader,
-    /// A key or chunk does not open.
+    /// A key does not open.
     #[error("the file was changed or cut off; fetch it again")]
     Seal(#[from] sealed::Error),
+    /// A chunk does not open.
+    #[error("the file was changed or cut off in chunk {number}, from byte {at} on; fetch it again")]
+    Chunk {
+        /// Number of the chunk, from 0.
+        number: u32,
+        /// Where it begins.
+        at: u64,
+    },
     /// More chunks than can be numbered.
     #[error("the file is too large")]
     TooLarge,
@@ -58,41 +67,98 @@ pub enum Error {
 ///
 /// [`Error::Seal`] for an unusable key, [`Error::File`], [`Error::TooLarge`].
 pub fn seal_file(readers: &[Reader], plain: impl Read, sealed: impl Write) -> Result<(), Error> {
-    seal_with(&ContentKey::generate(), readers, plain, sealed)
+    seal_with(ContentKey::generate(), readers, plain, sealed)
 }
 
 fn seal_with(
-    key: &ContentKey,
+    key: ContentKey,
     readers: &[Reader],
     mut plain: impl Read,
-    mut sealed: impl Write,
+    sealed: impl Write,
 ) -> Result<(), Error> {
-    let key_commitment = key.commitment();
-    let context = context(&key_commitment);
-    let recipients = readers.iter().map(|reader| key.seal_to(&context, reader));
-    let recipients = recipients.collect::<Result<_, _>>()?;
-    let head = encode_file_head(&FileHead { key_commitment, recipients });
-    let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
-    if length > MAX_HEAD_BYTES {
-        return Err(Error::Head(length));
-    }
-    sealed.write_all(MARK)?;
-    sealed.write_all(&length.to_be_bytes())?;
-    sealed.write_all(&head)?;
-    let digest: [u8; 32] = Sha256::digest(&head).into();
-    let mut chunk = filled(&mut plain, CHUNK_BYTES)?;
-    for number in 0.. {
-        // Only the one after it tells whether a chunk is the last.
-        let next =
-            if chunk.len() < CHUNK_BYTES { Vec::new() } else { filled(&mut plain, CHUNK_BYTES)? };
-        let is_last = next.is_empty();
-        sealed.write_all(&key.encrypt(nonce(number, is_last), &digest, &chunk))?;
-        if is_last {
-            return Ok(sealed.flush()?);
+    let mut sealing = Sealing::begin(key, readers, sealed)?;
+    loop {
+        let chunk = filled(&mut plain, CHUNK_BYTES)?;
+        if chunk.is_empty() {
+            return sealing.finish().map(|_| ());
         }
-        chunk = next;
+        sealing.write(&chunk)?;
     }
-    Err(Error::TooLarge)
+}
+
+/// A file that is being sealed, piece by piece.
+pub struct Sealing<W> {
+    key: ContentKey,
+    head_sha256: [u8; 32],
+    number: u32,
+    chunk: Zeroizing<Vec<u8>>,
+    sealed: W,
+}
+
+impl<W: Write> Sealing<W> {
+    /// Begins a file for `readers`.
+    ///
+    /// # Errors
+    ///
+    /// As [`seal_file`].
+    pub fn new(readers: &[Reader], sealed: W) -> Result<Self, Error> {
+        Self::begin(ContentKey::generate(), readers, sealed)
+    }
+
+    fn begin(key: ContentKey, readers: &[Reader], mut sealed: W) -> Result<Self, Error> {
+        let key_commitment = key.commitment();
+        let context = context(&key_commitment);
+        let recipients = readers.iter().map(|reader| key.seal_to(&context, reader));
+        let recipients = recipients.collect::<Result<_, _>>()?;
+        let head = encode_file_head(&FileHead { key_commitment, recipients });
+        let length = u32::try_from(head.len()).unwrap_or(u32::MAX);
+        if length > MAX_HEAD_BYTES {
+            return Err(Error::Head(length));
+        }
+        sealed.write_all(MARK)?;
+        sealed.write_all(&length.to_be_bytes())?;
+        sealed.write_all(&head)?;
+        let head_sha256 = Sha256::digest(&head).into();
+        let chunk = Zeroizing::new(Vec::with_capacity(CHUNK_BYTES));
+        Ok(Self { key, head_sha256, number: 0, chunk, sealed })
+    }
+
+    /// Adds bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`], [`Error::TooLarge`].
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
+        while !bytes.is_empty() {
+            // Only what comes after it tells that a chunk is not the last.
+            if self.chunk.len() == CHUNK_BYTES {
+                self.seal(false)?;
+                self.number = self.number.checked_add(1).ok_or(Error::TooLarge)?;
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(CHUNK_BYTES - self.chunk.len()));
+            self.chunk.extend_from_slice(now);
+            bytes = later;
+        }
+        Ok(())
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::File`].
+    pub fn finish(mut self) -> Result<W, Error> {
+        self.seal(true)?;
+        self.sealed.flush()?;
+        Ok(self.sealed)
+    }
+
+    fn seal(&mut self, is_last: bool) -> Result<(), Error> {
+        let nonce = nonce(self.number, is_last);
+        self.sealed.write_all(&self.key.encrypt(nonce, &self.head_sha256, &self.chunk))?;
+        self.chunk.clear();
+        Ok(())
+    }
 }
 
 /// Opens a file with a key of `ring` and writes what is inside to `plain`.
@@ -122,6 +188,7 @@ pub fn open_file(
     let FileHead { key_commitment, recipients } = decode_file_head(&head)?;
     let key = ring.content_key(&context(&key_commitment), &key_commitment, &recipients)?;
     let key = key.ok_or(Error::NotAReader)?;
+    let begin = (MARK.len() + 4 + head.len()) as u64;
     let mut chunk = filled(&mut sealed, CHUNK_BYTES + TAG_BYTES)?;
     for number in 0.. {
         let next = if chunk.len() < CHUNK_BYTES + TAG_BYTES {
@@ -130,7 +197,10 @@ pub fn open_file(
             filled(&mut sealed, CHUNK_BYTES + TAG_BYTES)?
         };
         let is_last = next.is_empty();
-        plain.write_all(&key.decrypt(nonce(number, is_last), &digest, &chunk)?)?;
+        let opened = key.decrypt(nonce(number, is_last), &digest, &chunk);
+        let at = begin + u64::from(number) * (CHUNK_BYTES + TAG_BYTES) as u64;
+        let opened = opened.map_err(|_| Error::Chunk { number, at })?;
+        plain.write_all(&opened)?;
         if is_last {
             return Ok(plain.flush()?);
         }

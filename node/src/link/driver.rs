@@ -309,7 +309,7 @@ impl Driver {
         while let Some(effect) = self.session.effect() {
             let (exchange, peer) = (Arc::clone(&self.exchange), self.peer.clone());
             match effect {
-                Effect::Judge(hello) => self.judge(hello),
+                Effect::Judge(hello) => self.judge(*hello),
                 Effect::Up { clock_skew_ms } => self.up(clock_skew_ms),
                 Effect::Fetch { lane, after } => self.spawn(async move {
                     Done::Fetched(lane, exchange.outgoing(&peer, lane, after, FETCH_LIMIT).await)

@@ -150,6 +150,16 @@ impl LinkHost {
         }
     }
 
+    /// Links a unit no more. Links to its children end with the next frame, or with a greeting anew.
+    pub fn detach(&self, unit: &UnitCode) {
+        if let Some(hosted) = lock(&self.0.units).get_mut(unit) {
+            hosted.exchange = None;
+            if let Some(stop) = hosted.uplink.take() {
+                stop.send_replace(true);
+            }
+        }
+    }
+
     /// Ends every link and waits for all tasks.
     pub async fn shutdown(&self) {
         self.0.stop.send_replace(true);

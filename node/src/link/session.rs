@@ -639,7 +639,7 @@ impl Session {
             clock_skew_ms: self.now.unix_ms.saturating_sub(standing.clock_unix_ms),
         };
         self.state = State::Judging;
-        self.effects.push_back(Effect::Judge(standing));
+        self.effects.push_back(Effect::Judge(Box::new(standing)));
         Ok(())
     }
 

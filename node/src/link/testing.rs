@@ -226,6 +226,7 @@ impl Exchange for MemoryExchange {
             clock_unix_ms: 0,
             roster_sha256: [u8::try_from(count).unwrap(); 32],
             catalogue: String::new(),
+            addresses: Vec::new(),
             revocations_sha256: [u8::try_from(state.revocations.len()).unwrap(); 32],
             seen: Seen::default(),
             opening: None,

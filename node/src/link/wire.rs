@@ -18,7 +18,7 @@ use crate::{
         Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Page, Parcel, Question, Returned, Seen,
         ShownOpening, Standing, Wanted, Witnessing,
     },
-    statement::{journal::Evidence, revocation::Proven},
+    statement::{journal::Evidence, revocation::Proven, transfer::addresses},
 };
 
 /// Largest serialised frame.
@@ -135,6 +135,7 @@ pub(crate) fn hello(standing: Standing) -> Frame {
         clock_unix_ms: standing.clock_unix_ms,
         roster_sha256: standing.roster_sha256.to_vec(),
         catalogue: standing.catalogue,
+        addresses: standing.addresses,
         revocations_sha256: standing.revocations_sha256.to_vec(),
         seen: Some(pb::Seen {
             epoch: standing.seen.number.epoch,
@@ -204,6 +205,8 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
             .try_into()
             .map_err(|_| field("hello", "roster_sha256", "is not 32 bytes long"))?,
         catalogue: hello.catalogue,
+        addresses: addresses("hello.addresses", hello.addresses)
+            .map_err(|_| field("hello", "addresses", "holds no address"))?,
         revocations_sha256: match hello.revocations_sha256.as_slice() {
             [] => NO_REVOCATIONS_SHA256,
             digest => digest
@@ -452,6 +455,7 @@ mod tests {
             version_max: 1,
             unit: "BOS-01".to_owned(),
             roster_sha256: vec![7; 32],
+            addresses: vec!["10.1.2.3:7443".to_owned()],
             received: vec![pb::Cursor { lane: 1, link_epoch: 5, lane_seq: 9 }],
             revocations_sha256: vec![8; 32],
             epoch: 2,

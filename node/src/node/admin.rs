@@ -14,7 +14,7 @@ use crate::{
         access::{Access, AccessLayer},
     },
     link::courier::Frames,
-    services::{accounts::Accounts, host::Operations},
+    services::{accounts::Accounts, host::Operations, transfer::Transfers},
 };
 
 /// Opens the socket. A file left by a process that is gone is replaced: the store's lock says that
@@ -43,9 +43,15 @@ pub(super) fn serve(
     mut stop: watch::Receiver<bool>,
 ) -> JoinHandle<()> {
     let operations: Arc<dyn Operations> = Arc::<Host>::clone(host);
+    let transfers: Arc<dyn Transfers> = Arc::<Host>::clone(host);
     let (units, imports, store) = (host.units(), host.imports(), host.store());
-    let services =
-        grpc::local_services(units, imports, store, operations, host.config.journal.retention_days);
+    let services = grpc::local_services(
+        units,
+        imports,
+        store,
+        (operations, transfers),
+        host.config.journal.retention_days,
+    );
     let services = grpc::with_courier(services, units, Arc::new(Frames));
     let services = grpc::with_people(services, &accounts, &host.clock);
     let access = Access {

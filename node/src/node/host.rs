@@ -26,7 +26,7 @@ use crate::{
     },
     identity::{
         keys::{Lock, Place},
-        tls::{AcceptError, Accepted, Purpose, ServerTls, UnitTls},
+        tls::{AcceptError, Accepted, ParentPin, Purpose, ServerTls, UnitTls},
     },
     link::{
         Tap,
@@ -47,14 +47,18 @@ use crate::{
         imports::Imports,
         records::Records,
         rotations::Progress,
+        transfer::Announced,
         unit::Unit,
     },
-    store::{Store, sled::SledStore},
+    store::{Store, gate::Gate, sled::SledStore},
     telemetry::Metrics,
 };
 
 /// Certificates that a unit shows; changed when they are renewed.
 type Shown = Arc<RwLock<UnitTls>>;
+
+/// Most addresses that children are told.
+const MAX_ADDRESSES: usize = 8;
 
 /// What a host is given from outside.
 #[derive(Clone)]
@@ -67,6 +71,12 @@ pub struct Options {
     pub tap: Option<Arc<dyn Tap>>,
     /// Opens the keys of the host.
     pub lock: Lock,
+}
+
+/// What ends the work on one unit.
+struct Served {
+    gate: Arc<Gate>,
+    stop: watch::Sender<bool>,
 }
 
 /// One running host.
@@ -86,6 +96,8 @@ pub struct Host {
     link_address: Option<SocketAddr>,
     started_unix_ms: UnixMillis,
     tasks: Mutex<Vec<JoinHandle<()>>>,
+    /// What ends the work on each unit, should it go to another host.
+    served: Mutex<HashMap<UnitCode, Served>>,
     /// One renewal at a time: each reads an identity and writes it back.
     pub(super) renewing: tokio::sync::Mutex<()>,
     /// A change of keys began.
@@ -125,6 +137,8 @@ impl Host {
         let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let socket = admin::listen(&config.admin_socket(), config.admin.open_to)?;
         let host = Self::assemble(config, options, store, link_address)?;
+        let tidied = host.tidy_transfers().await;
+        tidied.map_err(|error| setup::failed(error.kind(), &error))?;
         for identity in
             setup::load_identities(&host.config, &host.lock, host.store.as_ref()).await?
         {
@@ -190,6 +204,7 @@ impl Host {
                 shown: Mutex::default(),
                 link_address,
                 tasks: Mutex::default(),
+                served: Mutex::default(),
                 renewing: tokio::sync::Mutex::default(),
                 rotating: tokio::sync::Notify::new(),
                 rotation_failures: Mutex::default(),
@@ -225,60 +240,120 @@ impl Host {
     pub(super) async fn open_unit(&self, identity: setup::OpenIdentity) -> Result<(), Error> {
         let code = identity.parts.code.clone();
         let failed = |reason: String| Error::Unit { unit: code.clone(), reason };
+        let gate = Gate::new(Arc::clone(&self.store));
+        let store: Arc<dyn Store> = Arc::<Gate>::clone(&gate);
         let unit = Unit::open(
             identity.parts,
-            Arc::clone(&self.store),
+            Arc::clone(&store),
             Arc::clone(&self.clock),
             self.metrics.clone(),
         )
         .await?;
-        let judge = Arc::clone(&unit);
+        self.say_addresses(&unit).await?;
+        self.open_door(&unit).await.map_err(failed)?;
+        let quota = self.config.quota_bytes(&code);
+        let records = Arc::new(Records::new(code.clone(), store, Arc::clone(&self.clock), quota));
+        let downlinks = self.links.downlinks(&code);
+        let hosted = Hosted::open(unit, records, downlinks)
+            .await
+            .map_err(|error| failed(crate::grpc::status::chain(&error)))?;
+        self.begin_arrived(&hosted).await.map_err(failed)?;
+        self.show(&identity.tls, identity.certificate_ends_unix_ms)
+            .map_err(|error| failed(error.to_string()))?;
+        self.units.add(Arc::clone(&hosted));
+        let served = Served { gate, stop: watch::Sender::new(false) };
+        self.served.lock().unwrap_or_else(PoisonError::into_inner).insert(code.clone(), served);
+        self.work_for(&hosted);
+        let known = Arc::clone(&hosted.unit);
+        let uplink = identity.parent.map(|parent| self.uplink(known, parent, identity.tls));
+        self.links.attach(hosted, uplink);
+        Ok(())
+    }
+
+    /// Lets children of a unit enrol.
+    async fn open_door(&self, unit: &Arc<Unit>) -> Result<(), String> {
+        let judge = Arc::clone(unit);
         self.tls.refuse_revoked(
-            &code,
+            &unit.code,
             Arc::new(move |child| judge.trust().revoked(child, None).is_some()),
         );
         let budget = RecoveryBudget {
             within: self.config.recovery.within,
             times: self.config.recovery.times,
         };
-        let granting = Arc::<Unit>::clone(&unit);
+        let granting = Arc::<Unit>::clone(unit);
         let enrolments = Enrolments::open(granting, Arc::clone(&self.tls), budget).await;
-        let enrolments = enrolments.map_err(|error| failed(crate::grpc::status::chain(&error)))?;
-        self.enrolments
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(code.clone(), Arc::new(enrolments));
-        let quota = self.config.quota_bytes(&code);
-        let records = Arc::new(Records::new(
-            code.clone(),
-            Arc::clone(&self.store),
-            Arc::clone(&self.clock),
-            quota,
-        ));
-        let downlinks = self.links.downlinks(&code);
-        let hosted = Hosted::open(unit, records, downlinks)
-            .await
-            .map_err(|error| failed(crate::grpc::status::chain(&error)))?;
-        self.show(&identity.tls, identity.certificate_ends_unix_ms)
-            .map_err(|error| failed(error.to_string()))?;
-        self.units.add(Arc::clone(&hosted));
+        let enrolments = enrolments.map_err(|error| crate::grpc::status::chain(&error))?;
+        let mut doors = self.enrolments.write().unwrap_or_else(PoisonError::into_inner);
+        doors.insert(unit.code.clone(), Arc::new(enrolments));
+        Ok(())
+    }
+
+    /// Starts what a unit does by itself.
+    fn work_for(&self, hosted: &Arc<Hosted>) {
+        let code = &hosted.unit.code;
         let summaries = Arc::clone(&hosted.summaries);
-        let rolling = self.until_stopped(async move { summaries.run().await });
+        let rolling = self.until_gone(code, async move { summaries.run().await });
         let mut tasks = vec![rolling];
-        tasks.push(self.until_stopped(journals::keep(Arc::clone(&hosted), self.config.clone())));
-        tasks.push(self.until_stopped(kept::sweep(Arc::clone(&hosted))));
+        tasks.push(self.until_gone(code, journals::keep(Arc::clone(hosted), self.config.clone())));
+        tasks.push(self.until_gone(code, kept::sweep(Arc::clone(hosted))));
         if let Some(host) = self.me.upgrade() {
-            let carrying = super::reforms::run(host, Arc::clone(&hosted));
-            tasks.push(self.until_stopped(carrying));
+            let carrying = super::reforms::run(host, Arc::clone(hosted));
+            tasks.push(self.until_gone(code, carrying));
         }
         if let Some(webhook) = self.config.webhook() {
-            tasks.push(self.until_stopped(journals::tell(Arc::clone(&hosted), webhook)));
+            tasks.push(self.until_gone(code, journals::tell(Arc::clone(hosted), webhook)));
         }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
-        let known = Arc::clone(&hosted.unit);
-        let uplink = identity.parent.map(|parent| self.uplink(known, parent, identity.tls));
-        self.links.attach(hosted, uplink);
+    }
+
+    /// Says where children dial a unit: here, and where it is going to be.
+    pub(super) async fn say_addresses(&self, unit: &Unit) -> Result<(), crate::store::Error> {
+        let announced = Announced::load(self.store.as_ref(), &unit.code).await?.addresses;
+        let mut addresses = self.advertised();
+        addresses.extend(announced);
+        addresses.dedup();
+        // The newest are those that matter.
+        addresses.drain(..addresses.len().saturating_sub(MAX_ADDRESSES));
+        unit.dialled_at(addresses);
         Ok(())
+    }
+
+    /// The gate of a hosted unit.
+    pub(super) fn gate(&self, unit: &UnitCode) -> Option<Arc<Gate>> {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        served.get(unit).map(|served| Arc::clone(&served.gate))
+    }
+
+    /// Serves a unit no more: its doors, links and tasks end. Its gate stays as it is.
+    pub(super) fn withdraw(&self, unit: &UnitCode) {
+        self.units.remove(unit);
+        self.enrolments.write().unwrap_or_else(PoisonError::into_inner).remove(unit);
+        self.tls.remove(unit);
+        self.links.detach(unit);
+        self.certificates.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner).remove(unit);
+        if let Some(served) = served {
+            served.stop.send_replace(true);
+        }
+    }
+
+    /// Runs `work` until the host stops or no longer serves the unit.
+    fn until_gone(
+        &self,
+        unit: &UnitCode,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = served.get(unit).map(|served| served.stop.subscribe());
+        self.until_stopped(async move {
+            let Some(mut gone) = gone else { return };
+            tokio::select! {
+                () = work => {}
+                _ = gone.wait_for(|gone| *gone) => {}
+            }
+        })
     }
 
     /// Runs `work` beside everything else until the host stops.
@@ -304,7 +379,9 @@ impl Host {
             return Uplink::Local { parent: unit };
         }
         let shown = self.shown_by(&tls);
-        let dial = DialParent { known, parent, shown, clock: Arc::clone(&self.clock) };
+        known.dials(parent.addresses);
+        let (pin, clock) = (parent.pin, Arc::clone(&self.clock));
+        let dial = DialParent { known, pin, shown, clock };
         Uplink::Through { parent: unit, dial: Arc::new(dial) }
     }
 
@@ -421,9 +498,9 @@ pub(super) fn open_store(config: &HostConfig, lock: &Lock) -> Result<Arc<dyn Sto
 
 /// Dials a parent on another host, at each of its addresses in turn.
 struct DialParent {
-    /// The child: its trust says which CAs the parent has.
+    /// The child: its trust says which CAs the parent has, and it knows where the parent is.
     known: Arc<Unit>,
-    parent: setup::ParentAddress,
+    pin: ParentPin,
     shown: Shown,
     clock: Arc<dyn Clock>,
 }
@@ -432,7 +509,7 @@ struct DialParent {
 impl Dial for DialParent {
     async fn dial(&self) -> Result<Box<dyn Io>, String> {
         let tls = self.shown.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut pin = self.parent.pin.clone();
+        let mut pin = self.pin.clone();
         if let Some(known) = self.known.trust().delegation(&pin.unit, None)
             && let Some(ca_sha256) = known.delegation.ca_sha256
         {
@@ -440,7 +517,7 @@ impl Dial for DialParent {
             pin.further.clone_from(&known.delegation.change.further_ca_sha256);
         }
         let mut failures = Vec::new();
-        for address in &self.parent.addresses {
+        for address in &self.known.parent_addresses() {
             let connected = crate::identity::tls::connect(
                 address,
                 &pin,

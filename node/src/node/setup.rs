@@ -21,7 +21,7 @@ use crate::{
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{
         certificates,
-        keys::{DeskKeys, Lock, Place, UnitKeys, former_agreement_keys},
+        keys::{DeskKeys, Lock, Place, UnitKeys, former_agreement_keys, transfer::TransferKey},
         tls::{ParentPin, UnitTls},
         token::Token,
     },
@@ -35,8 +35,10 @@ use crate::{
         host::{Invitation, InviteOrder, JoinedUnit, NotHosted, OperationError, Units},
         imports::{Imports, Targets},
         rotations::Rotation,
+        transfer::Departed,
         unit::{Budgets, Parts},
     },
+    statement::transfer::Request,
     store::Store,
 };
 
@@ -137,6 +139,36 @@ pub async fn join_offline(
     store.close().await?;
     write_config(&config)?;
     Ok(joined_unit(&joined, &token))
+}
+
+/// Makes a host without a unit that awaits one from another host; what that has to be told.
+///
+/// # Errors
+///
+/// The directory holds a host, or the key could not be made.
+pub async fn receive_offline(
+    dir: &Path,
+    unit: &UnitCode,
+    options: JoinOptions,
+) -> Result<Request, Error> {
+    let config = new_config(dir, options.listen, options.advertise)?;
+    let store = host::open_store(&config, &Lock::none())?;
+    store.close().await?;
+    let place = transfer_place(&config, &Lock::none(), unit);
+    let TransferKey(key) = TransferKey::load_or_generate(&place).map_err(Error::Keys)?;
+    write_config(&config)?;
+    let listens = config.link.listen.map(|address| config.advertised(address));
+    Ok(Request {
+        unit: unit.clone(),
+        public_key: key.public_key(),
+        host: config.host.name.clone(),
+        addresses: listens.unwrap_or_default(),
+    })
+}
+
+/// Place of the key that the file of an awaited unit is sealed to. No unit has this code.
+pub(super) fn transfer_place(config: &HostConfig, lock: &Lock, unit: &UnitCode) -> Place {
+    Place::new(config.keys_dir(), lock.clone()).below("transfer").below(unit.as_str())
 }
 
 /// Checks the token and the parent for a host that is not there yet, and keeps nothing.
@@ -335,6 +367,10 @@ pub(super) async fn load_identities(
         else {
             continue;
         };
+        if Departed::load(store, &unit).await?.is_some() {
+            tracing::info!(%unit, "the unit was given to another host and is not served here");
+            continue;
+        }
         identities.push(open(config, lock, store, identity).await?);
     }
     identities.sort_by_key(|identity| identity.parts.level);
@@ -354,7 +390,7 @@ pub(super) async fn load_identity(
     open(config, lock, store, identity).await
 }
 
-async fn open(
+pub(super) async fn open(
     config: &HostConfig,
     lock: &Lock,
     store: &dyn Store,
@@ -433,6 +469,12 @@ pub(super) async fn join(
     if host.units().get(&token.unit).is_some() {
         let text = format!("unit {} has joined already and is served by this host", token.unit);
         return Err(OperationError { kind: ErrorKind::AlreadyExists, text });
+    }
+    let departed = Departed::load(host.store.as_ref(), &token.unit).await;
+    let departed = departed.map_err(|error| failed(error.kind(), &error))?;
+    if let Some(departed) = departed.filter(|departed| departed.confirmed_unix_ms.is_none()) {
+        let text = format!("unit {} was given to the host {}", token.unit, departed.host);
+        return Err(OperationError { kind: ErrorKind::FailedPrecondition, text });
     }
     let joined = match run.run().await {
         Ok(joined) => joined,

@@ -286,7 +286,8 @@ impl Epochs {
             return Ok(if is_quiet { Meeting::Quiet } else { Meeting::Open });
         }
         let held = self.witness.own_cosigned(peer, &seen.checkpoint);
-        let is_peer_behind = hello.reach.is_behind(&seen.reach(held));
+        let is_peer_behind =
+            hello.reach.is_behind(&seen.reach(held)) || is_second_opening(&seen, hello);
         if is_peer_behind {
             tracing::error!(
                 unit = %self.unit.code, %peer,
@@ -643,6 +644,15 @@ impl Epochs {
         let until = self.witness.cosigned_at(&row.peer, &row.checkpoint);
         Ok((after.map_or(0, |line| line.time_unix_ms), until.unwrap_or(row.found_unix_ms)))
     }
+}
+
+/// True if a peer shows another opening of its epoch than the one that was taken in: of two copies of
+/// a unit, the first one counts.
+fn is_second_opening(seen: &Seen, hello: &Standing) -> bool {
+    let shown = hello.opening.as_ref().map(|shown| envelope::payload_sha256(&shown.envelope));
+    seen.number.epoch == hello.epoch
+        && seen.opening_sha256.is_some()
+        && shown != seen.opening_sha256
 }
 
 /// The note with the unit's signature and one cosignature: enough to name the witness.

@@ -52,7 +52,7 @@ impl ServiceError for store::Error {
             | Self::BatchTooLarge(_)
             | Self::ValueTooLarge(_) => ErrorKind::ResourceExhausted,
             Self::Conflict | Self::Closed => ErrorKind::Unavailable,
-            Self::Locked { .. } | Self::Format { .. } | Self::Sealed => {
+            Self::Locked { .. } | Self::Format { .. } | Self::Sealed | Self::Moved(_) => {
                 ErrorKind::FailedPrecondition
             }
             Self::WrongKey => ErrorKind::PermissionDenied,

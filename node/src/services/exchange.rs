@@ -85,6 +85,8 @@ pub struct Standing {
     pub catalogue: String,
     /// Digest of the revocations that are held.
     pub revocations_sha256: [u8; 32],
+    /// To a child: where it dials this unit. To the parent: where this unit dials it.
+    pub addresses: Vec<String>,
     /// What was seen of the peer.
     pub seen: Seen,
     /// How the unit's epoch was opened; `None` in the first one.

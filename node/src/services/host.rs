@@ -92,6 +92,13 @@ impl Units {
     }
 }
 
+impl Units {
+    /// Serves a unit no more.
+    pub fn remove(&self, unit: &UnitCode) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(unit);
+    }
+}
+
 impl Targets for Units {
     fn records(&self, unit: &UnitCode) -> Option<Arc<Records>> {
         self.get(unit).map(|hosted| Arc::clone(&hosted.records))

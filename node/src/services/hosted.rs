@@ -14,6 +14,7 @@ use tracing::{Span, field::Empty};
 
 use super::{
     catalogues::Catalogues,
+    enrolments::Identity,
     epochs::{self, Epochs},
     escalations::Escalations,
     exchange::{
@@ -97,6 +98,8 @@ pub struct Hosted {
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
     cursors: Mutex<HashMap<(UnitCode, Lane), Taken>>,
     gates: Mutex<HashMap<UnitCode, Arc<Gates>>>,
+    /// Addresses of this unit that its children dial.
+    dialled: Mutex<HashMap<UnitCode, Vec<String>>>,
 }
 
 /// One at a time per lane of a peer: a link and a courier file may bring the same at once.
@@ -157,6 +160,7 @@ impl Hosted {
             links: Mutex::default(),
             cursors: Mutex::default(),
             gates: Mutex::default(),
+            dialled: Mutex::default(),
         }))
     }
 
@@ -481,6 +485,7 @@ impl Hosted {
             }
         }
         self.check_peer(certified, hello)?;
+        self.note_addresses(certified, hello).await?;
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
         let taken = self.stored_cursors(certified).await.map_err(busy)?;
         let taken = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
@@ -495,6 +500,38 @@ impl Hosted {
             self.catalogues.offer(certified, &hello.catalogue).await.map_err(busy)?;
         }
         Ok(meeting)
+    }
+
+    /// Keeps where the parent is dialled, and what a child knows of that; a child that learned something
+    /// greets again, so that the parent knows.
+    async fn note_addresses(&self, peer: &UnitCode, hello: &Standing) -> Result<(), Refusal> {
+        let unit = &self.unit;
+        if unit.parent().as_ref() != Some(peer) {
+            let mut dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+            dialled.insert(peer.clone(), hello.addresses.clone());
+            return Ok(());
+        }
+        if hello.addresses.iter().all(|one| unit.parent_addresses().contains(one)) {
+            return Ok(());
+        }
+        let busy = |detail: String| Refusal { reason: "busy", detail };
+        let store = unit.store.as_ref();
+        let given = &hello.addresses;
+        let added = Identity::add_parent_addresses(store, &unit.code, peer, given).await;
+        if added.map_err(|error| busy(error.to_string()))? {
+            let identity = Identity::load(store, &unit.code).await;
+            let identity = identity.map_err(|error| busy(error.to_string()))?;
+            let parent = identity.and_then(|identity| identity.parent);
+            unit.dials(parent.map(|parent| parent.addresses).unwrap_or_default());
+            unit.greet_anew();
+        }
+        Ok(())
+    }
+
+    /// Addresses of this unit that a child dials, by its newest hello.
+    pub fn dialled_by(&self, child: &UnitCode) -> Vec<String> {
+        let dialled = self.dialled.lock().unwrap_or_else(PoisonError::into_inner);
+        dialled.get(child).cloned().unwrap_or_default()
     }
 
     /// Takes own statements back that a peer returned, each once.
@@ -725,6 +762,7 @@ impl Exchange for Hosted {
             roster_sha256: trust.roster_sha256(head),
             revocations_sha256: trust.revocations_sha256(),
             catalogue: self.catalogues.label(),
+            addresses: if to_parent { self.unit.parent_addresses() } else { self.unit.addresses() },
             seen,
             opening,
             reach,

@@ -301,10 +301,11 @@ pub async fn let_go(
 }
 
 /// Open notices and escalations of the unit, or those with the subtree of `with`.
-pub(super) async fn open_items(
-    hosted: &Hosted,
-    with: Option<&UnitCode>,
-) -> Result<Vec<OpenItem>, Error> {
+///
+/// # Errors
+///
+/// [`Error::Items`].
+pub async fn open_items(hosted: &Hosted, with: Option<&UnitCode>) -> Result<Vec<OpenItem>, Error> {
     let failed = |error: &dyn std::error::Error| Error::Items(error.to_string());
     let (notices, cases) = (hosted.notices.list().await, hosted.escalations.list().await);
     let notices = notices.map_err(|error| failed(&error))?;

@@ -26,5 +26,6 @@ pub mod reforms;
 pub mod revocations;
 pub mod rotations;
 pub mod summaries;
+pub mod transfer;
 pub mod unit;
 pub mod witness;

@@ -3,6 +3,7 @@
 //! A statement, the state that it changes and its place in the outbox are one batch ([`Work`]):
 //! either all of it is durable or nothing. Nothing here knows what a statement means.
 
+mod addresses;
 mod changing;
 mod epoch;
 mod fan_out;
@@ -12,7 +13,10 @@ mod outbox;
 mod refusals;
 mod sealing;
 
-use self::outbox::{Added, Queued};
+use self::{
+    addresses::Addresses,
+    outbox::{Added, Queued},
+};
 pub use self::{
     epoch::{FinalReceipts, Redelivered, Withdrawn},
     outbox::{Budgets, LaneState, OutboxState},
@@ -39,6 +43,7 @@ use crate::{
     clock::{Clock, UnixMillis},
     domain::{
         delegation::PublicKey,
+        epoch::Number,
         journal::{self, Act, Actor, Leaf},
         refusals::Window,
         unit::{DeskId, Level, UnitCode},
@@ -201,6 +206,7 @@ pub struct Unit {
     parent: RwLock<Option<UnitCode>>,
     /// Refusals of this minute that strangers caused.
     refusals: Mutex<Window>,
+    addresses: RwLock<Addresses>,
 }
 
 impl std::fmt::Debug for Unit {
@@ -252,6 +258,7 @@ impl Unit {
             roster: watch::Sender::new(0),
             parent: RwLock::new(parts.parent),
             refusals: Mutex::default(),
+            addresses: RwLock::default(),
         });
         for lane in unit.outbox_state().await?.lanes {
             let rows = i64::try_from(lane.waiting).unwrap_or(i64::MAX);
@@ -869,6 +876,16 @@ fn encode_source(counters: &Counters) -> Vec<u8> {
     bytes.extend_from_slice(&counters.epoch.to_be_bytes());
     bytes.extend_from_slice(&counters.seq.to_be_bytes());
     bytes
+}
+
+/// Number of the newest statement of a unit that is not open.
+///
+/// # Errors
+///
+/// The store's.
+pub async fn stored_number(store: &dyn Store, unit: &UnitCode) -> Result<Number, store::Error> {
+    let counters = load_counters(store, unit).await?;
+    Ok(Number { epoch: counters.epoch, seq: counters.seq })
 }
 
 async fn load_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, store::Error> {

@@ -17,6 +17,7 @@ pub mod revocation;
 pub mod rotation;
 pub mod sealed;
 pub mod summary;
+pub mod transfer;
 
 /// The signed wrapping, kept verbatim: the one generated type that services may hold.
 pub use lianxi_proto::types::v1::Envelope;

@@ -101,6 +101,12 @@ impl Journals {
         Ok(first)
     }
 
+    /// Reads the end of `unit`'s journal again before its next leaf: its rows were changed from outside.
+    /// Leaves that were appended must have been drained.
+    pub(crate) fn forget(&mut self, unit: &UnitCode) {
+        self.logs.remove(unit);
+    }
+
     /// Takes the rows of all leaves appended since.
     pub(crate) fn drain(&mut self) -> Vec<(UnitCode, Table, Vec<u8>, Vec<u8>)> {
         let mut drained = Vec::with_capacity(self.rows);

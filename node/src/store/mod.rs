@@ -5,6 +5,7 @@
 
 pub mod conformance;
 pub mod format;
+pub mod gate;
 pub mod journal;
 pub mod lock;
 pub mod sled;
@@ -111,6 +112,9 @@ pub enum Table {
     Received = 44,
     /// Epochs that were opened, by unit and epoch.
     Epochs = 45,
+    /// The unit on its way from one host to another: what is awaited, staged, or was given away. Never
+    /// part of what goes along.
+    Transfers = 32,
     /// Reforms that concern the unit, by order.
     Reforms = 39,
     /// Courier files: what was written for each neighbour and taken in from it.
@@ -118,6 +122,64 @@ pub enum Table {
     /// Statements that its old parent returned to the unit and that wait to be taken in, by order,
     /// number and place.
     Returned = 40,
+}
+
+impl Table {
+    /// Every table, in the order of their numbers.
+    pub fn all() -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(Self::Meta), |table| table.next())
+    }
+
+    /// The table of a number.
+    pub fn of(number: u32) -> Option<Self> {
+        Self::all().find(|table| *table as u32 == number)
+    }
+
+    /// A new table has to be put here, or what is in it would stay behind when a unit goes to another
+    /// host.
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Meta => Some(Self::Records),
+            Self::Records => Some(Self::Components),
+            Self::Components => Some(Self::ComponentValues),
+            Self::ComponentValues => Some(Self::Statements),
+            Self::Statements => Some(Self::Cells),
+            Self::Cells => Some(Self::Outbox),
+            Self::Outbox => Some(Self::Inbox),
+            Self::Inbox => Some(Self::Summaries),
+            Self::Summaries => Some(Self::Notices),
+            Self::Notices => Some(Self::Receipts),
+            Self::Receipts => Some(Self::Escalations),
+            Self::Escalations => Some(Self::Catalogues),
+            Self::Catalogues => Some(Self::Delegations),
+            Self::Delegations => Some(Self::Tokens),
+            Self::Tokens => Some(Self::Quarantine),
+            Self::Quarantine => Some(Self::Imports),
+            Self::Imports => Some(Self::Children),
+            Self::Children => Some(Self::Journal),
+            Self::Journal => Some(Self::Witnessed),
+            Self::Witnessed => Some(Self::JournalTiles),
+            Self::JournalTiles => Some(Self::Checkpoints),
+            Self::Checkpoints => Some(Self::Revocations),
+            Self::Revocations => Some(Self::Accounts),
+            Self::Accounts => Some(Self::Sessions),
+            Self::Sessions => Some(Self::ApiTokens),
+            Self::ApiTokens => Some(Self::Approvals),
+            Self::Approvals => Some(Self::Grants),
+            Self::Grants => Some(Self::Granting),
+            Self::Granting => Some(Self::Recoveries),
+            Self::Recoveries => Some(Self::Transfers),
+            Self::Transfers => Some(Self::Rotations),
+            Self::Rotations => Some(Self::Acquaintances),
+            Self::Acquaintances => Some(Self::Reforms),
+            Self::Reforms => Some(Self::Returned),
+            Self::Returned => Some(Self::Courier),
+            Self::Courier => Some(Self::Delivered),
+            Self::Delivered => Some(Self::Received),
+            Self::Received => Some(Self::Epochs),
+            Self::Epochs => None,
+        }
+    }
 }
 
 /// Why the store did not do what was asked.
@@ -198,6 +260,9 @@ pub enum Error {
         /// The table.
         table: String,
     },
+    /// The unit goes, or went, to another host.
+    #[error("unit {0} is on its way to another host, and nothing of it is changed here; ask there")]
+    Moved(String),
     /// A staged copy is not equal to what was copied; nothing was changed.
     #[error("the copy of the store differs from it; nothing was changed, look after the disk")]
     CopyDiffers,

@@ -187,6 +187,24 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.admin.v1.CourierService/Export", "courier.export", CARRIES),
     Rule::of_host("/lianxi.admin.v1.CourierService/Import", "courier.import", CARRIES),
     Rule::of_unit("/lianxi.admin.v1.CourierService/Status", "courier.status", WATCHES),
+    // TransferService
+    Rule::of_unit("/lianxi.admin.v1.TransferService/Receive", "unit.receive", SYSTEM),
+    Rule::of_unit("/lianxi.admin.v1.TransferService/Announce", "unit.move-host", SYSTEM)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.TransferService/Export", "unit.export", SYSTEM)
+        .about(&["unit", "to"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.TransferService/Download", "unit.download", SYSTEM),
+    Rule::of_host("/lianxi.admin.v1.TransferService/Upload", "unit.upload", SYSTEM),
+    Rule::of_unit("/lianxi.admin.v1.TransferService/Import", "unit.import", SYSTEM)
+        .about(&["unit"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.TransferService/Confirm", "unit.confirm", SYSTEM)
+        .about(&["unit"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
     // JournalService
     Rule::of_unit("/lianxi.admin.v1.JournalService/Show", "journal.show", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Checkpoint", "journal.checkpoint", AUDITS),

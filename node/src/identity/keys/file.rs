@@ -41,6 +41,7 @@ pub(super) enum Kind {
     Root = 3,
     Next = 4,
     Former = 5,
+    Transfer = 6,
 }
 
 impl Kind {
@@ -51,6 +52,7 @@ impl Kind {
             Self::Root => "root.keys",
             Self::Next => "next.keys",
             Self::Former => "former.keys",
+            Self::Transfer => "transfer.keys",
         }
     }
 }

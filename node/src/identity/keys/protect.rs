@@ -91,7 +91,7 @@ pub fn change_secret(
 }
 
 /// Every key file below a directory, in the order of their names.
-fn key_files(keys: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn key_files(keys: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let mut open = vec![keys.to_owned()];
     while let Some(directory) = open.pop() {

@@ -163,6 +163,11 @@ impl ServerTls {
         Ok(())
     }
 
+    /// Serves a unit no more; connections that are open go on.
+    pub fn remove(&self, unit: &UnitCode) {
+        self.units.write().unwrap_or_else(PoisonError::into_inner).remove(unit);
+    }
+
     /// `child` of `unit` has joined with this key: it alone opens links, and no other gets in. A
     /// certificate that was issued to somebody who took the token but did not confirm is worthless.
     pub fn bind(&self, unit: &UnitCode, child: &UnitCode, key_sha256: [u8; 32]) {

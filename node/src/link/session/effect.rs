@@ -110,7 +110,7 @@ pub enum Closed {
 #[derive(Clone, Debug)]
 pub enum Effect {
     /// Meet the peer, then [`Session::accepted`](super::Session::accepted) or [`Session::refused`](super::Session::refused).
-    Judge(Standing),
+    Judge(Box<Standing>),
     /// The link is up.
     Up {
         /// This unit's clock minus the peer's.

@@ -23,6 +23,7 @@ fn standing(code: &str, received: Vec<Cursor>, roster: u8) -> Standing {
         roster_sha256: [roster; 32],
         revocations_sha256: [0; 32],
         catalogue: String::new(),
+        addresses: Vec::new(),
         seen: Seen::default(),
         opening: None,
         reach: Reach::default(),

@@ -182,6 +182,7 @@ fn find(units: &Units, order: &Order) -> Result<(Arc<Hosted>, Bytes), Error> {
                     | sealed_file::Error::Head(_)
                     | sealed_file::Error::Malformed(_) => "malformed",
                     sealed_file::Error::Seal(_)
+                    | sealed_file::Error::Chunk { .. }
                     | sealed_file::Error::File(_)
                     | sealed_file::Error::TooLarge
                     | sealed_file::Error::NotAReader => "changed",

@@ -30,6 +30,9 @@ const KEY: &[u8] = b"identity";
 /// Version of the rows.
 const VERSION: u8 = 1;
 
+/// Most addresses of a parent that are kept.
+const MAX_ADDRESSES: usize = 8;
+
 /// Why an identity was not read or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -190,6 +193,56 @@ impl Identity {
             Some(identity) if identity.unit == *unit => Ok(Some(identity)),
             _ => Err(IdentityError::Unreadable(unit.clone())),
         }
+    }
+
+    /// True for the row that says who a unit is.
+    pub fn is_row(table: Table, key: &[u8]) -> bool {
+        table == Table::Meta && key == KEY
+    }
+
+    /// Reads the row that says who `unit` is, from elsewhere.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::Unreadable`].
+    pub fn read(unit: &UnitCode, row: &[u8]) -> Result<Self, IdentityError> {
+        let identity = Self::decode(row).filter(|identity| identity.unit == *unit);
+        identity.ok_or_else(|| IdentityError::Unreadable(unit.clone()))
+    }
+
+    /// Puts the row that says who the unit is into a batch of it.
+    pub fn put(&self, batch: &mut Batch) {
+        batch.put(Table::Meta, KEY, self.encode());
+    }
+
+    /// Adds addresses of `parent` to those that `unit` tries, if that is above it; those before stay in
+    /// front, and the first of too many goes. True: some were new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::load`].
+    pub async fn add_parent_addresses(
+        store: &dyn Store,
+        unit: &UnitCode,
+        parent: &UnitCode,
+        addresses: &[String],
+    ) -> Result<bool, IdentityError> {
+        let Some(row) = store.get(unit, Table::Meta, KEY).await? else { return Ok(false) };
+        let mut identity = Self::read(unit, &row)?;
+        let named = identity.parent.as_mut().filter(|known| known.unit == *parent);
+        let Some(parent) = named else { return Ok(false) };
+        let known = parent.addresses.clone();
+        parent.addresses.extend(addresses.iter().filter(|one| !known.contains(one)).cloned());
+        let too_many = parent.addresses.len().saturating_sub(MAX_ADDRESSES);
+        parent.addresses.drain(..too_many);
+        if parent.addresses == known {
+            return Ok(false);
+        }
+        let mut batch = Batch::new(unit);
+        batch.require(Table::Meta, KEY, row);
+        identity.put(&mut batch);
+        store.submit(batch).await?;
+        Ok(true)
     }
 
     /// Keeps the identity and the delegations of its chain, in one commit with the leaf of `act`. Repeating changes nothing

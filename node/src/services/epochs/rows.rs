@@ -155,7 +155,7 @@ impl EpochRow {
     }
 
     /// The newest epoch of `of` that `unit` keeps.
-    pub(super) async fn newest(
+    pub async fn newest(
         store: &dyn Store,
         unit: &UnitCode,
         of: &UnitCode,

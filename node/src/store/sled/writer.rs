@@ -253,6 +253,11 @@ impl Writer {
     /// change is ever there without its leaf.
     fn take(&mut self, batch: &Batch) -> Result<(), String> {
         let rows = self.journals.rows() + usize::from(!batch.leaves.is_empty());
+        let is_journal = |table: Table| matches!(table, Table::Journal | Table::JournalTiles);
+        if batch.writes.iter().any(|(table, ..)| is_journal(*table)) {
+            self.apply()?;
+            self.journals.forget(&batch.unit);
+        }
         if self.pending.len() + batch.writes.len() + rows > MAX_BATCH_OPERATIONS {
             self.apply()?;
         }
