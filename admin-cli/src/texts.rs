@@ -448,6 +448,20 @@ texts! {
     LastImport: "last import", "最近导入";
     Gaps: "missing", "缺失";
     NoNeighbours: "no neighbours", "没有上下级";
+    Outcome: "outcome", "结果";
+    TakenIn: "taken in", "已收入";
+    StillRefused: "still refused", "仍被拒收";
+    AskedSender: "sender asked for a corrected one", "已请发送方更正";
+    SentAgain: "sent again", "已重新发送";
+    Discarded: "thrown away", "已丢弃";
+    NothingDone: "nothing done", "未处理";
+    NothingChanged: "a dry run: nothing was changed", "试运行：未作改动";
+    AskedFor: "to be corrected", "要求更正";
+    Tries: "tries", "尝试次数";
+    KeptBytes: "bytes kept", "保留字节数";
+    PayloadDigest: "payload", "报文摘要";
+    DoctorQuarantine: "settle what waits before there is no room: lianxi quarantine list, then replay, fix or discard",
+        "在空间用尽之前处理异常报文：先 lianxi quarantine list，再 replay、fix 或 discard";
     NoQuarantine: "no refused statements", "没有异常报文";
 
     // Failures.

@@ -112,7 +112,8 @@ impl Breach {
 
     /// The refused statement of that digest, as the parent's operator sees it.
     pub async fn quarantined(&self, digest: &[u8]) -> Option<QuarantinedStatement> {
-        let request = QuarantineRequest { unit: self.parent.clone() };
+        let request =
+            QuarantineRequest { unit: self.parent.clone(), ..QuarantineRequest::default() };
         let mut node = self.federation.client(&self.parent).node();
         let listed = node.quarantine(request).await.unwrap().into_inner().statements;
         listed.into_iter().find(|statement| statement.payload_sha256 == digest)

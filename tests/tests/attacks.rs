@@ -78,7 +78,7 @@ async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
     };
     federation.client("C-1-1").node().open_epoch(request).await.unwrap();
     let told = until("the reasons at the street", async || {
-        let request = QuarantineRequest { unit: "C-1-1".into() };
+        let request = QuarantineRequest { unit: "C-1-1".into(), ..QuarantineRequest::default() };
         let listed = federation.client("C-1-1").node().quarantine(request).await.ok()?.into_inner();
         (listed.statements.len() == 3).then_some(listed.statements)
     })

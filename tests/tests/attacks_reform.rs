@@ -60,7 +60,7 @@ async fn parent_of(federation: &Federation, unit: &str) -> String {
 
 /// Reasons and fields of what `unit` has refused.
 async fn quarantined(federation: &Federation, unit: &str) -> Vec<(String, String)> {
-    let request = QuarantineRequest { unit: unit.into() };
+    let request = QuarantineRequest { unit: unit.into(), ..QuarantineRequest::default() };
     let listed = federation.client(unit).node().quarantine(request).await.unwrap().into_inner();
     let refused = listed.statements.into_iter().filter(|one| one.refused_here);
     refused.map(|one| (one.reason, one.field)).collect()

@@ -536,7 +536,7 @@ impl Forger {
             .await;
         let words = (told.reason.as_str(), told.field.as_str());
         assert_eq!(words, expected, "{attack}: {}", told.detail);
-        let request = QuarantineRequest { unit: "C-1".into() };
+        let request = QuarantineRequest { unit: "C-1".into(), ..QuarantineRequest::default() };
         let mut node = self.federation.client("C-1").node();
         let listed = node.quarantine(request).await.unwrap().into_inner().statements;
         let entry = listed.iter().find(|entry| entry.payload_sha256 == digest).unwrap();

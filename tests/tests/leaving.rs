@@ -143,7 +143,7 @@ async fn nobody_leaves_for_another() {
         let lane_seq = link.deliver(Lane::Summary, envelope, Vec::new()).await;
         link.acknowledged(Lane::Summary, lane_seq).await;
     }
-    let request = QuarantineRequest { unit: "C-1".into() };
+    let request = QuarantineRequest { unit: "C-1".into(), ..QuarantineRequest::default() };
     let listed = federation.client("C-1").node().quarantine(request).await.unwrap().into_inner();
     let reasons = listed.statements.iter().filter(|one| one.field == "body.unit");
     assert!(reasons.clone().all(|one| one.reason == "wrong-source"));

@@ -152,7 +152,7 @@ async fn wait_for_release(federation: &Federation, id: &[u8]) {
 /// Nobody has refused anything of anybody.
 async fn nothing_is_quarantined(federation: &Federation) {
     for unit in federation.units() {
-        let request = QuarantineRequest { unit: unit.clone() };
+        let request = QuarantineRequest { unit: unit.clone(), ..QuarantineRequest::default() };
         let listed = federation.client(&unit).node().quarantine(request).await.unwrap();
         let listed = listed.into_inner().statements;
         assert!(listed.is_empty(), "at {unit}: {listed:?}");

@@ -19,6 +19,7 @@ pub mod notice;
 pub mod period;
 pub mod personal;
 pub mod protection;
+pub mod quarantine;
 pub mod record;
 pub mod reform;
 pub mod refusals;

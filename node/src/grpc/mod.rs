@@ -13,6 +13,7 @@ pub mod journal;
 pub mod nodes;
 pub mod notices;
 pub mod packs;
+mod quarantine;
 pub mod records;
 pub mod reforms;
 pub mod status;

@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     access::caller,
-    epochs,
+    epochs, quarantine,
     status::{to_status, unit},
 };
 use crate::{
@@ -25,7 +25,7 @@ use crate::{
         host::{InviteOrder, Operations, Units},
         hosted::{Hosted, LinkStatus},
         leaving::{self, Progress},
-        quarantine,
+        quarantine::Verb,
         revocations::{self, Order},
         rotations,
         unit::OutboxState,
@@ -76,8 +76,7 @@ impl NodeHandler {
         let outbox = unit.outbox_state().await.map_err(to_status)?;
         let oldest = outbox.oldest_unix_ms();
         let now = unit.clock.now_unix_ms();
-        let quarantined = quarantine::list(self.store.as_ref(), &unit.code).await;
-        let quarantined = quarantined.map_err(to_status)?.len();
+        let refused = unit.quarantine().clone();
         let recoveries = self.operations.recoveries(&unit.code).await.map_err(to_status)?;
         let certificate_ends = self.operations.certificate_ends(&unit.code);
         let (records, _) = hosted.records.count().await.unwrap_or_default();
@@ -96,7 +95,6 @@ impl NodeHandler {
                 gone.map(ToString::to_string).collect(),
             )
         };
-        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         Ok(pb::UnitStatus {
             unit: unit.code.to_string(),
             title,
@@ -111,7 +109,9 @@ impl NodeHandler {
             lanes: lanes(&outbox, now),
             resting: hosted.resting(),
             oldest_unsent_ms: oldest.map(|oldest| now.saturating_sub(oldest)).unwrap_or_default(),
-            quarantined: u64::try_from(quarantined).unwrap_or(u64::MAX),
+            quarantined: refused.statements(),
+            quarantine_percent: refused.percent(),
+            quarantine_left_out: refused.left_out(),
             catalogue: hosted.catalogues.label(),
             records,
             certificate_ends_unix_ms: certificate_ends.unwrap_or_default(),
@@ -137,6 +137,10 @@ fn parent_link(hosted: &Hosted, parent: Option<&UnitCode>) -> (pb::LinkState, Li
     (state, link)
 }
 
+fn count(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
     pb::ChildRecovery {
         child: recovery.child.to_string(),
@@ -151,7 +155,6 @@ fn recovery(recovery: ChildRecovery) -> pb::ChildRecovery {
 }
 
 fn key_rotation(progress: rotations::Progress) -> pb::KeyRotation {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let rotations::Progress { replaced, stage, started_unix_ms, peers, facts, failure } = progress;
     let in_use = matches!(stage, Stage::InUse | Stage::Retired);
     pb::KeyRotation {
@@ -419,24 +422,31 @@ impl pb::node_service_server::NodeService for NodeHandler {
         &self,
         request: Request<pb::QuarantineRequest>,
     ) -> Result<Response<pb::QuarantineResponse>, Status> {
-        let code = unit(&request.into_inner().unit)?;
-        self.units.find(&code).map_err(to_status)?;
-        let entries = quarantine::list(self.store.as_ref(), &code).await.map_err(to_status)?;
-        let statements = entries
-            .into_iter()
-            .map(|entry| pb::QuarantinedStatement {
-                peer: entry.peer.to_string(),
-                refused_here: entry.refused_here,
-                claimed_source: entry.claimed_source,
-                claimed_type: entry.claimed_kind,
-                reason: entry.reason,
-                field: entry.field,
-                detail: entry.detail,
-                time_unix_ms: entry.time_unix_ms,
-                payload_sha256: hex::decode(entry.payload_sha256).unwrap_or_default(),
-            })
-            .collect();
-        Ok(Response::new(pb::QuarantineResponse { statements }))
+        quarantine::list(&self.units, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn replay_quarantined(
+        &self,
+        request: Request<pb::SettleQuarantinedRequest>,
+    ) -> Result<Response<pb::SettleQuarantinedResponse>, Status> {
+        let by = actor(&request)?;
+        quarantine::settle(&self.units, Verb::Replay, by, request.into_inner()).await
+    }
+
+    async fn fix_quarantined(
+        &self,
+        request: Request<pb::SettleQuarantinedRequest>,
+    ) -> Result<Response<pb::SettleQuarantinedResponse>, Status> {
+        let by = actor(&request)?;
+        quarantine::settle(&self.units, Verb::Fix, by, request.into_inner()).await
+    }
+
+    async fn discard_quarantined(
+        &self,
+        request: Request<pb::SettleQuarantinedRequest>,
+    ) -> Result<Response<pb::SettleQuarantinedResponse>, Status> {
+        let by = actor(&request)?;
+        quarantine::settle(&self.units, Verb::Discard, by, request.into_inner()).await
     }
 }
 

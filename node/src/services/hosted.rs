@@ -47,6 +47,7 @@ use crate::{
     statement::{
         Envelope,
         header::{self, StatementId, kinds},
+        rejection,
         revocation::Proven,
     },
     store::{self, Batch, Commit, Table},
@@ -283,7 +284,11 @@ impl Hosted {
     }
 
     /// Verifies an arrival and lets its service plan.
-    async fn judge(&self, peer: &UnitCode, arrival: &Arrival) -> Result<(Plan, Known), Undecided> {
+    pub(super) async fn judge(
+        &self,
+        peer: &UnitCode,
+        arrival: &Arrival,
+    ) -> Result<(Plan, Known), Undecided> {
         let from_child = self.unit.parent().as_ref() != Some(peer);
         let opened = self.believe(peer, from_child, arrival).await?;
         let header = &opened.statement.header;
@@ -323,7 +328,7 @@ impl Hosted {
     async fn plan(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
         Ok(match arrived.statement.header.kind.as_str() {
             kinds::SUMMARY => self.summaries.take(arrived).await?,
-            kinds::REJECTION => quarantine::take_rejection(&self.unit, arrived)?,
+            kinds::REJECTION => quarantine::take_rejection(&self.unit, arrived).await?,
             kinds::NOTICE => self.notices.take(arrived, &[]).await?,
             kinds::RECEIPT => self.notices.take_receipt(arrived).await?,
             kinds::ESCALATION => self.escalations.take(arrived)?,
@@ -354,13 +359,24 @@ impl Hosted {
             batch.urgent();
         }
         self.advance(&mut batch, peer, arrival, &known);
-        if let Known::New(_, statement) = &known
+        self.keep_for(&mut batch, peer, arrival, &known);
+        self.submit(batch, arrival, plan, known).await
+    }
+
+    /// Keeps a new statement for its source, if that brought it itself.
+    pub(super) fn keep_for(
+        &self,
+        batch: &mut Batch,
+        peer: &UnitCode,
+        arrival: &Arrival,
+        known: &Known,
+    ) {
+        if let Known::New(_, statement) = known
             && statement.source == *peer
             && let Ok(statement) = header::decode(&arrival.envelope.payload)
         {
-            epochs::keep_received(&mut batch, &statement.header, self.unit.clock.now_unix_ms());
+            epochs::keep_received(batch, &statement.header, self.unit.clock.now_unix_ms());
         }
-        self.submit(batch, arrival, plan, known).await
     }
 
     /// Takes in what this unit's old parent returned, once, and forgets the row of it.
@@ -381,7 +397,7 @@ impl Hosted {
         let (plan, known) = match self.judge(&parent, &arrival).await {
             Ok(judged) => judged,
             Err(Undecided::Refused(refused)) => {
-                let plan = quarantine::refuse(&self.unit, &parent, &arrival.envelope, &refused)?;
+                let plan = quarantine::refuse(&self.unit, &parent, &parked(&arrival), &refused)?;
                 (plan, Known::Held)
             }
             Err(Undecided::Store(error)) => return Err(error),
@@ -391,7 +407,8 @@ impl Hosted {
         self.submit(batch, &arrival, plan, known).await?.await
     }
 
-    async fn submit(
+    /// Makes one commit of the plan and the statement, on top of `batch`.
+    pub(super) async fn submit(
         &self,
         mut batch: Batch,
         arrival: &Arrival,
@@ -404,6 +421,9 @@ impl Hosted {
         }
         for (table, key, value) in plan.writes {
             batch.put(table, key, value);
+        }
+        for (table, key) in plan.deletes {
+            batch.delete(table, key);
         }
         let now = self.unit.clock.now_unix_ms();
         for leaf in &plan.leaves {
@@ -617,9 +637,15 @@ impl Hosted {
     }
 }
 
+/// What is kept of a refused delivery.
+fn parked(arrival: &Arrival) -> rejection::Refused {
+    let Arrival { envelope, cells, evidence, .. } = arrival.clone();
+    rejection::Refused { envelope, cells, evidence }
+}
+
 /// Whether the statement is new here.
 #[derive(Clone, Debug)]
-enum Known {
+pub(super) enum Known {
     New(StatementId, Named),
     Held,
 }
@@ -658,7 +684,7 @@ fn then(commit: Commit, settled: Box<dyn FnOnce() + Send>) -> Commit {
 }
 
 /// Lanes in which statements of a type travel. A key follows the statement that it is for.
-fn lanes_of(kind: &str) -> &'static [Lane] {
+pub(super) fn lanes_of(kind: &str) -> &'static [Lane] {
     match kind {
         kinds::ESCALATION | kinds::ESCALATION_EVENT | kinds::ALARM => &[Lane::Escalation],
         kinds::NOTICE | kinds::RECEIPT => &[Lane::Notice],
@@ -844,9 +870,12 @@ impl Exchange for Hosted {
             return Err(Error::Gap { lane_seq, after: arrival.after, have });
         }
         let (plan, known) = match self.judge(peer, &arrival).await {
-            Ok(judged) => judged,
+            Ok((mut plan, known)) => {
+                quarantine::clear(&self.unit, peer, &arrival.envelope, &mut plan).await?;
+                (plan, known)
+            }
             Err(Undecided::Refused(refused)) => {
-                let plan = quarantine::refuse(&self.unit, peer, &arrival.envelope, &refused)?;
+                let plan = quarantine::refuse(&self.unit, peer, &parked(&arrival), &refused)?;
                 (plan, Known::Held)
             }
             Err(Undecided::Store(error)) => return Err(error.into()),

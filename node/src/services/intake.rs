@@ -120,6 +120,8 @@ pub struct Reply {
 pub struct Plan {
     /// Rows to write.
     pub writes: Vec<(Table, Vec<u8>, Vec<u8>)>,
+    /// Rows to remove.
+    pub deletes: Vec<(Table, Vec<u8>)>,
     /// Rows that must be as they were read: else the link brings the statement again.
     pub requires: Vec<(Table, Vec<u8>, Vec<u8>)>,
     /// A statement that came inside the one taken in, to keep as well.

@@ -26,6 +26,7 @@ use crate::{
     statement::{
         delegation::text,
         header::Malformed,
+        rejection,
         revocation::{MAX_KEYS, Proven},
     },
     store,
@@ -249,7 +250,8 @@ pub(super) async fn take(
             Err(RevocationError::Store(error)) => return Err(error),
             Err(RevocationError::Refused { envelope, error, .. }) => {
                 let refused = Refused::new(error.reason(), error.field(), error.to_string());
-                let plan = quarantine::refuse(&hosted.unit, peer, &envelope, &refused)?;
+                let kept = rejection::Refused { envelope, cells: Vec::new(), evidence: None };
+                let plan = quarantine::refuse(&hosted.unit, peer, &kept, &refused)?;
                 let mut work = hosted.unit.begin().await;
                 for (table, key, value) in plan.writes {
                     work.batch.put(table, key, value);

@@ -26,7 +26,7 @@ pub use self::{
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -38,6 +38,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
 use super::{
     enrolments::{Grantor, put_delegation, put_revocation},
     exchange::Lane,
+    quarantine,
 };
 use crate::{
     clock::{Clock, UnixMillis},
@@ -45,6 +46,7 @@ use crate::{
         delegation::PublicKey,
         epoch::Number,
         journal::{self, Act, Actor, Leaf},
+        quarantine::Ledger,
         refusals::Window,
         unit::{DeskId, Level, UnitCode},
     },
@@ -207,6 +209,8 @@ pub struct Unit {
     /// Refusals of this minute that strangers caused.
     refusals: Mutex<Window>,
     addresses: RwLock<Addresses>,
+    /// What waits in the quarantine.
+    quarantine: Mutex<Ledger>,
 }
 
 impl std::fmt::Debug for Unit {
@@ -228,6 +232,7 @@ impl Unit {
         metrics: Metrics,
     ) -> Result<Arc<Self>, store::Error> {
         let counters = load_counters(store.as_ref(), &parts.code).await?;
+        let quarantine = quarantine::ledger(store.as_ref(), &parts.code).await?;
         let mut ring = KeyRing::default();
         ring.add(AgreementKey::from_bytes(parts.keys.agreement.private_bytes()));
         parts.former.into_iter().for_each(|key| ring.add(key));
@@ -259,6 +264,7 @@ impl Unit {
             parent: RwLock::new(parts.parent),
             refusals: Mutex::default(),
             addresses: RwLock::default(),
+            quarantine: Mutex::new(quarantine),
         });
         for lane in unit.outbox_state().await?.lanes {
             let rows = i64::try_from(lane.waiting).unwrap_or(i64::MAX);
@@ -270,6 +276,11 @@ impl Unit {
     /// What the unit believes, for reading.
     pub fn trust(&self) -> RwLockReadGuard<'_, Trust> {
         self.trust.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What waits in the quarantine, counted.
+    pub fn quarantine(&self) -> MutexGuard<'_, Ledger> {
+        self.quarantine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The unit above; `None` at the root.

@@ -3,7 +3,51 @@
 use lianxi_proto::types::v1 as pb;
 use prost::Message;
 
-use super::header::Malformed;
+use super::{Envelope, SaltedCell, header::Malformed, journal::Evidence};
+
+/// Reason words about a statement that was refused before.
+pub mod later {
+    /// It was judged again and taken in.
+    pub const WITHDRAWN: &str = "withdrawn";
+    /// A corrected one is asked for.
+    pub const CORRECT: &str = "correct";
+    /// It will not be taken in.
+    pub const DISCARDED: &str = "discarded";
+}
+
+/// A refused statement with what came beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refused {
+    /// As it was signed.
+    pub envelope: Envelope,
+    /// Its cells.
+    pub cells: Vec<SaltedCell>,
+    /// That it was there before.
+    pub evidence: Option<Evidence>,
+}
+
+/// Serialises what is kept of a refused statement.
+pub fn encode_refused(refused: &Refused) -> Vec<u8> {
+    pb::RefusedDelivery {
+        envelope: Some(refused.envelope.clone()),
+        cells: refused.cells.clone(),
+        evidence: refused.evidence.as_ref().map(Evidence::to_message),
+    }
+    .encode_to_vec()
+}
+
+/// Parses what is kept of a refused statement.
+///
+/// # Errors
+///
+/// [`Malformed`] with the field.
+pub fn decode_refused(bytes: &[u8]) -> Result<Refused, Malformed> {
+    let kept = pb::RefusedDelivery::decode(bytes);
+    let kept = kept.map_err(|error| Malformed::new("refused", error))?;
+    let envelope = kept.envelope.ok_or_else(|| Malformed::new("refused.envelope", "is missing"))?;
+    let evidence = kept.evidence.map(Evidence::of_message).transpose()?;
+    Ok(Refused { envelope, cells: kept.cells, evidence })
+}
 
 /// Why a statement was quarantined.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -12,6 +12,7 @@ use std::{
 use lianxi_node::{
     clock::{Clock, SystemClock, UnixMillis},
     config::HostConfig,
+    domain::quarantine::WARNING_PERCENT,
 };
 use lianxi_proto::admin::v1::{LinkState, StatusResponse, UnitStatus};
 use serde_json::{Value, json};
@@ -202,6 +203,7 @@ fn of_unit(output: &Output, unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> 
         (rolled_back, _) => (Severity::Alarm, rolled_back.to_owned()),
     };
     findings.push(of("epoch", Text::Epoch, severity, found, Text::DoctorRestore));
+    findings.push(of_quarantine(unit));
     findings.extend(of_rotation(unit, now));
     findings.push(of_witness(output, unit));
     findings.extend(of_lanes(unit));
@@ -209,6 +211,18 @@ fn of_unit(output: &Output, unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> 
         findings.extend(of_link(unit));
     }
     findings
+}
+
+/// Refused statements that nobody settles, before there is no room for more.
+fn of_quarantine(unit: &UnitStatus) -> Finding {
+    let severity = match (unit.quarantine_left_out, unit.quarantine_percent) {
+        (0, percent) if percent < WARNING_PERCENT => Severity::Good,
+        (0, percent) if percent < 100 => Severity::Warning,
+        _ => Severity::Alarm,
+    };
+    let found = format!("{} ({} %)", unit.quarantined, unit.quarantine_percent);
+    let check = Text::QuarantinedCount;
+    finding("quarantine", check, &unit.unit, severity, found, Text::DoctorQuarantine)
 }
 
 /// New keys that are not in use long after they were made.
@@ -454,6 +468,15 @@ mod tests {
         assert!(recovered(1, 0).is_empty());
         assert_eq!(recovered(3, 0), one("recovery", Severity::Warning));
         assert_eq!(recovered(0, 1), one("recovery", Severity::Alarm));
+        let refused = |percent, left_out| {
+            ills(|unit| {
+                (unit.quarantine_percent, unit.quarantine_left_out) = (percent, left_out);
+            })
+        };
+        assert!(refused(79, 0).is_empty());
+        assert_eq!(refused(80, 0), one("quarantine", Severity::Warning));
+        assert_eq!(refused(100, 0), one("quarantine", Severity::Alarm));
+        assert_eq!(refused(90, 1), one("quarantine", Severity::Alarm));
     }
 
     #[test]

@@ -37,6 +37,8 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "lanes": unit.lanes.iter().map(lane_json).collect::<Vec<_>>(),
         "resting": unit.resting,
         "quarantined": unit.quarantined,
+        "quarantine_percent": unit.quarantine_percent,
+        "quarantine_left_out": unit.quarantine_left_out,
         "catalogue": unit.catalogue,
         "records": unit.records,
         "certificate_ends_unix_ms": unit.certificate_ends_unix_ms,

@@ -168,6 +168,14 @@ pub const RULES: &[Rule] = &[
         .about(&["unit", "desk"])
         .confirmed_by(Confirmation::Administrator),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Quarantine", "quarantine.list", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/ReplayQuarantined", "quarantine.replay", CARRIES)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/FixQuarantined", "quarantine.fix", CARRIES)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/DiscardQuarantined", "quarantine.discard", CARRIES)
+        .about(&["unit", "ids"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/OpenEpoch", "epoch.open", SYSTEM)
         .about(&["units"])
         .confirmed_by(Confirmation::Administrator)
