@@ -210,6 +210,14 @@ texts! {
     LinkDownBecause: "{}: link down: {}", "{}：链路中断：{}";
     InitDone: "{} is ready in {}; start it with: lianxi node run --dir {}",
         "{} 已在 {} 就绪；启动：lianxi node run --dir {}";
+    Adopted: "{} and all below it came under {}; lianxi node status shows the link", "{} 及其全部下级已归入 {}；用 lianxi node status 查看链路";
+    AdoptionWouldWork: "{} can come under {}; nothing was changed", "{} 可以归入 {}；未作更改";
+    OfferHint: "compare the fingerprints of both root keys; valid until {2}; on the host of {}: lianxi node adopt --token TOKEN",
+        "请双方核对根密钥指纹；有效期至 {2}；在 {} 的主机上执行：lianxi node adopt --token TOKEN";
+    OfferWouldWork: "{} can come under this unit; no offer was made", "{} 可以归入本单位；未生成要约";
+    NextRootKey: "followed by root key {} of {}, which the one before named as the next", "后续根密钥 {}（{}），由前一根密钥指定";
+    FormerRootKey: "preceded by root key {} of {}, which a grant names as the former", "先前根密钥 {}（{}），由后来的授权确认";
+    RootMade: "root key {} made in {} shares, any {} of which give it back; give them to their keepers, and take root.pub to the host", "已生成根密钥 {}，分为 {} 份，任意 {} 份可还原；请分交保管人，并将 root.pub 带到主机";
     InviteHint: "valid until {}; on the child's machine: lianxi node join TOKEN",
         "有效期至 {}；在下级主机上执行：lianxi node join TOKEN";
     InviteWouldWork: "{} can be invited; no token was made", "{} 可以邀请；未生成令牌";

@@ -5,6 +5,7 @@
 
 mod admin;
 mod admission;
+mod adoption;
 mod at_rest;
 mod custody;
 mod host;
@@ -13,12 +14,15 @@ mod kept;
 mod protection;
 mod reforms;
 mod renewal;
+mod root_rotation;
 mod rotation;
 mod setup;
 mod transfer;
 
 pub use at_rest::{StoreRewritten, lock_of_store, rewrite_store};
-pub use custody::{RootFacts, install_root, remove_root, request_root, root_facts, split_root};
+pub use custody::{
+    Following, RootFacts, install_root, remove_root, request_root, root_facts, split_root,
+};
 pub use host::{Host, Options};
 pub use protection::{change_secret, open_lock, protect_keys, unprotect_keys};
 pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline, receive_offline};

@@ -30,7 +30,7 @@ use crate::{
         summary::{Figures, Scope, Summary, SummaryKind},
         unit::{DeskId, UnitCode},
     },
-    identity::trust::{Known, Opened, Trust},
+    identity::trust::{Known, Opened, Root, Trust},
     statement::{
         Envelope, catalogue,
         header::{self, Header, kinds},
@@ -121,6 +121,11 @@ impl Verified {
         chain
     }
 
+    /// The root keys that the file rests on: the given one, and how each other is believed for it.
+    pub fn roots(&self) -> &[Root] {
+        self.trust.roots()
+    }
+
     /// Newest delegation of a unit.
     pub fn delegation(&self, unit: &UnitCode) -> Option<&Delegation> {
         self.trust.delegation(unit, None).map(|known| &known.delegation)
@@ -139,26 +144,36 @@ impl From<&Known> for Link {
 ///
 /// [`Broken`]: the first link that does not hold. The order is that of `docs/protocol.md`.
 pub fn verify(file: &[u8], root: &RootKey) -> Result<Verified, Box<Broken>> {
-    verify_beside(file, root, &[])
+    verify_beside(file, root, Beside::default())
 }
 
-/// Verifies a whole file by what was revoked since its export, too.
+/// What is given beside a file, by whomever it was brought: it proves itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// What was revoked, perhaps since the export.
+    pub revocations: &'a [Proven],
+    /// Grants by which root keys name each other, perhaps younger than the file.
+    pub roots: &'a [Envelope],
+}
+
+/// Verifies a whole file by what was revoked since its export, and by root keys that followed each
+/// other, too.
 ///
 /// # Errors
 ///
-/// As [`verify`], and for a revocation beside the file that does not prove itself.
+/// As [`verify`], and for something beside the file that does not prove itself.
 pub fn verify_beside(
     file: &[u8],
     root: &RootKey,
-    beside: &[Proven],
+    beside: Beside<'_>,
 ) -> Result<Verified, Box<Broken>> {
     let pack = pack::read(file)?;
     let at = pack.head.exported_unix_ms;
     if pack.head.trust_domain != root.trust_domain() {
         return Err(of_head("wrong-domain", "trust_domain", "the root key is of another city"));
     }
-    let mut trust = trust_of(&pack, root)?;
-    revoked::take(&mut trust, &pack, beside)?;
+    let mut trust = trust_of(&pack, root, beside.roots)?;
+    revoked::take(&mut trust, &pack, beside.revocations)?;
     let resting = revoked::check_grants(&trust, &pack)?;
     let catalogue = match &pack.catalogue {
         Some((part, envelope)) => Some(open_catalogue(&trust, *part, envelope, &pack.head)?),
@@ -191,17 +206,53 @@ fn of_head(reason: &'static str, field: &str, detail: impl std::fmt::Display) ->
     })
 }
 
-/// Believes the file's delegations, one after the other.
-fn trust_of(pack: &Pack, root: &RootKey) -> Result<Trust, Box<Broken>> {
+/// Believes the file's delegations, one after the other. What rests on a root key that another
+/// grant names, in the file or beside it, waits for that one.
+fn trust_of(pack: &Pack, root: &RootKey, beside: &[Envelope]) -> Result<Trust, Box<Broken>> {
     let mut trust = Trust::new(root.trust_domain().to_owned(), root.key().clone());
-    for (part, envelope) in &pack.delegations {
-        let place = Place { part: *part, envelope };
-        let added = trust.add_recorded(envelope, pack.head.exported_unix_ms);
-        if !added.map_err(|error| place.distrusted(&error))?.new {
-            return Err(place.broken("twice", "", "the delegation is there already"));
+    let at = pack.head.exported_unix_ms;
+    let in_file = pack.delegations.iter().map(|(part, envelope)| (Some(*part), envelope));
+    // What is beside the file may be younger, and may be in it.
+    let beside = beside.iter().map(|envelope| (None, envelope));
+    let mut waiting: Vec<(Option<usize>, &Envelope)> = in_file.chain(beside).collect();
+    while !waiting.is_empty() {
+        let known = trust.roots().len();
+        let (mut later, mut first) = (Vec::new(), None);
+        for (part, envelope) in waiting {
+            let place = Place { part: part.unwrap_or_default(), envelope };
+            let added = trust.add_recorded(envelope, if part.is_some() { at } else { i64::MAX });
+            match added {
+                Ok(added) if added.new || part.is_none() => {}
+                Ok(_) => return Err(place.broken("twice", "", "the delegation is there already")),
+                Err(error) => {
+                    let broken = distrusted(place, part, &error);
+                    if !error.may_hold_later() {
+                        return Err(broken);
+                    }
+                    later.push((part, envelope));
+                    first.get_or_insert(broken);
+                }
+            }
         }
+        if let Some(first) = first.filter(|_| trust.roots().len() == known) {
+            return Err(first);
+        }
+        waiting = later;
     }
     Ok(trust)
+}
+
+fn distrusted(
+    place: Place<'_>,
+    part: Option<usize>,
+    error: &crate::identity::trust::Error,
+) -> Box<Broken> {
+    let mut broken = place.distrusted(error);
+    if part.is_none() {
+        broken.part = None;
+        broken.detail = format!("a grant of a root beside the file: {}", broken.detail);
+    }
+    broken
 }
 
 fn open(trust: &Trust, place: Place<'_>, at: UnixMillis) -> Result<Opened, Box<Broken>> {

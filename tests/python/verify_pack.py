@@ -13,6 +13,7 @@ cannot run.
 import argparse
 import base64
 import binascii
+import copy
 import hashlib
 import pathlib
 import re
@@ -67,6 +68,10 @@ class Broken(Exception):
     def __init__(self, reason, unit=""):
         super().__init__(reason)
         self.reason, self.unit = reason, unit
+
+
+class Later(Broken):
+    """As Broken, where something that comes later may hold it."""
 
 
 class Malformed(Exception):
@@ -283,7 +288,7 @@ class Envelope:
             seen.add(identifier)
             holder = find(identifier)
             if holder is None:
-                raise Broken("unknown-key")
+                raise Later("unknown-key")
             if not holds(*holder[0], signature, encoded):
                 raise Broken("bad-signature")
             holders.append((identifier, holder))
@@ -373,7 +378,10 @@ class Delegation:
             seen=[16],
             further=[17],
             reform_bytes=18,
+            next_root=21,
+            former_root=22,
         )
+        self.next, self.former = None, None
         self.reform, self.order = bytes(message["reform_bytes"]), None
         require(len(self.reform) <= 4096, "order")
         self.domain, self.unit, self.level = message["domain_text"], message["unit_text"], message["level_number"]
@@ -409,6 +417,23 @@ class Delegation:
             check_text(message[name], 200)
         require(0 < self.begins < self.ends, "validity")
         require(any(use == STATEMENT for _, _, use in self.keys), "no key for statements")
+        self.read_roots(message["next_root"], message["former_root"])
+
+    def read_roots(self, after, before):
+        """The root keys that it names: those that come after and before the one that it rests on."""
+        if after is not None:
+            require(not self.issuer and not self.desk, "next root")
+            after = read(after, suite_number=1, key_bytes=2, since_int=3)
+            require(0 <= after["since_int"] < self.ends, "compromised since")
+            key = after["suite_number"], bytes(after["key_bytes"])
+            require(is_safe_key(*key), "next root")
+            self.next, self.compromised = key, after["since_int"]
+        if before is not None:
+            require(not self.desk, "former root")
+            before = read(before, suite_number=1, key_bytes=2, last_bytes=3)
+            key = before["suite_number"], bytes(before["key_bytes"])
+            require(len(before["last_bytes"]) == 32 and is_safe_key(*key), "former root")
+            self.former, self.last = key, bytes(before["last_bytes"])
 
     @property
     def unit_under(self):
@@ -464,15 +489,31 @@ def suites_of(values):
     return suites
 
 
+class Root:
+    """A root key: the unit whose own delegation it signs, and the one that followed it."""
+
+    def __init__(self, public, unit=None, last=None):
+        self.public, self.unit, self.last = public, unit, last
+        self.next, self.granted = None, False
+
+
 class Trust:
     """Delegations that hold, from the root key down."""
 
     def __init__(self, domain, root_key, exported):
-        self.domain, self.root_key, self.exported = domain, root_key, exported
-        self.root_id, self.root = key_id(*root_key), None
+        self.domain, self.exported = domain, exported
+        self.given = key_id(*root_key)
+        self.roots = {self.given: Root(root_key)}
         self.revocations, self.believed = {}, {}
         self.history, self.holders, self.digests, self.grants = {}, {}, set(), set()
         self.seen = {}
+
+    def beginning(self):
+        """The same root keys, and nothing else believed."""
+        trust = Trust(self.domain, self.roots[self.given].public, None)
+        trust.roots = {identifier: copy.copy(root) for identifier, root in self.roots.items()}
+        trust.seen = dict(self.seen)
+        return trust
 
     def newest(self, unit):
         history = self.history.get((unit, ""))
@@ -488,7 +529,8 @@ class Trust:
         holder = self.holders.get(identifier)
         if holder and holder[2] != AGREEMENT:
             return holder
-        return (self.root_key, None, None) if identifier == self.root_id else None
+        root = self.roots.get(identifier)
+        return (root.public, None, None) if root else None
 
     def in_force(self, holder, identifier, time):
         """The delegation by which a key was good at a time."""
@@ -518,15 +560,19 @@ class Trust:
         if grant.issuer:
             self.check_issued(grant, holders, statement.time)
         else:
-            self.check_root(grant, holders)
+            self.check_root(grant, holders, envelope)
+        self.check_succession(grant, holders)
         for identifier, public, use in grant.keys:
             holder = self.holders.get(identifier)
-            if public[1] == self.root_key[1] or (holder and holder[1:] != (grant.subject, use)):
+            is_root = any(public[1] == root.public[1] for root in self.roots.values())
+            if is_root or (holder and holder[1:] != (grant.subject, use)):
                 raise Broken("malformed")
-        self.check_suites(grant, statement.time)
+        self.check_suites(grant, holders, statement.time)
         history = self.history.setdefault(grant.subject, [])
         if any(known.serial == grant.serial for known in history):
             raise Broken("malformed")
+        grant.sha256, grant.signed_by = envelope.sha256, [identifier for identifier, _ in holders]
+        self.take_roots(grant)
         history.append(grant)
         history.sort(key=lambda known: known.serial)
         for identifier, public, use in grant.keys:
@@ -536,37 +582,92 @@ class Trust:
         self.believed[envelope.sha256] = grant, signed_by, statement.time
         for digest in grant.seen:
             self.seen.setdefault(digest, grant.unit)
-        if not grant.issuer:
-            self.root = grant.unit
-        elif not grant.desk:
+        if grant.issuer and not grant.desk:
             self.grants.add((grant.issuer, grant.unit))
 
-    def accepted_at(self, suite, time):
-        """Some delegation of the root that was in force then accepts the suite."""
-        for known in reversed(self.history.get((self.root, ""), [])):
+    def take_roots(self, grant):
+        """What a believed grant says of root keys."""
+        if not grant.issuer:
+            for identifier in grant.signed_by:
+                root = self.roots[identifier]
+                root.unit, root.granted = grant.unit, True
+                if grant.next:
+                    root.last, root.next = grant.sha256, key_id(*grant.next)
+            if grant.next:
+                self.roots.setdefault(key_id(*grant.next), Root(grant.next))
+        if grant.former:
+            self.roots.setdefault(key_id(*grant.former), Root(grant.former, grant.unit, grant.last))
+
+    def check_standing(self, identifier, grant, sha256):
+        """A root key that has named its successor counts for what its last grant names alone."""
+        root = self.roots[identifier]
+        if root.last in (None, sha256) or self.seen.get(sha256) == grant.unit:
+            return
+        if grant.next:
+            raise Broken("wrong-root")
+        raise Later("ended-key")
+
+    def check_succession(self, grant, holders):
+        """A grant that names the next root key, or a former one."""
+        signed_by = [identifier for identifier, holder in holders if holder[1] is None]
+        if grant.next:
+            if grant.next[0] not in (grant.accepted or [ED25519]):
+                raise Broken("suite-not-accepted")
+            identifier = key_id(*grant.next)
+            root = self.roots.get(identifier)
+            if identifier in self.holders or identifier in signed_by or (root and root.last):
+                raise Broken("wrong-root")
+        if grant.former:
+            identifier = key_id(*grant.former)
+            if identifier in self.holders or identifier in signed_by:
+                raise Broken("wrong-root")
+            root = self.roots.get(identifier)
+            if root and (root.unit not in (None, grant.unit) or root.last != grant.last):
+                raise Broken("wrong-root")
+
+    def check_adopted(self, before, grant):
+        """A unit that was a root comes under the root that its own root key named."""
+        if not before.next:
+            raise Broken("outside-subtree")
+        if not grant.former or grant.last != before.sha256:
+            raise Broken("wrong-root")
+        if any(identifier != key_id(*grant.former) for identifier in before.signed_by):
+            raise Broken("wrong-root")
+        root = self.roots.get(key_id(*before.next))
+        if root is None or root.unit not in list(self.line(grant.issuer)):
+            raise Broken("wrong-root")
+
+    def accepted_at(self, unit, suite, time):
+        """Some delegation of the root above the unit that was in force then accepts the suite."""
+        top = list(self.line_at(unit, time))[-1]
+        own = [known for known in self.history.get((top, ""), []) if not known.issuer]
+        for known in reversed(own):
             if known.covers(time) and suite in (known.accepted or [ED25519]):
                 return True
             if known.begins + TOLERANCE_MS <= time:
                 return False
         return False
 
-    def check_suites(self, grant, time):
+    def check_suites(self, grant, holders, time):
         signing = [public[0] for _, public, use in grant.keys if use != AGREEMENT]
         if grant.issuer:
-            accepted = all(self.accepted_at(suite, time) for suite in signing)
+            accepted = all(self.accepted_at(grant.issuer, suite, time) for suite in signing)
         else:
-            accepted = {self.root_key[0], *signing} <= set(grant.accepted or [ED25519])
+            accepted = {holders[0][1][0][0], *signing} <= set(grant.accepted or [ED25519])
         if not accepted:
             raise Broken("suite-not-accepted")
 
-    def check_root(self, grant, holders):
-        if any(subject is not None for _, (_, subject, _) in holders):
+    def check_root(self, grant, holders, envelope):
+        if len(holders) != 1 or holders[0][1][1] is not None:
             raise Broken("wrong-source")
         if grant.desk:
             raise Broken("malformed")
-        if self.root not in (None, grant.unit):
+        identifier = holders[0][0]
+        if self.roots[identifier].unit not in (None, grant.unit):
             raise Broken("outside-subtree")
+        grant.sha256, grant.signed_by = envelope.sha256, [identifier]
         self.check_same_place(grant)
+        self.check_standing(identifier, grant, envelope.sha256)
 
     def check_issued(self, grant, holders, time):
         granting = self.newest(grant.issuer)
@@ -578,9 +679,14 @@ class Trust:
             if holder[2] != DELEGATION:
                 raise Broken("unknown-key")
             by = self.in_force(holder, identifier, time)
-            if not self.accepted_at(holder[0][0], time):
+            if not self.accepted_at(grant.issuer, holder[0][0], time):
                 raise Broken("suite-not-accepted")
-            if grant.ends > by.ends or grant.begins + TOLERANCE_MS < by.begins:
+            # What it granted as a root reaches back to that time.
+            as_root = [one for one in self.history[(grant.issuer, "")] if by.issuer and not one.issuer]
+            begins = min([by.begins, *(one.begins for one in as_root)])
+            around = time < by.begins + TOLERANCE_MS
+            ends = max([by.ends, *(one.ends for one in as_root if around)])
+            if grant.ends > ends or grant.begins + TOLERANCE_MS < begins:
                 raise Broken("expired")
         if grant.desk:
             delegates = any(use == DELEGATION for _, _, use in grant.keys)
@@ -602,7 +708,9 @@ class Trust:
         later = [known for known in history if known.serial > grant.serial]
         if later and later[0].issuer != grant.issuer:
             self.check_moved(earlier, grant, later[0])
-        if earlier and earlier[-1].issuer != grant.issuer:
+        if earlier and not earlier[-1].issuer:
+            self.check_adopted(earlier[-1], grant)
+        elif earlier and earlier[-1].issuer != grant.issuer:
             grant.order = self.check_moved(earlier, earlier[-1], grant)
         elif grant.reform:
             try:
@@ -644,7 +752,7 @@ class Trust:
             if holder[2] != STATEMENT:
                 raise Broken("unknown-key")
             self.in_force(holder, identifier, statement.time)
-            if not self.accepted_at(holder[0][0], statement.time):
+            if not self.accepted_at(statement.source, holder[0][0], statement.time):
                 raise Broken("suite-not-accepted")
         if order.effective < statement.time:
             raise Broken("outside-subtree")
@@ -659,9 +767,15 @@ class Trust:
             unit = begun[-1].issuer if begun else history[0].issuer if history else ""
 
     def check_same_place(self, grant):
-        known = self.newest(grant.unit)
-        if known and (known.issuer, known.level) != (grant.issuer, grant.level):
+        """A root gets no parent by itself: only its last grant can be followed by an issuer's."""
+        history = self.history.get((grant.unit, ""), [])
+        later = [known for known in history if known.serial >= grant.serial]
+        if any(known.issuer and known.serial < grant.serial for known in history):
             raise Broken("outside-subtree")
+        if any(known.level != grant.level for known in history):
+            raise Broken("outside-subtree")
+        if later and later[0].issuer and grant.next:
+            self.check_adopted(grant, later[0])
 
     def check_ended(self, holder, identifier, witnessed, seen):
         """What an ended key signed counts only if a witness, or the issuer, had seen it before."""
@@ -690,7 +804,7 @@ class Trust:
         message = read(content, envelope=1, chain=[2])
         envelope = Envelope(message["envelope"])
         with at_part(envelope):
-            proof = Trust(self.domain, self.root_key, None)
+            proof = self.beginning()
             for link in map(Envelope, message["chain"]):
                 if link.sha256 not in proof.digests:
                     proof.add(link)
@@ -704,7 +818,8 @@ class Trust:
             if dated and statement.time > self.exported + TOLERANCE_MS:
                 raise Broken("expired")
             for identifier, (_, subject, use) in holders:
-                if subject is None and statement.source == proof.root == revocation.unit:
+                own = proof.roots[identifier].unit if subject is None else None
+                if own and statement.source == own == revocation.unit:
                     revocation.by_root = True
                     continue
                 if subject != (statement.source, ""):
@@ -716,6 +831,9 @@ class Trust:
                 revocation.rests_on.append((statement.source, identifier, statement.time))
             for grant, signed_by, time in proof.believed.values():
                 revocation.rests_on += [(grant.issuer, identifier, time) for identifier in signed_by]
+            ended = [self.roots[one].last for one, _ in holders if one in self.roots]
+            if dated and any(ended):
+                raise Broken("ended-key")
             known = self.newest(revocation.unit)
             if dated and known and not self.reaches(revocation):
                 raise Broken("outside-subtree")
@@ -727,7 +845,7 @@ class Trust:
 
     def reaches(self, revocation):
         if revocation.by_root:
-            return self.root == revocation.unit
+            return any(root.unit == revocation.unit for root in self.roots.values())
         if revocation.unit == revocation.by:
             return bool(revocation.desk)
         return revocation.by in self.line(revocation.unit)
@@ -771,6 +889,8 @@ class Trust:
             # Grants from before name the key that was revoked alone.
             if ended and grant.serial > ended.serial > 0:
                 raise Broken("ended-key")
+        for identifier in grant.signed_by if not grant.issuer else ():
+            self.check_standing(identifier, grant, envelope.sha256)
         for identifier in signed_by:
             ended = self.first_of_key((grant.issuer, ""), identifier)
             if ended and time >= ended.cutoff:
@@ -790,7 +910,7 @@ class Trust:
             if use != STATEMENT:
                 raise Broken("unknown-key")
             self.in_force(holder, identifier, statement.time)
-            if not self.accepted_at(holder[0][0], statement.time):
+            if not self.accepted_at(subject[0], holder[0][0], statement.time):
                 raise Broken("suite-not-accepted")
             seen = self.seen.get(envelope.sha256) == statement.source
             self.check_ended(holder, identifier, witnessed, seen)
@@ -1284,7 +1404,7 @@ class at_part:
     def __exit__(self, kind, error, trace):
         if kind is Malformed:
             raise Broken("malformed", claimed_unit(self.envelope)) from error
-        if kind is Broken and not error.unit:
+        if isinstance(error, Broken) and not error.unit:
             error.unit = claimed_unit(self.envelope)
         return False
 
@@ -1454,19 +1574,37 @@ def check_seal(trust, head, envelope, sealed, in_file):
             raise Broken("wrong-seal")
 
 
-def verify(data, domain, root_key, beside=()):
+def believe(trust, envelopes):
+    """Takes grants in; what rests on a root key that another one names waits for that one."""
+    while envelopes:
+        known, later = len(trust.roots), []
+        for envelope, is_beside in envelopes:
+            try:
+                with at_part(envelope):
+                    if not (is_beside and envelope.sha256 in trust.digests):
+                        trust.exported, exported = None if is_beside else trust.exported, trust.exported
+                        try:
+                            trust.add(envelope)
+                        finally:
+                            trust.exported = exported
+            except Later as broken:
+                later.append((envelope, is_beside, broken))
+        if later and len(trust.roots) == known:
+            raise later[0][2]
+        envelopes = [(envelope, is_beside) for envelope, is_beside, _ in later]
+
+
+def verify(data, domain, root_key, beside=(), roots=()):
     """Returns if everything holds, raises Broken if not."""
     head, parts, seal, sealed = parts_of(data)
     if head.domain != domain:
         raise Broken("wrong-domain")
     trust = Trust(domain, root_key, head.exported)
     label = None
+    granted = [(Envelope(content), False) for number, content in parts if number == 2]
+    believe(trust, granted + [(Envelope(content), True) for content in roots])
     for number, content in parts:
-        if number == 2:
-            envelope = Envelope(content)
-            with at_part(envelope):
-                trust.add(envelope)
-        elif number == 3:
+        if number == 3:
             trust.add_revocation(content)
     in_file = set(trust.revocations)
     for content in beside:
@@ -1518,9 +1656,21 @@ def read_revocations(data):
     return items
 
 
-def verdict(data, root, beside):
+def read_roots(text):
+    """The grants of a file by which root keys name each other."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or lines[0] != "lianxi roots 1":
+        raise ValueError("no file of root grants")
+    data = base64.b64decode("".join(lines[1:-1]), validate=True)
+    digest = hashlib.sha256(lines[0].encode() + data).hexdigest()[:12]
+    if lines[-1] != f"checksum: {digest}":
+        raise ValueError("the file of root grants is damaged")
+    return read(data, grants=[1])["grants"]
+
+
+def verdict(data, root, beside, roots):
     try:
-        verify(data, *root, beside)
+        verify(data, *root, beside, roots)
     except Broken as broken:
         return f"{broken.reason} {broken.unit}".strip()
     return "valid"
@@ -1532,15 +1682,17 @@ def main():
     arguments.add_argument("--root", type=pathlib.Path, required=True)
     arguments.add_argument("--batch", type=pathlib.Path)
     arguments.add_argument("--revocations", type=pathlib.Path)
+    arguments.add_argument("--roots", type=pathlib.Path)
     arguments = arguments.parse_args()
     root = read_root(arguments.root.read_text(encoding="utf-8"))
     beside = read_revocations(arguments.revocations.read_bytes()) if arguments.revocations else ()
+    roots = read_roots(arguments.roots.read_text(encoding="ascii")) if arguments.roots else ()
     if arguments.batch:
         files = sorted(arguments.batch.iterdir())
-        answers = [(file.name, verdict(file.read_bytes(), root, beside)) for file in files]
+        answers = [(file.name, verdict(file.read_bytes(), root, beside, roots)) for file in files]
         print("\n".join(f"{name} {answer}" for name, answer in answers))
     else:
-        answers = [("", verdict(arguments.file.read_bytes(), root, beside))]
+        answers = [("", verdict(arguments.file.read_bytes(), root, beside, roots))]
         print(answers[0][1])
     sys.exit(0 if all(answer == "valid" for _, answer in answers) else 1)
 

@@ -12,8 +12,8 @@ use lianxi_proto::{
         ImportEvent, ImportOptions, ImportReport, ImportRequest, RowError,
         catalogue_service_client::CatalogueServiceClient,
         escalation_service_client::EscalationServiceClient, import_event, import_request,
-        notice_service_client::NoticeServiceClient, record_service_client::RecordServiceClient,
-        summary_service_client::SummaryServiceClient,
+        notice_service_client::NoticeServiceClient, pack_service_client::PackServiceClient,
+        record_service_client::RecordServiceClient, summary_service_client::SummaryServiceClient,
     },
 };
 use tokio::net::UnixStream;
@@ -79,6 +79,11 @@ impl Client {
     /// `NoticeService`.
     pub fn notices(&self) -> NoticeServiceClient<Channel> {
         NoticeServiceClient::new(self.channel.clone())
+    }
+
+    /// `PackService`.
+    pub fn packs(&self) -> PackServiceClient<Channel> {
+        PackServiceClient::new(self.channel.clone())
     }
 
     /// `EscalationService`.

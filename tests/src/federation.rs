@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 use lianxi_node::{
     clock::ShiftedClock,
     config::HostConfig,
-    domain::delegation::Suite,
+    domain::{self, delegation::Suite},
     identity::keys::Lock,
     link::Tap,
     node::{self, Host, InitOptions, JoinOptions, Options},
@@ -83,28 +83,14 @@ impl Federation {
         catalogue: &str,
         tap: Option<Arc<dyn Tap>>,
     ) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let host = directory.path().join(code);
-        let options = InitOptions {
-            dir: host.clone(),
-            code: code.parse().unwrap(),
-            level: lianxi_node::domain::unit::Level::City,
-            title: format!("City {code}"),
-            trust_domain: "test.example".into(),
-            suite,
-            listen: Some(free_address()),
-            advertise: Vec::new(),
-        };
-        node::init(options).await.unwrap();
         let mut federation = Self {
-            directory,
+            directory: tempfile::tempdir().unwrap(),
             clock: ShiftedClock::default(),
             tap,
             hosts: BTreeMap::new(),
-            places: BTreeMap::from([(code.to_owned(), code.to_owned())]),
+            places: BTreeMap::new(),
         };
-        federation.hosts.insert(code.to_owned(), TestHost::new(host));
-        federation.start(code).await;
+        federation.add_root(code, domain::unit::Level::City, "test.example", suite).await;
         let request = PublishCatalogueRequest {
             unit: code.to_owned(),
             document: catalogue.into(),
@@ -112,6 +98,31 @@ impl Federation {
         };
         federation.client(code).catalogues().publish(request).await.unwrap();
         federation
+    }
+
+    /// Adds a host with the root of a tree of its own, started.
+    pub async fn add_root(
+        &mut self,
+        code: &str,
+        level: domain::unit::Level,
+        trust_domain: &str,
+        suite: Suite,
+    ) {
+        let host = self.directory.path().join(code);
+        let options = InitOptions {
+            dir: host.clone(),
+            code: code.parse().unwrap(),
+            level,
+            title: format!("Root {code}"),
+            trust_domain: trust_domain.to_owned(),
+            suite,
+            listen: Some(free_address()),
+            advertise: Vec::new(),
+        };
+        node::init(options).await.unwrap();
+        self.hosts.insert(code.to_owned(), TestHost::new(host));
+        self.places.insert(code.to_owned(), code.to_owned());
+        self.start(code).await;
     }
 
     /// City `C`; districts `C-1` and `C-2`; streets `C-1-1`, `C-1-2`, `C-2-1`, whose hosts serve
@@ -150,6 +161,7 @@ impl Federation {
             child_title: format!("Unit {code}"),
             valid_for_ms: 0,
             dry_run: false,
+            root_key: String::new(),
         };
         Ok(self.client(parent).node().invite(request).await?.into_inner().token)
     }
@@ -157,9 +169,14 @@ impl Federation {
     /// Adds a host of its own for a unit, joined and started.
     pub async fn add_host(&mut self, code: &str, parent: &str, level: Level) {
         let token = self.invite(code, parent, level).await.unwrap();
+        self.join(&token, code).await;
+    }
+
+    /// Adds a host of its own for the unit of a token, joined and started.
+    pub async fn join(&mut self, token: &str, code: &str) {
         let directory = self.directory.path().join(code);
         let options = JoinOptions { listen: Some(free_address()), advertise: Vec::new() };
-        node::join_offline(&directory, &token, options).await.unwrap();
+        node::join_offline(&directory, token, options).await.unwrap();
         self.hosts.insert(code.to_owned(), TestHost::new(directory));
         self.places.insert(code.to_owned(), code.to_owned());
         self.start(code).await;
@@ -330,11 +347,9 @@ impl Federation {
 
 /// The kit's mapping as the node takes it.
 pub fn mapping_json() -> Vec<u8> {
-    lianxi_node::domain::mapping::Mapping::from_toml(MAPPING, |_| {
-        Err::<String, _>("no look-up files")
-    })
-    .unwrap()
-    .to_json()
+    domain::mapping::Mapping::from_toml(MAPPING, |_| Err::<String, _>("no look-up files"))
+        .unwrap()
+        .to_json()
 }
 
 /// A count of the subtree, or of the unit's own records.

@@ -382,6 +382,7 @@ async fn an_act_is_not_done_for_somebody_who_lost_the_role_meanwhile() {
         child_title: "District".to_owned(),
         valid_for_ms: 0,
         dry_run: false,
+        root_key: String::new(),
     };
     let id = people.ask(&second, "/lianxi.admin.v1.NodeService/Invite", invite.clone()).await;
     let withdraw = pb::WithdrawRequest {

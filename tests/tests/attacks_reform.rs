@@ -201,6 +201,7 @@ async fn the_invitation_of_a_reform_is_for_the_units_own_keys_alone_and_not_befo
 async fn reserve(federation: &Federation, token: &Token, keys: &UnitKeys) -> Result<(), DoorError> {
     let clock = Arc::new(federation.clock.clone());
     let application = Application {
+        adopted: None,
         token_id: token.id,
         secret: token.secret.clone(),
         unit: token.unit.clone(),

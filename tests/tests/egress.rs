@@ -116,6 +116,8 @@ fn a_joining_host_sends_names_and_keys_alone() {
         host: _,
         proof: _,
         clock_unix_ms: _,
+        // A root key, a grant, and the codes of the units below.
+        adopted: _,
     } = ReserveRequest::default();
     let ConfirmRequest { token_id: _ } = ConfirmRequest::default();
 }

@@ -9,8 +9,8 @@ use lianxi_node::{
         summary::{CoverageState, SummaryKind},
         unit::{Level, UnitCode},
     },
-    statement::{header::kinds, journal::Evidence, pack::HeldRevocations},
-    verify::{Completeness, Resting, Verified, verify, verify_beside},
+    statement::{header::kinds, journal::Evidence, pack::HeldRevocations, revocation::Proven},
+    verify::{Beside, Completeness, Resting, Verified, verify, verify_beside},
 };
 use lianxi_proto::{
     cells::withhold,
@@ -27,6 +27,10 @@ fn city() -> City {
 
 fn code(text: &str) -> UnitCode {
     text.parse().unwrap()
+}
+
+fn beside_it(revocations: &[Proven]) -> Beside<'_> {
+    Beside { revocations, ..Beside::default() }
 }
 
 fn accepted(file: &[u8]) -> Verified {
@@ -709,7 +713,8 @@ fn a_revocation_that_was_left_out_shows_where_another_has_it() {
     let alone = accepted(&file).revocations;
     assert_eq!((alone.completeness, alone.items.len()), (Completeness::Others(2), 0));
     let beside = |items: &[_]| {
-        verify_beside(&file, &city.root_key(), items).unwrap_or_else(|broken| panic!("{broken}"))
+        verify_beside(&file, &city.root_key(), beside_it(items))
+            .unwrap_or_else(|broken| panic!("{broken}"))
     };
     let one = beside(std::slice::from_ref(&revoked)).revocations;
     assert_eq!((one.completeness, one.left_out.len()), (Completeness::Others(2), 1));
@@ -719,7 +724,7 @@ fn a_revocation_that_was_left_out_shows_where_another_has_it() {
     let broken = verify_beside(
         &sealed(&unwitnessed("C-1-1")),
         &city.root_key(),
-        std::slice::from_ref(&revoked),
+        beside_it(std::slice::from_ref(&revoked)),
     );
     assert_eq!(broken.unwrap_err().reason, "revoked");
     // The number and the digest in the seal are no less than what is there.
@@ -741,21 +746,25 @@ fn what_was_revoked_since_the_export_counts_too() {
     let city = city();
     let later = |by, unit| city.revocation(by, unit, |_, time| *time = NOW + 90 * DAY);
     let street = later("C-1", "C-1-1");
-    let verified =
-        verify_beside(&city.parts().seal(), &city.root_key(), std::slice::from_ref(&street))
-            .unwrap();
+    let verified = verify_beside(
+        &city.parts().seal(),
+        &city.root_key(),
+        beside_it(std::slice::from_ref(&street)),
+    )
+    .unwrap();
     assert!(!verified.revocations.items[0].in_file && verified.revocations.left_out.is_empty());
     let file = unwitnessed("C-1-1").seal();
     accepted(&file);
-    let broken = verify_beside(&file, &city.root_key(), &[street]).unwrap_err();
+    let broken = verify_beside(&file, &city.root_key(), beside_it(&[street])).unwrap_err();
     assert_eq!((broken.reason, broken.unit), ("revoked", Some(code("C-1-1"))));
     // A seal has no witness: whoever exported has to stand.
     let exporter = later("C", "C");
     let plain = Parts { catalogue: None, ..city.parts() }.seal();
-    let broken = verify_beside(&plain, &city.root_key(), &[exporter]).unwrap_err();
+    let broken = verify_beside(&plain, &city.root_key(), beside_it(&[exporter])).unwrap_err();
     assert_eq!((broken.reason, broken.kind.as_deref()), ("revoked", Some(kinds::PACK)));
     let mut forged = later("C-1", "C-1-1");
     forged.chain.pop();
-    let broken = verify_beside(&city.parts().seal(), &city.root_key(), &[forged]).unwrap_err();
+    let broken =
+        verify_beside(&city.parts().seal(), &city.root_key(), beside_it(&[forged])).unwrap_err();
     assert_eq!((broken.reason, broken.part), ("unknown-key", None));
 }

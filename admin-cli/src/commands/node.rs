@@ -1,5 +1,6 @@
 //! `lianxi node`: set up, join, run and watch the node of a host.
 
+mod adopt;
 mod asked;
 mod doctor;
 mod invite;
@@ -34,6 +35,8 @@ pub(crate) enum Verb {
     Invite(invite::Invite),
     /// Join under the parent that a token names, or all units of a file
     Join(join::Join),
+    /// Take a root with its tree in below a unit, or bring a root below the unit of an offer
+    Adopt(adopt::Adopt),
     /// Serve the units of the host until stopped
     Run(Run),
     /// Seal the keys of a stopped host with a passphrase or a credential
@@ -85,6 +88,7 @@ impl Verb {
             Self::Init(init) => block_on(init.run(context)),
             Self::Invite(invite) => block_on(invite.run(context)),
             Self::Join(join) => block_on(join.run(context)),
+            Self::Adopt(adopt) => block_on(adopt.run(context)),
             Self::Run(run) => run.run(context),
             Self::ProtectKeys(protect) => block_on(protect.run(context)),
             Self::UnprotectKeys(unprotect) => block_on(unprotect.run(context)),

@@ -8,6 +8,7 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use lianxi_node::{
     domain::{period::Period, unit::UnitCode},
+    identity::custody::Roots,
     statement::header::StatementId,
     verify::{RootKey, verify},
 };
@@ -70,6 +71,10 @@ pub(crate) struct Root {
     /// File to write instead of standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// File for the grants by which root keys name each other: `lianxi verify --roots` takes it for
+    /// packs that are older or younger than a root key
+    #[arg(long, value_name = "FILE")]
+    grants: Option<PathBuf>,
     /// Write over the file if it is there
     #[arg(long)]
     force: bool,
@@ -162,9 +167,14 @@ pub(crate) async fn export(
 ///
 /// What the node says.
 pub(crate) async fn root_key(client: &Client, unit: String) -> anyhow::Result<RootKey> {
+    Ok(root_and_grants(client, unit).await?.0)
+}
+
+async fn root_and_grants(client: &Client, unit: String) -> anyhow::Result<(RootKey, Roots)> {
     let answer = client.packs().root_key(RootKeyRequest { unit }).await;
     let answer = answer.context("cannot ask for the root key")?.into_inner();
-    answer.root_key.parse().context("the node's root key")
+    let root = answer.root_key.parse().context("the node's root key")?;
+    Ok((root, Roots(answer.root_grants)))
 }
 
 impl Root {
@@ -172,7 +182,10 @@ impl Root {
         let output = context.output();
         let client = context.client().await?;
         let unit = context.unit(&client, self.unit).await?;
-        let root = root_key(&client, unit).await?;
+        let (root, grants) = root_and_grants(&client, unit).await?;
+        if let Some(out) = &self.grants {
+            durable::write(out, grants.to_text().as_bytes(), existing(self.force))?;
+        }
         if let Some(out) = &self.out {
             durable::write(out, root.to_string().as_bytes(), existing(self.force))?;
             let values: [&dyn std::fmt::Display; 3] =

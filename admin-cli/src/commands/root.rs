@@ -11,20 +11,27 @@ use anyhow::Context as _;
 use clap::Subcommand;
 use lianxi_node::{
     clock::{Clock as _, SystemClock},
-    domain::delegation::Delegation,
+    domain::delegation::{Delegation, Suite},
     identity::{
         custody::{Request, Signed},
         keys::RootKey,
         shares::{self, Share},
     },
-    node, process,
+    node::{self, Following},
+    process,
     process::secret,
+    verify::RootKey as PublicRoot,
 };
 use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::{Context, opens::OpensStore};
-use crate::{arguments::block_on, failure::Failure, texts::Text, values};
+use crate::{
+    arguments::block_on,
+    failure::Failure,
+    texts::Text,
+    values::{self, Past},
+};
 
 /// Name of the configuration in a host's directory.
 const CONFIG: &str = "node.toml";
@@ -36,6 +43,8 @@ pub(crate) enum Verb {
     Show(Show),
     /// Split the root key of a stopped host into shares
     Split(Split),
+    /// Make a root key that is to follow another one, on the machine where it is kept
+    New(New),
     /// Check that shares belong together and give the key back
     VerifyShares(VerifyShares),
     /// Put the root key together from shares, into a directory of the machine where it is kept
@@ -56,6 +65,7 @@ impl Verb {
         match self {
             Self::Show(show) => block_on(show.run(context)),
             Self::Split(split) => block_on(split.run(context)),
+            Self::New(new) => new.run(context),
             Self::VerifyShares(verify) => verify.run(context),
             Self::Restore(restore) => restore.run(context),
             Self::Request(request) => block_on(request.run(context)),
@@ -123,20 +133,12 @@ impl Split {
         let ask = |method| Ok::<_, process::Error>(secret::for_start(method, fd)?);
         let made = node::split_root(&config, (self.threshold, self.shares), ask).await;
         let made = made.context("cannot split the root key")?;
-        let new = fs::DirBuilder::new().mode(0o700).create(&self.out);
-        new.with_context(|| format!("cannot make the directory {}", self.out.display()))?;
-        let mut files = Vec::new();
-        for share in &made {
-            let path = self.out.join(format!("share-{}.txt", share.index));
-            write_new(&path, &share.to_text())?;
-            files.push(path);
-        }
-        // From what was written, not from memory: only this can be read later.
-        let root = shares::prove(read_shares(&files)?)?;
+        let files = keep_shares(&self.out, &made)?;
         let output = context.output();
         if output.is_json() {
+            let key_id = &made[0].key_id;
             let document = json!({
-                "files": files, "threshold": self.threshold, "key_id": root.key_id(),
+                "files": files, "threshold": self.threshold, "key_id": key_id,
             });
             return Ok(output.document(&document)?);
         }
@@ -146,6 +148,64 @@ impl Split {
         output.note(output.fill(Text::RootSplit, &[&files.len(), &self.threshold]));
         Ok(())
     }
+}
+
+/// Arguments of `lianxi root new`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct New {
+    /// Trust domain of the tree, as `lianxi root show` tells it
+    #[arg(long)]
+    domain: String,
+    /// Suite of its signatures: ed25519 or sm2-sm3
+    #[arg(long, default_value = "ed25519")]
+    suite: Suite,
+    /// Number of shares
+    #[arg(long, value_name = "N")]
+    shares: u8,
+    /// Number of shares that give the key back
+    #[arg(long, value_name = "K")]
+    threshold: u8,
+    /// New directory for the shares and the public key, `root.pub`
+    #[arg(long, value_name = "DIRECTORY")]
+    out: PathBuf,
+}
+
+impl New {
+    fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let RootKey(next) = RootKey::generate(self.suite);
+        let public = PublicRoot::new(self.domain.clone(), next.verifying_key())?;
+        let made = shares::split(&next, &self.domain, self.threshold, self.shares)?;
+        let files = keep_shares(&self.out, &made)?;
+        let path = self.out.join("root.pub");
+        write_new(&path, &public.to_string())?;
+        let output = context.output();
+        if output.is_json() {
+            return Ok(output.document(&json!({
+                "files": files, "root": path, "threshold": self.threshold, "key_id": next.key_id(),
+            }))?);
+        }
+        for file in files.iter().chain([&path]) {
+            output.line(file.display().to_string())?;
+        }
+        let values: [&dyn std::fmt::Display; 3] = [&next.key_id(), &files.len(), &self.threshold];
+        output.note(output.fill(Text::RootMade, &values));
+        Ok(())
+    }
+}
+
+/// Writes shares into a new directory, and proves them.
+fn keep_shares(directory: &Path, made: &[Share]) -> anyhow::Result<Vec<PathBuf>> {
+    let new = fs::DirBuilder::new().mode(0o700).create(directory);
+    new.with_context(|| format!("cannot make the directory {}", directory.display()))?;
+    let mut files = Vec::new();
+    for share in made {
+        let path = directory.join(format!("share-{}.txt", share.index));
+        write_new(&path, &share.to_text())?;
+        files.push(path);
+    }
+    // From what was written, not from memory: only this can be read later.
+    shares::prove(read_shares(&files)?)?;
+    Ok(files)
 }
 
 /// Arguments of `lianxi root verify-shares`.
@@ -206,6 +266,13 @@ pub(crate) struct AskFor {
     /// How long the new delegation is good for
     #[arg(long, value_name = "DAYS", default_value_t = 3650)]
     days: u32,
+    /// Ask for the last delegation of this root key, which names the one of this file as the next:
+    /// what `lianxi root new` wrote, or the root key of the tree that this one comes under
+    #[arg(long, value_name = "FILE")]
+    next: Option<PathBuf>,
+    /// Since when somebody else may have had this root key: an instant, a day, or 3d for three days ago
+    #[arg(long, value_name = "TIME", requires = "next")]
+    compromised_since: Option<Past>,
     #[command(flatten)]
     opens: OpensStore,
 }
@@ -214,7 +281,16 @@ impl AskFor {
     async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         let config = context.dir().join(CONFIG);
         let lock = self.opens.lock(&config)?;
-        let request = node::request_root(&config, &lock, self.days).await;
+        let following = match &self.next {
+            None => None,
+            Some(path) => {
+                let next: PublicRoot =
+                    read(path)?.parse().with_context(|| path.display().to_string())?;
+                let since = self.compromised_since.map_or(0, Past::unix_ms);
+                Some(Following { key: next.key().clone(), compromised_since_unix_ms: since })
+            }
+        };
+        let request = node::request_root(&config, &lock, self.days, following).await;
         let request = request.context("cannot ask the root key")?;
         write_new(&self.out, &request.to_text())?;
         shown(context, request.delegation(), Text::RootRequested, &self.out)
@@ -349,7 +425,7 @@ fn read_shares(files: &[PathBuf]) -> anyhow::Result<Vec<Share>> {
     files.iter().map(share).collect()
 }
 
-fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let text = fs::read_to_string(path).map(Zeroizing::new);
     text.map_err(|error| Failure::Usage(format!("cannot read {}: {error}", path.display())).into())
 }

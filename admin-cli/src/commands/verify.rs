@@ -12,14 +12,18 @@ use std::{
 use anyhow::Context as _;
 use lianxi_node::{
     domain::{explanation::Explained, summary::FigureSet, unit::UnitCode},
+    identity::{
+        custody::Roots,
+        trust::{Root, Standing},
+    },
     statement::{
         delegation::level_to_proto,
         pack::{MAX_FILE_BYTES, read_revocations},
         summary::{figures_to_proto, to_proto},
     },
     verify::{
-        Broken, Completeness, Link, Resting, RootKey, Verification, Verified, VerifiedSummary,
-        Witness, verify_beside,
+        Beside, Broken, Completeness, Link, Resting, RootKey, Verification, Verified,
+        VerifiedSummary, Witness, verify_beside,
     },
 };
 use lianxi_proto::{local::v1::UnitFigures, types::v1::Scope};
@@ -49,6 +53,9 @@ pub(crate) struct Verify {
     /// What was revoked since the export: a file of `lianxi node revocations --out`
     #[arg(long, value_name = "FILE")]
     revocations: Option<PathBuf>,
+    /// How root keys followed each other: a file of `lianxi pack root --grants`
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
     /// Show this unit and those below it alone
     #[arg(long)]
     unit: Option<UnitCode>,
@@ -77,7 +84,16 @@ impl Verify {
             Some(path) => read_revocations(&read(path, MAX_FILE_BYTES)?)
                 .map_err(|fault| Failure::Usage(format!("{}: {fault}", path.display())))?,
         };
-        let verified = match verify_beside(&file, &root, &beside) {
+        let roots = match &self.roots {
+            None => Roots(Vec::new()),
+            Some(path) => {
+                let text = String::from_utf8(read(path, MAX_ROOT_BYTES)?).unwrap_or_default();
+                let parsed = text.parse::<Roots>();
+                parsed.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?
+            }
+        };
+        let beside = Beside { revocations: &beside, roots: &roots.0 };
+        let verified = match verify_beside(&file, &root, beside) {
             Ok(verified) => verified,
             Err(broken) => {
                 if output.is_json() {
@@ -114,6 +130,34 @@ impl Verify {
         });
         shown
     }
+}
+
+/// The root keys that the file rests on, in the order in which one is believed for another.
+fn roots_json(verified: &Verified) -> Vec<Value> {
+    let root = |root: &Root| {
+        json!({
+            "key_id": root.key_id(),
+            "standing": root.standing.as_str(),
+            "unit": root.unit.as_ref().map(ToString::to_string),
+            "next": root.next,
+            "compromised_since_unix_ms": root.compromised_since_unix_ms,
+        })
+    };
+    verified.roots().iter().map(root).collect()
+}
+
+/// In which direction each further root key is believed.
+fn print_roots(output: &Output, verified: &Verified) -> anyhow::Result<()> {
+    for root in verified.roots() {
+        let unit = root.unit.as_ref().map(ToString::to_string).unwrap_or_default();
+        let text = match root.standing {
+            Standing::Given => continue,
+            Standing::Next => Text::NextRootKey,
+            Standing::Former => Text::FormerRootKey,
+        };
+        output.line(output.fill(text, &[&root.key_id(), &unit]))?;
+    }
+    Ok(())
 }
 
 /// Reads a whole file of at most `limit` bytes.
@@ -161,6 +205,7 @@ fn document(
         "valid": true,
         "trust_domain": head.trust_domain,
         "root_key": root.fingerprint(),
+        "roots": roots_json(verified),
         "unit": head.unit.to_string(),
         "period": head.period,
         "exporter": head.exporter.to_string(),
@@ -371,6 +416,7 @@ fn print(
     if !missing.is_empty() {
         output.line(output.fill(Text::PackMissing, &[&missing.join(", ")]))?;
     }
+    print_roots(output, verified)?;
     output.line("")?;
     print_figures(output, verified, shown)?;
     output.line("")?;

@@ -228,6 +228,7 @@ impl<'a> Federation<'a> {
             child_title: unit.title.clone(),
             valid_for_ms: TOKEN_MS,
             dry_run: false,
+            root_key: String::new(),
         };
         let answer = self.client(&unit.parent)?.node().invite(request).await;
         Ok(answer.with_context(|| format!("cannot invite {}", unit.code))?.into_inner().token)

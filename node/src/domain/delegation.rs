@@ -122,6 +122,37 @@ pub struct KeyChange {
     pub seen_sha256: Vec<[u8; 32]>,
     /// Further CAs of the unit whose certificates are good.
     pub further_ca_sha256: Vec<[u8; 32]>,
+    /// Root key that all rests on from here on. In the last grant that a root key signs.
+    pub next_root: Option<NextRoot>,
+    /// Root key that the unit had before this grant.
+    pub former_root: Option<FormerRoot>,
+}
+
+/// A public root key as a grant names it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RootName {
+    /// Algorithm.
+    pub suite: Suite,
+    /// Raw bytes as the suite defines them.
+    pub bytes: Vec<u8>,
+}
+
+/// The root key that comes after.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct NextRoot {
+    /// The key.
+    pub key: RootName,
+    /// Since when somebody else may have had the former one; 0: it was replaced in peace.
+    pub compromised_since_unix_ms: UnixMillis,
+}
+
+/// The root key that was before.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct FormerRoot {
+    /// The key.
+    pub key: RootName,
+    /// SHA-256 of the payload of the last grant that it signed.
+    pub last_sha256: [u8; 32],
 }
 
 impl Delegation {

@@ -19,10 +19,12 @@ pub enum Replaced {
     Agreement,
     /// The CA that certificates for children are issued by.
     Ca,
+    /// The root key, by itself: the others are a unit's own.
+    Root,
 }
 
 impl Replaced {
-    /// All of them.
+    /// All of a unit's own.
     pub const ALL: [Self; 4] = [Self::Statement, Self::Delegation, Self::Agreement, Self::Ca];
 
     /// The word used everywhere.
@@ -32,6 +34,7 @@ impl Replaced {
             Self::Delegation => "delegation",
             Self::Agreement => "agreement",
             Self::Ca => "ca",
+            Self::Root => "root",
         }
     }
 }
@@ -44,14 +47,14 @@ impl fmt::Display for Replaced {
 
 /// The text names nothing that is replaced.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("no such key; use statement, delegation, agreement or ca")]
+#[error("no such key; use statement, delegation, agreement or ca, or root by itself")]
 pub struct Unknown;
 
 impl FromStr for Replaced {
     type Err = Unknown;
 
     fn from_str(text: &str) -> Result<Self, Unknown> {
-        Self::ALL.into_iter().find(|one| one.as_str() == text).ok_or(Unknown)
+        Self::ALL.into_iter().chain([Self::Root]).find(|one| one.as_str() == text).ok_or(Unknown)
     }
 }
 
@@ -188,9 +191,9 @@ mod tests {
 
     #[test]
     fn words_come_back() {
-        for one in Replaced::ALL {
+        for one in Replaced::ALL.into_iter().chain([Replaced::Root]) {
             assert_eq!(one.as_str().parse(), Ok(one));
         }
-        assert_eq!("root".parse::<Replaced>(), Err(Unknown));
+        assert_eq!("tls".parse::<Replaced>(), Err(Unknown));
     }
 }

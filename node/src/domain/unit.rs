@@ -32,6 +32,23 @@ impl UnitCode {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// False if both codes are those of administrative divisions (GB/T 2260: six digits, zeros at the
+    /// end for what is not divided further, then three and three) and this one lies elsewhere than
+    /// below `above`. Of other codes nothing can be said.
+    pub fn may_be_below(&self, above: &Self) -> bool {
+        let is_division = |code: &Self| {
+            code.0.len() >= 6 && code.0.bytes().all(|character| character.is_ascii_digit())
+        };
+        if !is_division(self) || !is_division(above) {
+            return true;
+        }
+        let mut stem = above.as_str();
+        if stem.len() == 6 {
+            stem = stem.strip_suffix("0000").or_else(|| stem.strip_suffix("00")).unwrap_or(stem);
+        }
+        self.0.starts_with(stem)
+    }
 }
 
 fn check(text: &str) -> Result<(), Error> {
@@ -192,6 +209,19 @@ mod tests {
         for code in ["", "-A", "A-", "A--B", "a", "A/B", "A B", "A.B", "市", &"A".repeat(41)] {
             assert!(code.parse::<UnitCode>().is_err(), "{code:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_code_of_a_division_says_what_it_can_be_below() {
+        let may = |code: &str, above: &str| {
+            let above: UnitCode = above.parse().unwrap();
+            code.parse::<UnitCode>().unwrap().may_be_below(&above)
+        };
+        assert!(may("310101", "310000") && may("310101002", "310101"));
+        assert!(may("440305", "440300") && may("310101002003", "310101002"));
+        assert!(!may("320101", "310000") && !may("440105", "440300"));
+        assert!(!may("310104002", "310101"));
+        assert!(may("BOS-15", "310000") && may("310101", "BOS"), "nothing can be said");
     }
 
     #[test]

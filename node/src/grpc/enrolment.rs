@@ -42,8 +42,9 @@ use crate::{
 /// Longest time for one call.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// Largest request: an application is a few kilobytes.
-const MAX_REQUEST_BYTES: usize = 32 * 1024;
+/// Largest request: an application is a few kilobytes, and a root that comes with its tree names the
+/// units of that.
+const MAX_REQUEST_BYTES: usize = 192 * 1024;
 
 /// Serves the enrolments of the host's units: which one, the connection says.
 pub struct EnrolmentHandler {
@@ -378,6 +379,7 @@ mod tests {
                 host: "district-host",
                 door,
                 clock,
+                adopted: None,
             }
         }
 

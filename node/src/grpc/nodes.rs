@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use lianxi_proto::admin::v1 as pb;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -19,10 +20,11 @@ use crate::{
         rotation::{Replaced, Stage},
         unit::UnitCode,
     },
+    identity::custody::Signed,
     services::{
         desks,
         enrolments::ChildRecovery,
-        host::{InviteOrder, Operations, Units},
+        host::{AdoptionOrder, InviteOrder, Operations, Units},
         hosted::{Hosted, LinkStatus},
         leaving::{self, Progress},
         quarantine::Verb,
@@ -31,6 +33,7 @@ use crate::{
         unit::OutboxState,
     },
     statement::{
+        Envelope,
         delegation::{level_from_proto, level_to_proto},
         revocation::reason_from_proto,
     },
@@ -188,6 +191,19 @@ fn known_unit(delegation: &Delegation) -> pb::KnownUnit {
     }
 }
 
+/// Key id of a root key.
+fn root_key_of(text: String) -> Result<Option<String>, Status> {
+    let is_key_id =
+        text.len() == 40 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    match text.as_str() {
+        "" => Ok(None),
+        _ if is_key_id => Ok(Some(text)),
+        _ => Err(Status::invalid_argument(
+            "root_key is no fingerprint of a root key; it has 40 hexadecimal digits",
+        )),
+    }
+}
+
 #[tonic::async_trait]
 impl pb::node_service_server::NodeService for NodeHandler {
     async fn invite(
@@ -204,6 +220,7 @@ impl pb::node_service_server::NodeService for NodeHandler {
             level,
             title: request.child_title,
             valid_for_ms: Some(request.valid_for_ms).filter(|valid| *valid != 0),
+            adopts: root_key_of(request.root_key)?,
             dry_run: request.dry_run,
             by,
         };
@@ -227,6 +244,31 @@ impl pb::node_service_server::NodeService for NodeHandler {
             title: joined.title,
             parent: joined.parent.to_string(),
             level: level_to_proto(joined.level).into(),
+            clock_skew_ms: joined.clock_skew_ms,
+            delegation_ends_unix_ms: joined.delegation_ends_unix_ms,
+        }))
+    }
+
+    async fn adopt(
+        &self,
+        request: Request<pb::AdoptRequest>,
+    ) -> Result<Response<pb::AdoptResponse>, Status> {
+        let by = actor(&request)?;
+        let request = request.into_inner();
+        let signed = Some(request.signed).filter(|signed| !signed.is_empty());
+        let signed = signed.map(|signed| Envelope::decode(signed.as_slice())).transpose();
+        let signed =
+            signed.map_err(|_| Status::invalid_argument("signed is no signed delegation"))?;
+        let order = AdoptionOrder {
+            unit: unit(&request.unit)?,
+            token: request.token,
+            signed: signed.map(Signed),
+            dry_run: request.dry_run,
+            by,
+        };
+        let joined = self.operations.adopt(order).await.map_err(to_status)?;
+        Ok(Response::new(pb::AdoptResponse {
+            parent: joined.parent.to_string(),
             clock_skew_ms: joined.clock_skew_ms,
             delegation_ends_unix_ms: joined.delegation_ends_unix_ms,
         }))

@@ -162,7 +162,10 @@ impl pb::pack_service_server::PackService for PackHandler {
     ) -> Result<Response<pb::RootKeyResponse>, Status> {
         let hosted = self.units.find(&unit(&request.into_inner().unit)?).map_err(to_status)?;
         let root_key = root_key(&hosted)?.to_string();
-        Ok(Response::new(pb::RootKeyResponse { root_key }))
+        let trust = hosted.unit.trust();
+        let granted = trust.root_grants().into_iter().map(|known| known.envelope.clone());
+        let root_grants = granted.collect();
+        Ok(Response::new(pb::RootKeyResponse { root_key, root_grants }))
     }
 
     type RevocationsStream =

@@ -7,7 +7,7 @@
 use std::str::FromStr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lianxi_proto::envelope::Signer;
+use lianxi_proto::{envelope::Signer, types::v1::RootGrants};
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 
@@ -27,6 +27,7 @@ use crate::{
 
 const REQUEST: &str = "lianxi root request 1";
 const SIGNED: &str = "lianxi root delegation 1";
+const ROOTS: &str = "lianxi roots 1";
 
 /// Longest text that is read.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
@@ -121,6 +122,29 @@ impl FromStr for Signed {
     fn from_str(text: &str) -> Result<Self, Error> {
         let bytes = opened(SIGNED, text)?;
         Envelope::decode(bytes.as_slice()).map(Self).map_err(|_| Error::Damaged)
+    }
+}
+
+/// Grants by which root keys name each other, for those who verify what is older or younger than
+/// their root key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Roots(pub Vec<Envelope>);
+
+impl Roots {
+    /// The text to carry.
+    pub fn to_text(&self) -> String {
+        let list = RootGrants { grants: self.0.clone() };
+        armour(ROOTS, &list.encode_to_vec())
+    }
+}
+
+impl FromStr for Roots {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bytes = opened(ROOTS, text)?;
+        let list = RootGrants::decode(bytes.as_slice()).map_err(|_| Error::Damaged)?;
+        Ok(Self(list.grants))
     }
 }
 

@@ -426,6 +426,24 @@ impl RootKey {
         Ok(Self(file.signer(Part::Root)?))
     }
 
+    /// Where the next root key lies until it is used: a directory of its own.
+    pub fn next_place(place: &Place) -> Place {
+        place.below("next-root")
+    }
+
+    /// Puts the next root key in the place of the one before, in one step.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading and writing key files.
+    pub fn take_next_into_use(place: &Place) -> Result<(), Error> {
+        let next = Self::next_place(place);
+        let (from, to) = (Self::path(&next.directory), Self::path(&place.directory));
+        let content = file::read(&from)?;
+        file::replace(&to, &content)?;
+        file::erase(&from)
+    }
+
     /// The key's file in a directory.
     pub fn path(directory: &Path) -> PathBuf {
         directory.join(Kind::Root.file_name())

@@ -13,6 +13,7 @@ mod left;
 mod moved;
 mod readers;
 mod revoked;
+mod roots;
 mod suites;
 mod tree;
 mod witnessed;
@@ -32,6 +33,7 @@ pub use self::{
     error::Error,
     known::{Added, Checked, Known, Opened},
     revoked::KnownRevocation,
+    roots::{Root, Standing, root_key_id, root_name},
 };
 use crate::{
     clock::UnixMillis,
@@ -63,8 +65,8 @@ struct Holder {
 /// What one unit believes.
 pub struct Trust {
     trust_domain: String,
-    root_key: VerifyingKey,
-    root: Option<UnitCode>,
+    /// The given one first; never empty.
+    roots: Vec<Root>,
     /// By subject, ascending by serial.
     subjects: BTreeMap<Subject, Vec<Known>>,
     /// All that were ever issued to, by issuer.
@@ -88,7 +90,7 @@ impl fmt::Debug for Trust {
         formatter
             .debug_struct("Trust")
             .field("trust_domain", &self.trust_domain)
-            .field("root", &self.root)
+            .field("root", &self.root())
             .field("subjects", &self.subjects.len())
             .finish_non_exhaustive()
     }
@@ -99,8 +101,7 @@ impl Trust {
     pub fn new(trust_domain: String, root_key: VerifyingKey) -> Self {
         Self {
             trust_domain,
-            root_key,
-            root: None,
+            roots: vec![Root::given(root_key)],
             subjects: BTreeMap::new(),
             children: BTreeMap::new(),
             moved: BTreeSet::new(),
@@ -118,9 +119,9 @@ impl Trust {
         &self.trust_domain
     }
 
-    /// Public root key.
+    /// Public root key: the one that signed last, from the given one onward.
     pub fn root_key(&self) -> &VerifyingKey {
-        &self.root_key
+        &self.current().key
     }
 
     /// Takes in a delegation. The same one again changes nothing.
@@ -131,6 +132,15 @@ impl Trust {
     pub fn add(&mut self, envelope: &Envelope, now: UnixMillis) -> Result<Added, Error> {
         let checked = self.check(envelope, Some(now))?;
         Ok(self.take(checked))
+    }
+
+    /// Takes in delegations of which one may name the root key of another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trust::add`], for the first one that does not hold; others were taken in.
+    pub fn add_all(&mut self, envelopes: &[Envelope], now: UnixMillis) -> Result<(), Error> {
+        roots::take_in_turn(envelopes, |envelope| self.add(envelope, now).map(drop))
     }
 
     /// Takes in a delegation that this unit stored once it had believed it: all is checked again but
@@ -144,6 +154,21 @@ impl Trust {
         Ok(self.take(checked))
     }
 
+    /// As [`Trust::restore`], of which one may name the root key of another.
+    ///
+    /// # Errors
+    ///
+    /// As [`Trust::add`], for the first one that does not hold; others were taken in.
+    pub fn restore_all(&mut self, envelopes: &[Envelope]) -> Result<(), Error> {
+        roots::take_in_turn(envelopes, |envelope| self.restore(envelope).map(drop))
+    }
+
+    /// Takes in a delegation of a proof: as [`Trust::restore`], but nothing of it was believed before.
+    pub(super) fn add_proof(&mut self, envelope: &Envelope) -> Result<Added, Error> {
+        let checked = self.judge(envelope, None, Judged::Proof)?;
+        Ok(self.take(checked))
+    }
+
     /// Takes in a delegation of a file that was written at `at` by somebody who believed it: keys
     /// that have ended since they signed do not take back what they granted.
     ///
@@ -151,7 +176,7 @@ impl Trust {
     ///
     /// As [`Trust::add`].
     pub fn add_recorded(&mut self, envelope: &Envelope, at: UnixMillis) -> Result<Added, Error> {
-        let checked = self.judge(envelope, Some(at), false)?;
+        let checked = self.judge(envelope, Some(at), Judged::Recorded)?;
         Ok(self.take(checked))
     }
 
@@ -161,15 +186,14 @@ impl Trust {
     ///
     /// As [`Trust::add`].
     pub fn check(&self, envelope: &Envelope, now: Option<UnixMillis>) -> Result<Checked, Error> {
-        // What was stored was believed before the end was known.
-        self.judge(envelope, now, now.is_some())
+        self.judge(envelope, now, if now.is_some() { Judged::New } else { Judged::Stored })
     }
 
     fn judge(
         &self,
         envelope: &Envelope,
         now: Option<UnixMillis>,
-        is_new: bool,
+        judged: Judged,
     ) -> Result<Checked, Error> {
         let payload_sha256 = envelope::payload_sha256(envelope);
         if let Some(known) = self.by_digest(&payload_sha256) {
@@ -196,7 +220,7 @@ impl Trust {
         let mut known =
             Known { delegation, envelope: envelope.clone(), payload_sha256, order: None };
         match &known.delegation.issuer {
-            None => self.check_root(&known.delegation, &signers)?,
+            None => self.check_root(&known, &signers, judged)?,
             Some(issuer) => {
                 let time = header.time_unix_ms;
                 self.check_issued(&known.delegation, issuer, &signers, time)?;
@@ -205,8 +229,9 @@ impl Trust {
                 }
             }
         }
-        if let Some(now) = now.filter(|_| is_new) {
-            // What was stored was believed before the end was known.
+        self.check_succession(&known, &signers)?;
+        // What was stored was believed before the end was known.
+        if let Some(now) = now.filter(|_| judged == Judged::New) {
             let seen = self.seen.get(&payload_sha256).filter(|of| {
                 **of == known.delegation.unit || Some(*of) == known.delegation.issuer.as_ref()
             });
@@ -216,7 +241,7 @@ impl Trust {
             self.check_no_revoked_key(&known)?;
         }
         self.check_keys(&known.delegation)?;
-        self.check_suites(&known.delegation, header.time_unix_ms)?;
+        self.check_suites(&known.delegation, &signers, header.time_unix_ms)?;
         self.check_serial(&known)?;
         Ok(Checked { known, new: true })
     }
@@ -238,7 +263,7 @@ impl Trust {
             }
         }
         match (&delegation.issuer, &delegation.desk) {
-            (None, _) => self.root = Some(delegation.unit.clone()),
+            (None, _) => {}
             (Some(issuer), None) => {
                 let children = self.children.entry(issuer.clone()).or_default();
                 children.insert(delegation.unit.clone());
@@ -254,6 +279,7 @@ impl Trust {
             self.seen.entry(*seen).or_insert_with(|| delegation.unit.clone());
         }
         self.digests.insert(known.payload_sha256, (subject.clone(), delegation.serial));
+        self.take_roots(&known);
         let history = self.subjects.entry(subject).or_default();
         let position = history.partition_point(|one| one.delegation.serial < delegation.serial);
         history.insert(position, known);
@@ -331,9 +357,9 @@ impl Trust {
             {
                 keys.push(key.clone());
                 signers.push(Signed::Holder(key_id, holder));
-            } else if signature.key_id == self.root_key.key_id() {
-                keys.push(self.root_key.clone());
-                signers.push(Signed::Root);
+            } else if let Some(root) = self.root_by_id(&signature.key_id) {
+                keys.push(root.key.clone());
+                signers.push(Signed::Root(root));
             }
         }
         envelope::verify(envelope, STATEMENT_TYPE, &keys)?;
@@ -341,23 +367,43 @@ impl Trust {
     }
 }
 
+/// Where a grant that is judged comes from.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Judged {
+    /// From elsewhere, now.
+    New,
+    /// From a file of somebody who believed it.
+    Recorded,
+    /// From a proof that somebody made.
+    Proof,
+    /// From this unit's own store.
+    Stored,
+}
+
 /// Who signed.
 enum Signed<'a> {
-    Root,
+    Root(&'a Root),
     Holder(&'a str, &'a Holder),
 }
 
 impl<'a> Signed<'a> {
     fn holder(&self) -> Option<(&'a str, &'a Holder)> {
         match self {
-            Self::Root => None,
+            Self::Root(_) => None,
             Self::Holder(key_id, holder) => Some((key_id, holder)),
+        }
+    }
+
+    fn is_root(&self, id: &str) -> bool {
+        match self {
+            Self::Root(root) => root.key_id() == id,
+            Self::Holder(..) => false,
         }
     }
 
     fn shown(&self) -> String {
         match self {
-            Self::Root => "the root key".to_owned(),
+            Self::Root(_) => "the root key".to_owned(),
             Self::Holder(_, holder) => shown(&holder.subject),
         }
     }

@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use lianxi_proto::envelope::VerifyingKey;
+
 use super::{
     Error, open_lock,
     protection::{Stopped, word},
@@ -29,7 +31,8 @@ use crate::{
         enrolments::{Identity, put_delegation, replacing},
         error::ErrorKind,
         host::OperationError,
-        rotations::Rotation,
+        roots,
+        rotations::{self, Rotation},
     },
     store::Batch,
 };
@@ -96,15 +99,36 @@ pub async fn split_root<E: From<Error>>(
     Ok(root.done("root.split", split).await?)
 }
 
+/// The root key that is to follow.
+#[derive(Clone, Debug)]
+pub struct Following {
+    /// Its public half, with its trust domain.
+    pub key: VerifyingKey,
+    /// Since when somebody else may have had the one before; 0: it is replaced in peace.
+    pub compromised_since_unix_ms: UnixMillis,
+}
+
 /// Asks for the root's own delegation anew, good for `days` from now. If keys of the unit are being
 /// changed, it names the new ones, and the former ones while they are to hold.
 ///
+/// With `following` it asks the root key for its last one, which names that key as the next. Once that
+/// is installed and the children hold it, it asks the next root key for its first one.
+///
 /// # Errors
 ///
-/// The host runs, or is no root's.
-pub async fn request_root(config_file: &Path, lock: &Lock, days: u32) -> Result<Request, Error> {
+/// The host runs, is no root's, or children have yet to hold the grant that names the next root key.
+pub async fn request_root(
+    config_file: &Path,
+    lock: &Lock,
+    days: u32,
+    following: Option<Following>,
+) -> Result<Request, Error> {
     let root = Root::open(config_file, lock).await?;
     let (own, now) = (root.own()?, SystemClock.now_unix_ms());
+    if following.is_some() || root.trust.names_successor().is_some() {
+        let asked = root.succession(following, now).await;
+        return root.done("root.rotate", asked).await;
+    }
     let next = own.serial.saturating_add(1).max(u64::try_from(now).unwrap_or_default());
     // The beginning stays: what was granted under it before is judged by the newest one, too.
     let rotation = Rotation::load(root.stopped.store.as_ref(), &root.unit).await?;
@@ -211,6 +235,42 @@ impl Root {
         Err(precondition(
             "no unit of this host is the root of its tree; go to the host of the root",
         ))
+    }
+
+    /// What is asked of a root key that is replaced, or of the one that follows.
+    async fn succession(
+        &self,
+        following: Option<Following>,
+        now: UnixMillis,
+    ) -> Result<Request, (&'static str, Error)> {
+        let store = self.stopped.store.as_ref();
+        let rotation = Rotation::load(store, &self.unit).await;
+        if rotation.map_err(|error| ("store", refused(&error)))?.is_some() {
+            let text =
+                "keys of the unit are being changed; let that end first, see `lianxi node status`";
+            return Err(("under-way", precondition(text)));
+        }
+        let asked = match following {
+            Some(next) => {
+                let since = next.compromised_since_unix_ms;
+                roots::last_grant(&self.trust, &next.key, since, now)
+            }
+            None => {
+                let missing = rotations::missing_at(store, &self.trust, &self.unit).await;
+                let missing = missing.map_err(|error| ("store", refused(&error)))?;
+                if !missing.is_empty() {
+                    let missing: Vec<_> = missing.iter().map(ToString::to_string).collect();
+                    let text = format!(
+                        "{} have yet to hold the grant that names the next root key: start the host, and wait until `lianxi node status` misses nobody, or let them go",
+                        missing.join(", ")
+                    );
+                    return Err(("missing", precondition(&text)));
+                }
+                roots::first_grant(&self.trust, now)
+            }
+        };
+        let asked = asked.map_err(|error| ("order", refused(&error)))?;
+        Request::new(asked).map_err(|error| ("request", refused(&error)))
     }
 
     fn keys(&self) -> PathBuf {

@@ -40,8 +40,8 @@ use crate::{
         enrolments::{ChildRecovery, Enrolments, RecoveryBudget},
         error::{ErrorKind, ServiceError as _},
         host::{
-            HostFacts, Invitation, InviteOrder, JoinedUnit, OperationError, Operations,
-            RenewedUnit, Units,
+            AdoptionOrder, HostFacts, Invitation, InviteOrder, JoinedUnit, OperationError,
+            Operations, RenewedUnit, Units,
         },
         hosted::Hosted,
         imports::Imports,
@@ -553,6 +553,10 @@ impl Operations for Host {
             });
         }
         setup::invite(self, order).await
+    }
+
+    async fn adopt(&self, order: AdoptionOrder) -> Result<JoinedUnit, OperationError> {
+        Box::pin(Self::adopt(self, order)).await
     }
 
     async fn renew(&self, unit: &UnitCode, dry_run: bool) -> Result<RenewedUnit, OperationError> {

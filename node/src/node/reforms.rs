@@ -117,6 +117,7 @@ impl Host {
             addresses: self.advertised(),
             by: Actor::unit(&hosted.unit.code),
             order: Some((order, envelope)),
+            adopts: None,
         };
         match enrolments.invite(invite).await {
             Ok(invited) => Ok((invited.token.to_text().to_string(), "")),
@@ -168,6 +169,7 @@ impl Host {
             host: &self.config.host.name,
             door: &door,
             clock: Arc::clone(&self.clock),
+            adopted: None,
         };
         let joined = joining.run().await.map_err(|error| chain(&error))?;
         // Believed before it is kept: an identity that its own trust refuses would never open.

@@ -70,7 +70,11 @@ impl Host {
     ) -> Result<Progress, OperationError> {
         let hosted = self.units().find(unit);
         let hosted = hosted.map_err(|error| setup::failed(error.kind(), &error))?;
-        let begun = self.begin(&hosted, replaced, by.clone(), dry_run).await;
+        let begun = if replaced.contains(&Replaced::Root) {
+            self.begin_root(&hosted, replaced, by.clone(), dry_run).await
+        } else {
+            self.begin(&hosted, replaced, by.clone(), dry_run).await
+        };
         if let Err((reason, error)) = begun {
             let act = Act::refused(by, rotations::ACT, unit.as_str(), reason);
             hosted.unit.record(act).await.map_err(|error| failed(&error))?;
@@ -92,7 +96,9 @@ impl Host {
         let unit = &hosted.unit;
         let stored = |error: store::Error| ("store", failed(&error));
         let broken = |error: keys::Error| ("keys", failed(&error));
-        if Rotation::load(self.store.as_ref(), &unit.code).await.map_err(stored)?.is_some() {
+        let of_root = rotations::of_root(unit).await.map_err(stored)?;
+        let rotation = Rotation::load(self.store.as_ref(), &unit.code).await.map_err(stored)?;
+        if rotation.is_some() || of_root.is_some() {
             let text = "keys of this unit are being changed; see `lianxi node status`, and wait until that is done";
             return Err(("under-way", precondition(text)));
         }
@@ -121,9 +127,19 @@ impl Host {
         hosted: &Hosted,
     ) -> Result<Option<Progress>, OperationError> {
         let rotation = Rotation::load(self.store.as_ref(), &hosted.unit.code).await;
-        let Some(rotation) = rotation.map_err(|error| failed(&error))? else { return Ok(None) };
-        let facts = self.facts(hosted, &rotation).await?;
-        let mut progress = rotation.progress(&hosted.unit, facts);
+        let mut progress = match rotation.map_err(|error| failed(&error))? {
+            Some(rotation) => {
+                let facts = self.facts(hosted, &rotation).await?;
+                rotation.progress(&hosted.unit, facts)
+            }
+            None => {
+                let of_root = rotations::of_root(&hosted.unit).await;
+                let Some(progress) = of_root.map_err(|error| failed(&error))? else {
+                    return Ok(None);
+                };
+                progress
+            }
+        };
         let failures = self.rotation_failures.lock().unwrap_or_else(PoisonError::into_inner);
         progress.failure = failures.get(&hosted.unit.code).cloned().unwrap_or_default();
         Ok(Some(progress))
@@ -164,7 +180,7 @@ impl Host {
             let _turn = self.renewing.lock().await;
             let rotation = Rotation::load(self.store.as_ref(), &hosted.unit.code).await;
             let Some(rotation) = rotation.map_err(|error| failed(&error))? else {
-                return Ok(false);
+                return self.advance_root(hosted).await;
             };
             hosted.unit.expect_keys(rotation.next_keys());
             let facts = self.facts(hosted, &rotation).await?;

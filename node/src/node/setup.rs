@@ -186,7 +186,7 @@ pub async fn check_token(dir: &Path, token: &str) -> Result<JoinedUnit, Error> {
     Ok(would_join(&token))
 }
 
-fn would_join(token: &Token) -> JoinedUnit {
+pub(super) fn would_join(token: &Token) -> JoinedUnit {
     JoinedUnit {
         unit: token.unit.clone(),
         title: token.title.clone(),
@@ -224,6 +224,7 @@ impl JoinRun<'_> {
             host: &self.config.host.name,
             door: self.door,
             clock: Arc::clone(&self.clock),
+            adopted: None,
         }
     }
 
@@ -287,7 +288,7 @@ pub(super) fn failed(kind: ErrorKind, error: &dyn std::error::Error) -> Operatio
     OperationError { kind, text: chain(error) }
 }
 
-fn parse_token(text: &str) -> Result<Token, OperationError> {
+pub(super) fn parse_token(text: &str) -> Result<Token, OperationError> {
     text.trim().parse().map_err(|error| failed(ErrorKind::InvalidArgument, &error))
 }
 
@@ -308,7 +309,7 @@ pub(super) fn whoever_runs_this() -> Actor {
     Actor::uid(rustix::process::getuid().as_raw())
 }
 
-fn joined_unit(joined: &Joined, token: &Token) -> JoinedUnit {
+pub(super) fn joined_unit(joined: &Joined, token: &Token) -> JoinedUnit {
     JoinedUnit {
         unit: joined.identity.unit.clone(),
         title: joined.identity.title.clone(),
@@ -518,6 +519,7 @@ pub(super) async fn invite(host: &Host, order: InviteOrder) -> Result<Invitation
         addresses: host.advertised(),
         by: order.by,
         order: None,
+        adopts: order.adopts,
     };
     let refused = |error: enrolments::Error| failed(error.kind(), &error);
     if order.dry_run {

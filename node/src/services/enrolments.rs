@@ -5,6 +5,7 @@
 //! durable before it is answered, and repeatable by the same key; another key is refused and
 //! reported. Secrets are kept as hashes. Must not judge delegations: `identity::trust` does.
 
+mod adopting;
 mod child;
 mod error;
 mod identity;
@@ -21,7 +22,10 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use self::rows::{Coming, Reservation, State, TokenRow};
+use self::{
+    adopting::{Adopting, FormerRow},
+    rows::{Coming, Reservation, State, TokenRow},
+};
 pub use self::{
     child::{
         Door, DoorError, JoinError, Joined, Joining, NewRoot, Reached, Refused, Renewed, Renewing,
@@ -84,6 +88,8 @@ pub struct Invite {
     pub by: Actor,
     /// For a unit that comes from another parent: the order for that.
     pub order: Option<(Order, Envelope)>,
+    /// For a unit that is a root and comes with its tree: the key id of its root key.
+    pub adopts: Option<String>,
 }
 
 /// A token that was made.
@@ -184,13 +190,14 @@ impl Enrolments {
     pub async fn invite(&self, invite: Invite) -> Result<Invitation, Error> {
         let _turn = self.turn.lock().await;
         let now = self.unit.clock().now_unix_ms();
+        let act = if invite.adopts.is_some() { "node.adopt.offer" } else { "node.invite" };
         let ends = match self.check_invite(&invite, now).await {
             Ok(ends) => ends,
             Err(error) => {
-                return Err(self.refuse((invite.by, "node.invite"), &invite.child, error).await);
+                return Err(self.refuse((invite.by, act), &invite.child, error).await);
             }
         };
-        let Invite { child, level, title, addresses, by, order, .. } = invite;
+        let Invite { child, level, title, addresses, by, order, adopts, .. } = invite;
         let token = self.token(child, level, title, addresses, ends);
         let row = TokenRow {
             child: token.unit.clone(),
@@ -203,11 +210,12 @@ impl Enrolments {
             refused: 0,
             refused_unix_ms: 0,
             coming: order.map(Coming::from),
+            adopting: adopts.map(Adopting),
         };
         let mut batch = Batch::new(self.unit.code());
         batch.require_absent(Table::Tokens, token.id);
         batch.put(Table::Tokens, token.id, row.encode());
-        let act = Act::done(by, "node.invite", token.unit.as_str());
+        let act = Act::done(by, act, token.unit.as_str());
         batch.journal(now, &Leaf::Act(act));
         self.unit.store().submit(batch).await?;
         Ok(Invitation { expires_unix_ms: token.expires_unix_ms, token })
@@ -244,6 +252,9 @@ impl Enrolments {
         let lifetime = invite.valid_for_ms.unwrap_or(TOKEN_LIFETIME_MS);
         if lifetime <= 0 {
             return Err(Malformed::new("valid_for_ms", "must be positive").into());
+        }
+        if invite.adopts.is_some() {
+            self.check_offer(&invite.child)?;
         }
         let from = invite.order.as_ref().map(|(order, _)| &order.from);
         self.check_place(&invite.child, invite.level, from).await?;
@@ -291,7 +302,11 @@ impl Enrolments {
         match self.try_reserve(application).await {
             Ok(reserved) => Ok(reserved),
             Err(error) => {
-                let name = if error.is_of_recovery() { "node.recover" } else { "node.join" };
+                let name = match (error.is_of_recovery(), &application.adopted) {
+                    (true, _) => "node.recover",
+                    (false, Some(_)) => "node.adopt",
+                    (false, None) => "node.join",
+                };
                 let act = (Actor::unit(&application.unit), name);
                 Err(self.refuse(act, &application.unit, error).await)
             }
@@ -316,7 +331,7 @@ impl Enrolments {
         }
         // Before anything is kept: a delegation for these keys would be believed by nobody.
         self.unit.trust().check_new_keys(&application.unit, &application.keys, now)?;
-        let reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
+        let mut reservation = Reservation::new(application, now.saturating_add(RESERVATION_MS))?;
         self.check_not_revoked(&row, &reservation.keys())?;
         let until = match &row.state {
             State::Spent { tls_key_sha256, .. }
@@ -341,6 +356,8 @@ impl Enrolments {
             }
             State::Open | State::Reserved(_) => {
                 check_coming(&row, &application.keys, now)?;
+                let adopting = row.adopting.as_ref();
+                reservation.former = self.check_adoption(adopting, application, now)?;
                 self.check_place(&row.child, row.level, row.from()).await?;
                 let until = reservation.until_unix_ms;
                 let reserved = TokenRow { state: State::Reserved(reservation), ..row.clone() };
@@ -448,6 +465,7 @@ impl Enrolments {
         now: UnixMillis,
     ) -> Result<Vec<Envelope>, Error> {
         let unit = self.unit.code();
+        let row_adopts = row.adopting.is_some();
         self.check_place(&row.child, row.level, row.from()).await?;
         let delegation = self.grant(&row, &reservation, now)?;
         let envelope = issue::sign(&delegation, &self.unit.keys().delegation, now);
@@ -476,7 +494,8 @@ impl Enrolments {
         }
         batch.put(Table::Children, child.unit.as_str(), child.encode());
         put_delegation(&mut batch, checked.known(), now);
-        let act = Act::done(Actor::unit(&child.unit), "node.join", child.unit.as_str());
+        let name = if row_adopts { "node.adopt" } else { "node.join" };
+        let act = Act::done(Actor::unit(&child.unit), name, child.unit.as_str());
         batch.journal(now, &Leaf::Act(act));
         self.unit.store().submit(batch).await?;
         self.unit.believe(checked);
@@ -502,6 +521,8 @@ impl Enrolments {
             return Err(Error::IssuerExpired(unit.clone()));
         }
         let last = trust.delegation(&row.child, None).map_or(0, |known| known.delegation.serial);
+        let former = reservation.former.as_ref();
+        let last = last.max(former.map_or(0, FormerRow::serial));
         let serial = next_serial(last, now);
         Ok(Delegation {
             trust_domain: trust.trust_domain().to_owned(),
@@ -518,7 +539,10 @@ impl Enrolments {
             title: row.title.clone(),
             serial,
             accepted_suites: Vec::new(),
-            change: KeyChange::default(),
+            change: KeyChange {
+                former_root: former.and_then(FormerRow::former),
+                ..KeyChange::default()
+            },
             reform: row.coming.as_ref().map(|coming| coming.order.clone()),
         })
     }

@@ -24,7 +24,7 @@ use crate::{
         rotation::Replaced,
         unit::{Level, UnitCode},
     },
-    identity::keys::Place,
+    identity::{custody::Signed, keys::Place},
 };
 
 /// The unit is not served by this host.
@@ -164,9 +164,26 @@ pub struct InviteOrder {
     pub title: String,
     /// How long the token is good for; `None`: as long as usual.
     pub valid_for_ms: Option<i64>,
+    /// For a root that comes with its tree: the key id of its root key.
+    pub adopts: Option<String>,
     /// Check, and make no token.
     pub dry_run: bool,
     /// Who invites.
+    pub by: Actor,
+}
+
+/// A hosted root that is to come under the unit that a token names.
+#[derive(Clone, Debug)]
+pub struct AdoptionOrder {
+    /// The hosted root.
+    pub unit: UnitCode,
+    /// The offer.
+    pub token: String,
+    /// The last grant of its root key, if that is not on this host.
+    pub signed: Option<Signed>,
+    /// Check, and change nothing.
+    pub dry_run: bool,
+    /// Who accepts.
     pub by: Actor,
 }
 
@@ -204,6 +221,9 @@ pub trait Operations: Send + Sync + 'static {
         by: Actor,
         dry_run: bool,
     ) -> Result<JoinedUnit, OperationError>;
+
+    /// Brings a hosted root with its tree under the unit that a token names.
+    async fn adopt(&self, order: AdoptionOrder) -> Result<JoinedUnit, OperationError>;
 
     /// Makes a token for a child of a hosted unit.
     async fn invite(&self, order: InviteOrder) -> Result<Invitation, OperationError>;

@@ -814,7 +814,8 @@ impl Exchange for Hosted {
         let trust = self.unit.trust();
         if self.unit.parent().as_ref() == Some(peer) {
             let moves = trust.moves_below(&self.unit.code);
-            let known = moves.chain(trust.subtree(&self.unit.code));
+            let bridges = trust.bridges_below(&self.unit.code).into_iter();
+            let known = bridges.chain(moves).chain(trust.subtree(&self.unit.code));
             return Ok(known.map(|known| known.envelope.clone()).collect());
         }
         // New keys of those above come this way, those that they had, and the child's own grant. What

@@ -24,6 +24,7 @@ pub mod receipts;
 pub mod records;
 pub mod reforms;
 pub mod revocations;
+pub mod roots;
 pub mod rotations;
 pub mod summaries;
 pub mod transfer;

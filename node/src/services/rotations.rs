@@ -416,6 +416,57 @@ fn staying_children(trust: &Trust, unit: &UnitCode) -> Vec<UnitCode> {
     here.cloned().collect()
 }
 
+/// How far the change of a root key is: who has yet to hold the grant that names the next one.
+/// `None`: it names none, or the next one has signed.
+///
+/// # Errors
+///
+/// The store's.
+pub async fn of_root(unit: &Unit) -> Result<Option<Progress>, store::Error> {
+    let (serial, peers) = {
+        let trust = unit.trust();
+        let last = trust.names_successor().filter(|_| trust.root() == Some(&unit.code));
+        let Some(last) = last else { return Ok(None) };
+        (last.delegation.serial, staying_children(&trust, &unit.code))
+    };
+    let mut facts = Facts { names_new: true, names_former: true, ..Facts::default() };
+    for peer in &peers {
+        if acquainted_with(unit, peer).await? < serial {
+            facts.missing.push(peer.clone());
+        }
+    }
+    Ok(Some(Progress {
+        replaced: vec![Replaced::Root],
+        stage: facts.stage(),
+        started_unix_ms: i64::try_from(serial).unwrap_or(i64::MAX),
+        peers: peers.len(),
+        facts,
+        failure: String::new(),
+    }))
+}
+
+/// Children that have yet to hold the newest grant of `unit`, asked of a stopped host's store.
+///
+/// # Errors
+///
+/// The store's.
+pub async fn missing_at(
+    store: &dyn store::Store,
+    trust: &Trust,
+    unit: &UnitCode,
+) -> Result<Vec<UnitCode>, store::Error> {
+    let newest = trust.delegation(unit, None).map_or(0, |known| known.delegation.serial);
+    let mut missing = Vec::new();
+    for peer in staying_children(trust, unit) {
+        let row = store.get(unit, Table::Acquaintances, peer.as_str().as_bytes()).await?;
+        let held: u64 = row.map(|row| format::read(FORMAT, &row)).transpose()?.unwrap_or_default();
+        if held < newest {
+            missing.push(peer);
+        }
+    }
+    Ok(missing)
+}
+
 /// The newest delegation of `peer` that is durable here.
 ///
 /// # Errors

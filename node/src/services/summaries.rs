@@ -53,6 +53,9 @@ use crate::{
     store::{self, Table, format},
 };
 
+/// Reports that one commit hands to another parent.
+const HANDED_PER_COMMIT: usize = 100;
+
 const FORMAT: u8 = 1;
 
 /// Time after which a roll-up that failed is tried again.
@@ -423,6 +426,31 @@ impl Summaries {
         unit: &UnitCode,
         order: &Order,
     ) -> Result<Vec<(Period, StatementId)>, store::Error> {
+        self.reported_where(unit, |period| order.is_new(period)).await
+    }
+
+    /// Hands everything that this unit has reported to `parent`, which is above it from here on.
+    ///
+    /// # Errors
+    ///
+    /// The store's; given again, it is taken in once.
+    pub async fn report_all_to(&self, parent: &UnitCode) -> Result<(), store::Error> {
+        let reported = self.reported_where(&self.unit.code, |_| true).await?;
+        for chunk in reported.chunks(HANDED_PER_COMMIT) {
+            let mut work = self.unit.begin().await;
+            for (_, statement) in chunk {
+                work.enqueue(parent, Lane::Summary, *statement);
+            }
+            work.commit().await?;
+        }
+        Ok(())
+    }
+
+    async fn reported_where(
+        &self,
+        unit: &UnitCode,
+        is_wanted: impl Fn(&Period) -> bool,
+    ) -> Result<Vec<(Period, StatementId)>, store::Error> {
         let (mut found, mut after) = (Vec::new(), None::<Vec<u8>>);
         loop {
             let rows = self
@@ -432,7 +460,7 @@ impl Summaries {
                 .await?;
             for (key, value) in &rows {
                 let (period, of) = split_key(key)?;
-                let period = period.parse::<Period>().ok().filter(|period| order.is_new(period));
+                let period = period.parse::<Period>().ok().filter(&is_wanted);
                 if let Some(period) = period.filter(|_| of == unit.as_str()) {
                     let pointer: Pointer = format::read(FORMAT, value)?;
                     found.push((period, pointer.id()?));

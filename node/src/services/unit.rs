@@ -176,6 +176,21 @@ pub struct Parts {
     pub budgets: Budgets,
 }
 
+/// What came of some delegations.
+struct Lesson<'a> {
+    batch: Batch,
+    learned: usize,
+    /// Those that may hold once others are believed.
+    later: Vec<&'a Envelope>,
+    failure: Option<LearnError>,
+}
+
+impl Lesson<'_> {
+    fn new(unit: &UnitCode) -> Self {
+        Self { batch: Batch::new(unit), learned: 0, later: Vec::new(), failure: None }
+    }
+}
+
 /// One hosted unit.
 pub struct Unit {
     /// Code.
@@ -333,57 +348,77 @@ impl Unit {
         delegations: &[Envelope],
         passes_over: impl Fn(&trust::Error) -> bool,
     ) -> Result<usize, LearnError> {
-        let now = self.clock.now_unix_ms();
         let mut learned = 0;
-        for chunk in delegations.chunks(200) {
-            let mut batch = Batch::new(&self.code);
-            // A link needs them before anything else.
-            batch.urgent();
-            let mut failure = None;
-            {
-                let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
-                for envelope in chunk {
-                    match trust.check(envelope, Some(now)) {
-                        Ok(checked) if self.names_foreign_keys(&trust, checked.known()) => {
-                            tracing::error!(
-                                unit = %self.code,
-                                "a grant for this unit names keys that it does not have: whoever \
-                                 holds its parent's key may want to speak for it"
-                            );
-                            batch.journal(now, &Leaf::Act(foreign_grant(envelope)));
-                        }
-                        Ok(checked) if checked.is_new() => {
-                            learned += 1;
-                            put_delegation(&mut batch, checked.known(), now);
-                            trust.take(checked);
-                        }
-                        Ok(_) => {}
-                        Err(error) if passes_over(&error) => {
-                            tracing::warn!(
-                                unit = %self.code, reason = error.reason(), %error,
-                                "delegation not believed"
-                            );
-                            batch.journal(now, &Leaf::Act(refused_grant(envelope, &error)));
-                        }
-                        Err(error) => {
-                            batch.journal(now, &Leaf::Act(refused_grant(envelope, &error)));
-                            failure = Some(LearnError::Refused(error.to_string()));
-                            break;
-                        }
-                    }
+        let mut waiting: Vec<&Envelope> = delegations.iter().collect();
+        let mut defers = true;
+        while !waiting.is_empty() {
+            let (known, mut later) = (self.trust().roots().len(), Vec::new());
+            for chunk in waiting.chunks(200) {
+                let lesson = self.learn_chunk(chunk, &passes_over, defers);
+                learned += lesson.learned;
+                later.extend(lesson.later);
+                if !lesson.batch.is_empty() {
+                    self.store.submit(lesson.batch).await?;
+                }
+                if let Some(failure) = lesson.failure {
+                    return Err(failure);
                 }
             }
-            if !batch.is_empty() {
-                self.store.submit(batch).await?;
-            }
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
+            // A grant that names a root key can come after those that the key signed.
+            defers = self.trust().roots().len() > known;
+            waiting = later;
         }
         if learned > 0 {
             self.roster.send_modify(|count| *count += 1);
         }
         Ok(learned)
+    }
+
+    /// Takes some delegations into trust; what is to be stored of them comes back. `defers`: those
+    /// that may hold later wait.
+    fn learn_chunk<'a>(
+        &self,
+        chunk: &[&'a Envelope],
+        passes_over: &impl Fn(&trust::Error) -> bool,
+        defers: bool,
+    ) -> Lesson<'a> {
+        let now = self.clock.now_unix_ms();
+        let mut lesson = Lesson::new(&self.code);
+        // A link needs them before anything else.
+        lesson.batch.urgent();
+        let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
+        for envelope in chunk {
+            match trust.check(envelope, Some(now)) {
+                Ok(checked) if self.names_foreign_keys(&trust, checked.known()) => {
+                    tracing::error!(
+                        unit = %self.code,
+                        "a grant for this unit names keys that it does not have: whoever \
+                         holds its parent's key may want to speak for it"
+                    );
+                    lesson.batch.journal(now, &Leaf::Act(foreign_grant(envelope)));
+                }
+                Ok(checked) if checked.is_new() => {
+                    lesson.learned += 1;
+                    put_delegation(&mut lesson.batch, checked.known(), now);
+                    trust.take(checked);
+                }
+                Ok(_) => {}
+                Err(error) if defers && error.may_hold_later() => lesson.later.push(envelope),
+                Err(error) if passes_over(&error) => {
+                    tracing::warn!(
+                        unit = %self.code, reason = error.reason(), %error,
+                        "delegation not believed"
+                    );
+                    lesson.batch.journal(now, &Leaf::Act(refused_grant(envelope, &error)));
+                }
+                Err(error) => {
+                    lesson.batch.journal(now, &Leaf::Act(refused_grant(envelope, &error)));
+                    lesson.failure = Some(LearnError::Refused(error.to_string()));
+                    break;
+                }
+            }
+        }
+        lesson
     }
 
     /// Takes revocations in that prove themselves; what comes back was new. They hold from here on,

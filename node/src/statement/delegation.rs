@@ -8,7 +8,9 @@ use prost::Message as _;
 
 use crate::{
     domain::{
-        delegation::{Delegation, KeyChange, KeyUse, PublicKey, Suite},
+        delegation::{
+            Delegation, FormerRoot, KeyChange, KeyUse, NextRoot, PublicKey, RootName, Suite,
+        },
         unit::Level,
     },
     statement::header::{Malformed, optional_unit_at, unit_at},
@@ -54,6 +56,16 @@ pub fn encode_body(delegation: &Delegation) -> Vec<u8> {
         seen_sha256: digests_to_proto(&delegation.change.seen_sha256),
         further_ca_sha256: digests_to_proto(&delegation.change.further_ca_sha256),
         reform: delegation.reform.clone().unwrap_or_default(),
+        next_root: delegation.change.next_root.as_ref().map(|next| pb::NextRoot {
+            suite: suite_to_proto(next.key.suite).into(),
+            public_key: next.key.bytes.clone(),
+            compromised_since_unix_ms: next.compromised_since_unix_ms,
+        }),
+        former_root: delegation.change.former_root.as_ref().map(|former| pb::FormerRoot {
+            suite: suite_to_proto(former.key.suite).into(),
+            public_key: former.key.bytes.clone(),
+            last_sha256: former.last_sha256.to_vec(),
+        }),
     };
     message.encode_to_vec()
 }
@@ -118,7 +130,51 @@ fn change(message: &pb::Delegation, is_desk: bool) -> Result<KeyChange, Malforme
         since_unix_ms: since,
         seen_sha256: digests("body.seen_sha256", &message.seen_sha256, MAX_SEEN)?,
         further_ca_sha256: further,
+        next_root: next_root(message)?,
+        former_root: former_root(message, is_desk)?,
     })
+}
+
+/// The root key that comes after: named by a root alone.
+fn next_root(message: &pb::Delegation) -> Result<Option<NextRoot>, Malformed> {
+    let Some(next) = &message.next_root else { return Ok(None) };
+    if !message.issuer.is_empty() || !message.desk.is_empty() {
+        let reason = "is named by the root's own delegation alone";
+        return Err(Malformed::new("body.next_root", reason));
+    }
+    let since = next.compromised_since_unix_ms;
+    if !(0..message.not_after_unix_ms).contains(&since) {
+        let field = "body.next_root.compromised_since_unix_ms";
+        return Err(Malformed::new(field, "must be before not_after"));
+    }
+    let key = root_name("body.next_root", next.suite, &next.public_key)?;
+    Ok(Some(NextRoot { key, compromised_since_unix_ms: since }))
+}
+
+fn former_root(message: &pb::Delegation, is_desk: bool) -> Result<Option<FormerRoot>, Malformed> {
+    let Some(former) = &message.former_root else { return Ok(None) };
+    if is_desk {
+        return Err(Malformed::new("body.former_root", "a desk has no root key"));
+    }
+    let digest = former.last_sha256.as_slice().try_into();
+    let last_sha256 =
+        digest.map_err(|_| Malformed::new("body.former_root.last_sha256", "must have 32 bytes"))?;
+    let key = root_name("body.former_root", former.suite, &former.public_key)?;
+    Ok(Some(FormerRoot { key, last_sha256 }))
+}
+
+/// A public root key that travelled.
+///
+/// # Errors
+///
+/// [`Malformed`] at a name below `field`.
+pub fn root_name(field: &str, suite: i32, bytes: &[u8]) -> Result<RootName, Malformed> {
+    let suite = suite_from_proto(suite).filter(|suite| suite.signs());
+    let suite =
+        suite.ok_or_else(|| Malformed::new(format!("{field}.suite"), "is none that signs here"))?;
+    envelope::VerifyingKey::new(suite_to_proto(suite), bytes)
+        .map_err(|error| Malformed::new(format!("{field}.public_key"), error))?;
+    Ok(RootName { suite, bytes: bytes.to_vec() })
 }
 
 /// Digests as they travel.

@@ -17,12 +17,13 @@ use zeroize::Zeroizing;
 use crate::{
     clock::UnixMillis,
     domain::{
-        delegation::{KeyUse, PublicKey},
+        delegation::{KeyUse, PublicKey, RootName},
         unit::{Level, UnitCode},
     },
     statement::{
         delegation::{
-            keys_from_proto, keys_to_proto, level_from_proto, level_to_proto, suite_to_proto, text,
+            keys_from_proto, keys_to_proto, level_from_proto, level_to_proto, root_name,
+            suite_to_proto, text,
         },
         header::{Malformed, unit_at},
     },
@@ -33,6 +34,20 @@ const PROOF_TYPE: &str = "application/vnd.lianxi.reserve.v1+protobuf";
 
 /// Largest certificate request.
 const MAX_REQUEST_BYTES: usize = 4096;
+
+/// Most units below a root that comes with its tree.
+const MAX_UNITS: usize = 8_000;
+
+/// A root that comes under another unit.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// Its root key.
+    pub root_key: RootName,
+    /// The last delegation that the root key signed.
+    pub last: Envelope,
+    /// Units below it.
+    pub units: Vec<UnitCode>,
+}
 
 /// What a unit that wants to join says of itself.
 #[derive(Clone)]
@@ -55,6 +70,8 @@ pub struct Application {
     pub host: String,
     /// Its clock.
     pub clock_unix_ms: UnixMillis,
+    /// For a unit that was a root.
+    pub adopted: Option<Adopted>,
 }
 
 impl fmt::Debug for Application {
@@ -104,6 +121,7 @@ impl Application {
             certificate_request: request.certificate_request,
             host: text("host", request.host)?,
             clock_unix_ms: request.clock_unix_ms,
+            adopted: request.adopted.map(adopted).transpose()?,
         };
         application.check_keys()?;
         application.check_proof(proof)?;
@@ -148,8 +166,27 @@ impl Application {
             host: self.host.clone(),
             proof: Vec::new(),
             clock_unix_ms: self.clock_unix_ms,
+            adopted: self.adopted.as_ref().map(|adopted| pb::AdoptedRoot {
+                suite: suite_to_proto(adopted.root_key.suite).into(),
+                public_key: adopted.root_key.bytes.clone(),
+                last: Some(adopted.last.clone()),
+                units: adopted.units.iter().map(ToString::to_string).collect(),
+            }),
         }
     }
+}
+
+fn adopted(message: pb::AdoptedRoot) -> Result<Adopted, Malformed> {
+    if message.units.len() > MAX_UNITS {
+        let reason = format_args!("{} are over the limit of {MAX_UNITS}", message.units.len());
+        return Err(Malformed::new("adopted.units", reason));
+    }
+    let units = message.units.iter().map(|unit| unit_at("adopted.units", unit));
+    Ok(Adopted {
+        root_key: root_name("adopted", message.suite, &message.public_key)?,
+        last: message.last.ok_or_else(|| Malformed::new("adopted.last", "is missing"))?,
+        units: units.collect::<Result<_, _>>()?,
+    })
 }
 
 #[cfg(test)]
@@ -175,6 +212,7 @@ mod tests {
             certificate_request: vec![7; 100],
             host: "street-host".to_owned(),
             clock_unix_ms: 1_000,
+            adopted: None,
         };
         (application, signer)
     }

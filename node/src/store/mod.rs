@@ -102,6 +102,8 @@ pub enum Table {
     Recoveries = 31,
     /// The change of the unit's keys that is under way.
     Rotations = 36,
+    /// The last grant of a root key that was shown to somebody and is not believed here yet.
+    Successions = 34,
     /// Newest delegation of the unit that a neighbour holds, by neighbour.
     Acquaintances = 37,
     /// Revocations by id.
@@ -169,7 +171,8 @@ impl Table {
             Self::Grants => Some(Self::Granting),
             Self::Granting => Some(Self::Recoveries),
             Self::Recoveries => Some(Self::Transfers),
-            Self::Transfers => Some(Self::Rotations),
+            Self::Transfers => Some(Self::Successions),
+            Self::Successions => Some(Self::Rotations),
             Self::Rotations => Some(Self::Acquaintances),
             Self::Acquaintances => Some(Self::Reforms),
             Self::Reforms => Some(Self::Returned),

@@ -216,6 +216,7 @@ fn reservation(statements: &Signer, delegations: &Signer) -> Vec<u8> {
         host: "north-end".to_owned(),
         proof: Vec::new(),
         clock_unix_ms: TIME_UNIX_MS,
+        adopted: None,
     };
     request.encode_to_vec()
 }

@@ -70,6 +70,7 @@ impl Invite {
                     child_title: title,
                     valid_for_ms: self.valid_for.as_ms(),
                     dry_run: self.dry_run,
+                    root_key: String::new(),
                 };
                 one(context, &client, request).await
             }
@@ -183,6 +184,7 @@ impl Inviting<'_> {
             child_title: entry.title.clone(),
             valid_for_ms: self.valid_for_ms,
             dry_run,
+            root_key: String::new(),
         }
     }
 

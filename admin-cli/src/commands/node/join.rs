@@ -78,7 +78,7 @@ impl Join {
 }
 
 /// The token itself; `-` stands for standard input, so that it shows in no list of processes.
-fn token_of(argument: String) -> anyhow::Result<String> {
+pub(super) fn token_of(argument: String) -> anyhow::Result<String> {
     let mut token = argument;
     if token == "-" {
         token.clear();
@@ -311,6 +311,7 @@ impl JoinAll<'_> {
             child_title: entry.title.clone(),
             valid_for_ms: 0,
             dry_run: self.dry_run,
+            root_key: String::new(),
         };
         Ok(client.node().invite(request).await?.into_inner().token)
     }

@@ -19,8 +19,10 @@ enum Use {
     Agreement,
     /// The CA of the certificates for children
     Ca,
-    /// All of them
+    /// All of these
     All,
+    /// The root key of a root, which lies on its host
+    Root,
 }
 
 impl Use {
@@ -30,6 +32,7 @@ impl Use {
             Self::Delegation => Replaced::Delegation,
             Self::Agreement => Replaced::Agreement,
             Self::Ca => Replaced::Ca,
+            Self::Root => Replaced::Root,
             Self::All => return Replaced::ALL.iter().map(ToString::to_string).collect(),
         };
         vec![one.to_string()]

@@ -151,6 +151,9 @@ pub const RULES: &[Rule] = &[
     Rule::of_host("/lianxi.admin.v1.NodeService/Join", "node.join", SYSTEM)
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Adopt", "node.adopt", SYSTEM)
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
     Rule::of_any("/lianxi.admin.v1.NodeService/Status", "node.status", EVERYONE)
         .for_the_host_itself(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Renew", "node.renew", SYSTEM).or_dry_run(),

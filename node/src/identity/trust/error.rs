@@ -180,6 +180,24 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// A root key that has named its successor signs no more.
+    #[error(
+        "the root key of {unit} has named its successor and ended at {end_unix_ms} ms; have this signed with the next root key"
+    )]
+    EndedRoot {
+        /// Whose own grant it signed.
+        unit: UnitCode,
+        /// From when on it is not believed; 0: that is not known.
+        end_unix_ms: UnixMillis,
+    },
+    /// Two root keys that do not name each other as they should.
+    #[error("the root of {unit} does not follow: {reason}; compare the fingerprints of both roots")]
+    Succession {
+        /// The unit.
+        unit: UnitCode,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// Two different grants with one serial.
     #[error("serial {serial} of {holder} was used for another grant")]
     SerialReused {
@@ -213,7 +231,8 @@ impl Error {
             Self::NotADelegation(_) | Self::NotARevocation(_) | Self::NotAReform(_) => {
                 "unknown-type"
             }
-            Self::EndedKey { .. } => "ended-key",
+            Self::EndedKey { .. } | Self::EndedRoot { .. } => "ended-key",
+            Self::Succession { .. } => "wrong-root",
             Self::Revoked { .. } => "revoked",
             Self::Domain { .. } => "wrong-domain",
             Self::SuiteNotAccepted { .. } => "suite-not-accepted",
@@ -226,6 +245,11 @@ impl Error {
             | Self::BeyondSubtree { .. } => "outside-subtree",
             Self::OutlivesIssuer { .. } | Self::Expired { .. } | Self::Future { .. } => "expired",
         }
+    }
+
+    /// True if what comes later may hold it: a grant that names the key that signed it.
+    pub fn may_hold_later(&self) -> bool {
+        matches!(self, Self::Envelope(envelope::Error::UnknownKey(_)) | Self::EndedRoot { .. })
     }
 
     /// True if only a witness from before the end is missing.
@@ -241,6 +265,7 @@ impl Error {
             Self::Envelope(_)
             | Self::WrongUse { .. }
             | Self::EndedKey { .. }
+            | Self::EndedRoot { .. }
             | Self::Revoked { .. } => "signatures",
             Self::Malformed(malformed) => &malformed.field,
             Self::NotADelegation(_) | Self::NotARevocation(_) | Self::NotAReform(_) => {
@@ -251,6 +276,7 @@ impl Error {
             Self::UnknownUnit(_) | Self::WrongSource { .. } => "header.source",
             Self::Level { .. } => "body.level",
             Self::Reform { .. } => "body.reform",
+            Self::Succession { .. } => "body.former_root",
             Self::Moved { .. } | Self::Loop { .. } => "body.issuer",
             Self::Desk { .. } => "body.desk",
             Self::OutlivesIssuer { .. } => "body.not_after_unix_ms",

@@ -1,6 +1,6 @@
 //! The rules that a delegation is judged by: its issuer, its place, its keys, its time.
 
-use super::{Error, Holder, Known, SKEW_TOLERANCE_MS, Signed, Trust, id_of, shown};
+use super::{Error, Holder, Judged, Known, SKEW_TOLERANCE_MS, Signed, Trust, id_of, shown};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -10,24 +10,35 @@ use crate::{
 };
 
 impl Trust {
-    /// The root's own delegation: by the root key alone, always for the same unit and level.
+    /// The root's own delegation: by one root key alone, always for the same unit and level.
     pub(super) fn check_root(
         &self,
-        delegation: &Delegation,
+        known: &Known,
         signers: &[Signed<'_>],
+        judged: Judged,
     ) -> Result<(), Error> {
-        if let Some(signed) = signers.iter().find(|signed| !matches!(signed, Signed::Root)) {
-            let (claimed, holder) = (delegation.unit.clone(), signed.shown());
-            return Err(Error::WrongSource { claimed, holder });
-        }
+        let delegation = &known.delegation;
+        let root = match signers {
+            [Signed::Root(root)] => *root,
+            signers => {
+                let holder = signers.iter().map(Signed::shown).collect::<Vec<_>>().join(", ");
+                return Err(Error::WrongSource { claimed: delegation.unit.clone(), holder });
+            }
+        };
         if let Some(desk) = &delegation.desk {
             let reason = "a desk is granted by its own unit, not by the root key";
             return Err(Error::Desk { unit: delegation.unit.clone(), desk: desk.clone(), reason });
         }
-        match &self.root {
-            Some(root) if *root != delegation.unit => Err(self.moved(root, delegation.level)),
-            _ => self.check_same_place(delegation),
+        match &root.unit {
+            Some(unit) if *unit != delegation.unit => {
+                return Err(self.moved(unit, delegation.level));
+            }
+            Some(_) | None => self.check_same_place(known)?,
         }
+        if judged == Judged::Stored {
+            return Ok(());
+        }
+        self.check_root_standing(root, delegation, &known.payload_sha256)
     }
 
     pub(super) fn check_issued(
@@ -45,7 +56,7 @@ impl Trust {
                 Signed::Holder(key_id, holder) if holder.subject == (issuer.clone(), None) => {
                     (key_id, holder)
                 }
-                Signed::Holder(..) | Signed::Root => {
+                Signed::Holder(..) | Signed::Root(_) => {
                     let (claimed, holder) = (issuer.clone(), signed.shown());
                     return Err(Error::WrongSource { claimed, holder });
                 }
@@ -56,7 +67,7 @@ impl Trust {
             }
             let by = self.in_force(holder, key_id, time)?;
             self.check_signed_suite(holder, time)?;
-            check_inside(delegation, &by.delegation)?;
+            self.check_inside(delegation, by, time)?;
         }
         match &delegation.desk {
             Some(desk) => check_desk(delegation, desk, issuer, granting.delegation.level),
@@ -80,17 +91,56 @@ impl Trust {
         }
     }
 
-    /// The root keeps its level, and gets no parent by itself.
-    pub(super) fn check_same_place(&self, delegation: &Delegation) -> Result<(), Error> {
-        match self.delegation(&delegation.unit, None) {
-            Some(known)
-                if known.delegation.issuer != delegation.issuer
-                    || known.delegation.level != delegation.level =>
-            {
-                Err(self.moved(&delegation.unit, known.delegation.level))
-            }
-            _ => Ok(()),
+    /// The root keeps its level, and gets no parent by itself: only its last grant can be followed by
+    /// that of an issuer.
+    fn check_same_place(&self, root: &Known) -> Result<(), Error> {
+        let delegation = &root.delegation;
+        let history = self.history(&(delegation.unit.clone(), None));
+        let at = history.partition_point(|one| one.delegation.serial < delegation.serial);
+        let (earlier, later) = history.split_at(at);
+        let is_elsewhere = earlier.iter().any(|known| known.delegation.issuer.is_some());
+        if is_elsewhere || history.iter().any(|known| known.delegation.level != delegation.level) {
+            return Err(self.moved(&delegation.unit, delegation.level));
         }
+        match later.first().map(|known| &known.delegation) {
+            Some(after @ Delegation { issuer: Some(issuer), .. })
+                if delegation.change.next_root.is_some() =>
+            {
+                self.check_adopted(root, after, issuer)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// A grant ends no later than its issuer's, and begins no earlier, clocks apart. What a unit
+    /// granted as a root reaches back to that time.
+    fn check_inside(
+        &self,
+        delegation: &Delegation,
+        by: &Known,
+        time: UnixMillis,
+    ) -> Result<(), Error> {
+        let history = self.history(&by.subject()).iter();
+        let as_root: Vec<&Delegation> = match &by.delegation.issuer {
+            None => Vec::new(),
+            Some(_) => {
+                let own = history.map(|known| &known.delegation);
+                own.filter(|own| own.issuer.is_none()).collect()
+            }
+        };
+        let begins = as_root.iter().map(|own| own.not_before_unix_ms).min();
+        let begins = begins.unwrap_or(i64::MAX).min(by.delegation.not_before_unix_ms);
+        // Around the day on which it came under another, either of its grants may have been meant.
+        let around = by.delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
+        let as_root = as_root.iter().filter(|_| time < around);
+        let ends = as_root.map(|own| own.not_after_unix_ms).max().unwrap_or(0);
+        let ends = ends.max(by.delegation.not_after_unix_ms);
+        let begun = delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
+        if delegation.not_after_unix_ms > ends || begun < begins {
+            let (unit, issuer) = (delegation.unit.clone(), by.delegation.unit.clone());
+            return Err(Error::OutlivesIssuer { unit, issuer });
+        }
+        Ok(())
     }
 
     pub(super) fn moved(&self, unit: &UnitCode, level: Level) -> Error {
@@ -104,7 +154,7 @@ impl Trust {
         let subject = (delegation.unit.clone(), delegation.desk.clone());
         for key in &delegation.keys {
             let taken = |holder: String| Error::KeyTaken { unit: delegation.unit.clone(), holder };
-            if key.bytes == self.root_key.public_key() {
+            if self.roots.iter().any(|root| key.bytes == root.key.public_key()) {
                 return Err(taken("the root".to_owned()));
             }
             match self.keys.get(&id_of(key)) {
@@ -153,17 +203,6 @@ pub(super) fn check_not_ahead(time: UnixMillis, now: Option<UnixMillis>) -> Resu
         }
         _ => Ok(()),
     }
-}
-
-/// A grant ends no later than its issuer's, and begins no earlier, clocks apart.
-fn check_inside(delegation: &Delegation, issuer: &Delegation) -> Result<(), Error> {
-    let begins = delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
-    if delegation.not_after_unix_ms > issuer.not_after_unix_ms || begins < issuer.not_before_unix_ms
-    {
-        let (unit, issuer) = (delegation.unit.clone(), issuer.unit.clone());
-        return Err(Error::OutlivesIssuer { unit, issuer });
-    }
-    Ok(())
 }
 
 /// A desk is granted by its own unit, at its unit's level, and grants nothing itself.

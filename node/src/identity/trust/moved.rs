@@ -45,6 +45,12 @@ impl Trust {
             self.check_moved(earlier, delegation, &after.delegation, None)?;
         }
         match earlier.last() {
+            // A root that comes under a unit: not by an order, but by its own root key.
+            Some(before @ Known { delegation: Delegation { issuer: None, .. }, .. }) => {
+                let issuer = delegation.issuer.as_ref();
+                issuer.map_or(Ok(()), |issuer| self.check_adopted(before, delegation, issuer))?;
+                Ok(None)
+            }
             Some(before) if before.delegation.issuer != delegation.issuer => {
                 self.check_moved(earlier, &before.delegation, delegation, now).map(Some)
             }
@@ -122,7 +128,7 @@ impl Trust {
                 Signed::Holder(key_id, holder) if holder.subject == (source.clone(), None) => {
                     (*key_id, *holder)
                 }
-                Signed::Holder(..) | Signed::Root => {
+                Signed::Holder(..) | Signed::Root(_) => {
                     let holder = signed.shown();
                     return Err(Error::WrongSource { claimed: source, holder });
                 }
@@ -196,8 +202,9 @@ impl Trust {
 
     /// The parent of a unit on `day`, by the dates of its orders.
     pub fn parent_on(&self, unit: &UnitCode, day: Date) -> Option<&UnitCode> {
-        let history = self.history(&(unit.clone(), None));
-        let first = history.first()?;
+        // What it was as a root it had no parent for: its first one then stands for that time too.
+        let mut history = self.history(&(unit.clone(), None)).iter();
+        let first = history.find(|known| known.delegation.issuer.is_some())?;
         let parent = match &first.order {
             Some(order) => &order.from,
             None => first.delegation.issuer.as_ref()?,

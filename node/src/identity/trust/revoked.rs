@@ -77,9 +77,9 @@ impl Trust {
         proven: &Proven,
         now: Option<UnixMillis>,
     ) -> Result<KnownRevocation, Error> {
-        let mut proof = Self::new(self.trust_domain.clone(), self.root_key.clone());
+        let mut proof = self.beginning();
         for envelope in &proven.chain {
-            proof.restore(envelope)?;
+            proof.add_proof(envelope)?;
         }
         let signers = proof.signers(&proven.revocation)?;
         let statement = header::decode(&proven.revocation.payload)?;
@@ -99,6 +99,9 @@ impl Trust {
         let by_root_key = signed_with.is_none();
         rests_on.extend(signed_with.map(|key_id| (by.clone(), key_id, header.time_unix_ms)));
         if now.is_some() {
+            for signature in &proven.revocation.signatures {
+                self.check_may_revoke(&by, &signature.key_id)?;
+            }
             self.check_reach(&by, by_root_key, &revocation, header.time_unix_ms)?;
         }
         Ok(KnownRevocation {
@@ -138,7 +141,7 @@ impl Trust {
         let mut by_key = None;
         for signed in signers {
             match signed {
-                Signed::Root if self.root() == Some(by) && revocation.unit == *by => {}
+                Signed::Root(root) if root.unit.as_ref() == Some(by) && revocation.unit == *by => {}
                 Signed::Holder(key_id, holder) if holder.subject == (by.clone(), None) => {
                     if holder.key_use != KeyUse::Delegation {
                         let (holder, key_use) = (shown(&holder.subject), holder.key_use);
@@ -147,7 +150,7 @@ impl Trust {
                     self.in_force(holder, key_id, time)?;
                     by_key = Some((*key_id).to_owned());
                 }
-                Signed::Holder(..) | Signed::Root => {
+                Signed::Holder(..) | Signed::Root(_) => {
                     let (claimed, holder) = (by.clone(), signed.shown());
                     return Err(Error::WrongSource { claimed, holder });
                 }
@@ -181,7 +184,7 @@ impl Trust {
     ) -> bool {
         let unit = &revocation.unit;
         if by_root_key {
-            return self.root() == Some(unit);
+            return self.roots.iter().any(|root| root.unit.as_ref() == Some(unit));
         }
         if unit == by {
             return revocation.desk.is_some();
@@ -271,7 +274,14 @@ impl Trust {
                 return Err(Error::EndedKey { holder, end_unix_ms });
             }
         }
-        let Some(issuer) = &known.delegation.issuer else { return Ok(None) };
+        let Some(issuer) = &known.delegation.issuer else {
+            // What named the next root key may have come after it.
+            let signed = known.envelope.signatures.iter();
+            for root in signed.filter_map(|one| self.root_by_id(&one.key_id)) {
+                self.check_root_standing(root, &known.delegation, &known.payload_sha256)?;
+            }
+            return Ok(None);
+        };
         let time = header::decode(&known.envelope.payload)?.header.time_unix_ms;
         let signatures = known.envelope.signatures.iter();
         let ended = signatures.filter_map(|one| self.revocation_of(issuer, None, &one.key_id));

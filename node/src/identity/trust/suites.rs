@@ -3,7 +3,7 @@
 //! Promises that a chain holds no key in a suite that the root did not accept at that time: neither
 //! a weaker one that was slipped in below, nor one that the root has given up since.
 
-use super::{Error, Holder, SKEW_TOLERANCE_MS, Trust, shown};
+use super::{Error, Holder, SKEW_TOLERANCE_MS, Signed, Trust, shown};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -26,7 +26,8 @@ impl Trust {
         now: UnixMillis,
     ) -> Result<(), Error> {
         let mut signing = keys.iter().filter(|key| key.suite.signs());
-        match signing.find(|key| !self.accepted_at(key.suite, now)) {
+        let root = self.root();
+        match signing.find(|key| !self.accepted_at(root, key.suite, now)) {
             None => Ok(()),
             Some(key) => {
                 let (holder, suite) = (unit.to_string(), key.suite);
@@ -40,18 +41,23 @@ impl Trust {
     pub(super) fn check_suites(
         &self,
         delegation: &Delegation,
+        signers: &[Signed<'_>],
         time: UnixMillis,
     ) -> Result<(), Error> {
         let holder = || shown(&(delegation.unit.clone(), delegation.desk.clone()));
         if delegation.issuer.is_none() {
-            let root = suite_from_proto(self.root_key.suite().into());
-            let mut suites = root.into_iter().chain(delegation.signing_suites());
+            let roots = signers.iter().filter_map(|signed| match signed {
+                Signed::Root(root) => suite_from_proto(root.key.suite().into()),
+                Signed::Holder(..) => None,
+            });
+            let mut suites = roots.chain(delegation.signing_suites());
             return match suites.find(|suite| !delegation.accepts(*suite)) {
                 None => Ok(()),
                 Some(suite) => Err(Error::SuiteNotAccepted { holder: holder(), suite }),
             };
         }
-        match delegation.signing_suites().find(|suite| !self.accepted_at(*suite, time)) {
+        let issuer = delegation.issuer.as_ref();
+        match delegation.signing_suites().find(|suite| !self.accepted_at(issuer, *suite, time)) {
             None => Ok(()),
             Some(suite) => Err(Error::SuiteNotAccepted { holder: holder(), suite }),
         }
@@ -65,17 +71,20 @@ impl Trust {
     ) -> Result<(), Error> {
         let suite = holder.key.as_ref().and_then(|key| suite_from_proto(key.suite().into()));
         match suite {
-            Some(suite) if !self.accepted_at(suite, time) => {
+            Some(suite) if !self.accepted_at(Some(&holder.subject.0), suite, time) => {
                 Err(Error::SuiteNotAccepted { holder: shown(&holder.subject), suite })
             }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Some delegation of the root that was in force at `time`, clocks apart, accepts the suite.
-    fn accepted_at(&self, suite: Suite, time: UnixMillis) -> bool {
-        let Some(root) = &self.root else { return false };
-        for known in self.history(&(root.clone(), None)).iter().rev() {
+    /// Some delegation of the root that was above `unit` at `time`, in force then, clocks apart,
+    /// accepts the suite.
+    fn accepted_at(&self, unit: Option<&UnitCode>, suite: Suite, time: UnixMillis) -> bool {
+        let top = unit.and_then(|unit| self.line_at(unit, time).last());
+        let Some(root) = top else { return false };
+        let own = self.history(&(root.clone(), None)).iter().rev();
+        for known in own.filter(|known| known.delegation.issuer.is_none()) {
             if known.is_valid_at(time) && known.delegation.accepts(suite) {
                 return true;
             }

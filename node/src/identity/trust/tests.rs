@@ -16,6 +16,7 @@ use crate::{
 mod moved;
 mod replaced;
 mod revoked;
+mod roots;
 
 const NOW: UnixMillis = 1_760_000_000_000;
 const DAY: i64 = 24 * 60 * 60 * 1000;

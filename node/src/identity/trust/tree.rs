@@ -39,7 +39,7 @@ impl Trust {
 
     /// The unit that the root key names.
     pub fn root(&self) -> Option<&UnitCode> {
-        self.root.as_ref()
+        self.current().unit.as_ref()
     }
 
     /// True if `unit` is `head` or below it.
@@ -64,12 +64,16 @@ impl Trust {
         ever.filter(|child| self.parent(child) == Some(unit)).collect()
     }
 
-    /// Newest delegations from the root's own down to the unit's; empty if the unit is not known.
+    /// Newest delegations from the root's own down to the unit's, after those by which root keys in
+    /// this line named the next; empty if the unit is not known.
     pub fn chain(&self, unit: &UnitCode) -> Vec<Envelope> {
         let known = self.line(unit).filter_map(|one| self.delegation(one, None));
-        let mut chain: Vec<Envelope> = known.map(|known| known.envelope.clone()).collect();
+        let mut chain: Vec<&Known> = known.collect();
         chain.reverse();
-        chain
+        let digests: Vec<_> = chain.iter().map(|known| known.payload_sha256).collect();
+        let bridges = self.bridges_of(unit).into_iter();
+        let bridges = bridges.filter(|known| !digests.contains(&known.payload_sha256));
+        bridges.chain(chain).map(|known| known.envelope.clone()).collect()
     }
 
     /// Newest delegations of `head`, its desks and everything below: issuers before issued, then by
@@ -101,7 +105,11 @@ impl Trust {
             move |known: &&Known| Some(&known.delegation.issuer) == issuer.as_ref()
         };
         let histories = line.into_iter().flat_map(of_unit).map(|(_, history)| history);
-        histories.flat_map(|history| history.iter().filter(by_same(history))).collect()
+        let granted = histories.flat_map(|history| history.iter().filter(by_same(history)));
+        // Those of a root that came under another one first: the others rest on them.
+        let bridges = self.bridges_of(unit).into_iter();
+        let bridges = bridges.filter(|known| self.parent(&known.delegation.unit).is_some());
+        bridges.chain(granted).collect()
     }
 
     /// SHA-256 over the payload digests of [`Trust::subtree`] in the order of (unit, desk), as

@@ -35,7 +35,10 @@ use crate::{
         error::{ErrorKind, ServiceError},
     },
     statement::{
-        Envelope, delegation, enrolment::Application, header::Malformed, rotation::ProvenRequest,
+        Envelope, delegation,
+        enrolment::{Adopted, Application},
+        header::Malformed,
+        rotation::ProvenRequest,
     },
 };
 
@@ -307,6 +310,8 @@ pub struct Joining<'a> {
     pub door: &'a dyn Door,
     /// Tells the time.
     pub clock: Arc<dyn Clock>,
+    /// For a unit that was a root: what shows it.
+    pub adopted: Option<&'a Adopted>,
 }
 
 impl Joining<'_> {
@@ -344,6 +349,7 @@ impl Joining<'_> {
             certificate_request: certificates::request(&keys.tls)?,
             host: self.host.to_owned(),
             clock_unix_ms: now,
+            adopted: self.adopted.cloned(),
         };
         let Reached { address, pin } = &reached;
         let failed = |step| move |source| JoinError::Door { step, source };
@@ -431,9 +437,7 @@ fn check_chain(
     now: UnixMillis,
 ) -> Result<(Trust, Delegation), JoinError> {
     let mut trust = Trust::new(token.trust_domain.clone(), token.root_key.clone());
-    for envelope in chain {
-        trust.add(envelope, now)?;
-    }
+    trust.add_all(chain, now)?;
     let mismatch = |what| move || JoinError::Mismatch(what);
     let own = trust.delegation(&token.unit, None);
     let own = own.ok_or_else(mismatch("the chain does not reach this unit"))?.delegation.clone();

@@ -152,6 +152,14 @@ pub enum Error {
         /// Serial of the newest.
         newest: u64,
     },
+    /// A root that cannot come under this unit.
+    #[error("{text}")]
+    Adoption {
+        /// Fixed word.
+        reason: &'static str,
+        /// What is wrong, with the remedy.
+        text: String,
+    },
     /// A stored row is not readable.
     #[error("a stored {0} cannot be read; it was written by a later version or is damaged")]
     Row(&'static str),
@@ -192,6 +200,7 @@ impl Error {
             Self::NoChild { .. } => "no-child",
             Self::NotProven(_) => "not-proven",
             Self::StaleRotation { .. } => "stale-rotation",
+            Self::Adoption { reason, .. } => reason,
             Self::Row(_) | Self::Store(_) => "store",
         }
     }
@@ -213,6 +222,7 @@ impl ServiceError for Error {
             | Self::RecoveryLate { .. }
             | Self::RecoveryBudget { .. }
             | Self::StaleRotation { .. }
+            | Self::Adoption { .. }
             | Self::Trust(_) => ErrorKind::FailedPrecondition,
             Self::NoChild { .. } => ErrorKind::NotFound,
             Self::AlreadyJoined(_) => ErrorKind::AlreadyExists,

@@ -275,6 +275,22 @@ impl Identity {
         self.keep(Some(from), store, now_unix_ms, act).await
     }
 
+    /// As [`Identity::persist`], for a unit that was a root and came under this parent: what it holds
+    /// to be its root key from elsewhere stays the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Identity::persist`].
+    pub async fn persist_adopted(
+        &self,
+        store: &dyn Store,
+        now_unix_ms: UnixMillis,
+        act: Act,
+    ) -> Result<(), IdentityError> {
+        self.keep(Some(&self.unit), store, now_unix_ms, act).await
+    }
+
+    /// `from`: the parent so far; the unit itself if it was a root.
     async fn keep(
         &self,
         from: Option<&UnitCode>,
@@ -309,8 +325,8 @@ impl Identity {
     }
 
     fn comes_from(&self, other: &Self, from: Option<&UnitCode>) -> bool {
-        let parent = other.parent.as_ref().map(|parent| &parent.unit);
-        from.is_some() && parent == from && self.root_key == other.root_key
+        let parent = other.parent.as_ref().map_or(&other.unit, |parent| &parent.unit);
+        from == Some(parent) && self.root_key == other.root_key
     }
 
     fn is_same_place(&self, other: &Self) -> bool {
@@ -320,9 +336,7 @@ impl Identity {
 
     fn base_trust(&self) -> Result<Trust, IdentityError> {
         let mut trust = Trust::new(self.trust_domain.clone(), self.root_key.clone());
-        for envelope in &self.chain {
-            trust.restore(envelope)?;
-        }
+        trust.restore_all(&self.chain)?;
         Ok(trust)
     }
 

@@ -31,6 +31,8 @@ pub fn replacing(old: &Delegation, request: &KeyRequest, now: UnixMillis) -> Del
             since_unix_ms: if leaves_out { now } else { old.change.since_unix_ms },
             seen_sha256: request.seen_sha256.clone(),
             further_ca_sha256: request.further_ca_sha256.clone(),
+            next_root: None,
+            former_root: old.change.former_root.clone(),
         },
         serial: next_serial(old.serial, now),
         ..old.clone()

@@ -13,7 +13,10 @@ use crate::{
         unit::{Level, UnitCode},
     },
     identity::certificates::{self, sha256},
-    services::enrolments::Error,
+    services::enrolments::{
+        Error,
+        adopting::{Adopting, FormerRow},
+    },
     statement::{
         Envelope,
         delegation::{suite_from_proto, suite_to_proto},
@@ -113,6 +116,9 @@ pub(super) struct TokenRow {
     /// Order by which the child comes from another parent. Absent in rows from before there were any.
     #[serde(default)]
     pub(super) coming: Option<Coming>,
+    /// The root key of a unit that comes with its tree. Absent in rows from before there were any.
+    #[serde(default)]
+    pub(super) adopting: Option<Adopting>,
 }
 
 /// A child that comes from another parent.
@@ -202,6 +208,9 @@ pub(super) struct Reservation {
     #[serde(with = "hex_array")]
     pub(super) tls_key_sha256: [u8; 32],
     pub(super) host: String,
+    /// For a unit that was a root. Absent in rows from before there were any.
+    #[serde(default)]
+    pub(super) former: Option<FormerRow>,
 }
 
 impl Reservation {
@@ -216,6 +225,7 @@ impl Reservation {
             ca_sha256: application.ca_sha256,
             tls_key_sha256,
             host: application.host.clone(),
+            former: None,
         })
     }
 

@@ -251,6 +251,16 @@ impl City {
     }
 
     pub(crate) async fn invite(&self, child: &str, level: Level, addresses: &[&str]) -> Token {
+        self.offer((child, level), addresses, None).await
+    }
+
+    /// An invitation, or an offer for the root with that key id.
+    pub(crate) async fn offer(
+        &self,
+        (child, level): (&str, Level),
+        addresses: &[&str],
+        adopts: Option<String>,
+    ) -> Token {
         let invite = Invite {
             child: code(child),
             level,
@@ -259,6 +269,7 @@ impl City {
             addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
             by: Actor::node(),
             order: None,
+            adopts,
         };
         let token = self.enrolments.invite(invite).await.unwrap().token;
         token.to_text().parse().unwrap()
@@ -290,6 +301,7 @@ pub(super) fn application(token: &Token, keys: &UnitKeys) -> Application {
         certificate_request: certificates::request(&keys.tls).unwrap(),
         host: "district-host".to_owned(),
         clock_unix_ms: NOW,
+        adopted: None,
     };
     Application::read(application.prove(&keys.statement)).unwrap()
 }
@@ -505,6 +517,7 @@ async fn only_lower_units_that_are_new_are_invited() {
         addresses: vec!["a:1".to_owned()],
         by: Actor::node(),
         order: None,
+        adopts: None,
     };
     let refused = async |invite| city.enrolments.invite(invite).await.unwrap_err();
     let again = refused(invite("BOS-01", Level::District)).await;
@@ -636,6 +649,7 @@ async fn joined_with(lie: fn(&mut Reserved, &mut Vec<Envelope>)) -> Result<Joine
         host: "",
         door: &LyingDoor { city: &city, lie },
         clock: Arc::new(city.clock.clone()),
+        adopted: None,
     };
     let joined = joining.run().await;
     serving.abort();

@@ -101,6 +101,7 @@ impl Renewing<'_> {
             certificate_request: certificates::request(&self.keys.tls)?,
             host: self.host.to_owned(),
             clock_unix_ms: now,
+            adopted: None,
         };
         let mut last = JoinError::NoAddress;
         for address in &parent.addresses {
