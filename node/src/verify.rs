@@ -216,7 +216,7 @@ fn trust_of(pack: &Pack, root: &RootKey, beside: &[Envelope]) -> Result<Trust, B
     let beside = beside.iter().map(|envelope| (None, envelope));
     let mut waiting: Vec<(Option<usize>, &Envelope)> = in_file.chain(beside).collect();
     while !waiting.is_empty() {
-        let known = trust.roots().len();
+        let known = trust.roots_learned();
         let (mut later, mut first) = (Vec::new(), None);
         for (part, envelope) in waiting {
             let place = Place { part: part.unwrap_or_default(), envelope };
@@ -234,7 +234,7 @@ fn trust_of(pack: &Pack, root: &RootKey, beside: &[Envelope]) -> Result<Trust, B
                 }
             }
         }
-        if let Some(first) = first.filter(|_| trust.roots().len() == known) {
+        if let Some(first) = first.filter(|_| trust.roots_learned() == known) {
             return Err(first);
         }
         waiting = later;

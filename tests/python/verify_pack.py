@@ -598,6 +598,9 @@ class Trust:
         if grant.former:
             self.roots.setdefault(key_id(*grant.former), Root(grant.former, grant.unit, grant.last))
 
+    def roots_learned(self):
+        return len(self.roots) + sum(root.last in self.digests for root in self.roots.values())
+
     def check_standing(self, identifier, grant, sha256):
         """A root key that has named its successor counts for what its last grant names alone."""
         root = self.roots[identifier]
@@ -1577,7 +1580,7 @@ def check_seal(trust, head, envelope, sealed, in_file):
 def believe(trust, envelopes):
     """Takes grants in; what rests on a root key that another one names waits for that one."""
     while envelopes:
-        known, later = len(trust.roots), []
+        known, later = trust.roots_learned(), []
         for envelope, is_beside in envelopes:
             try:
                 with at_part(envelope):
@@ -1589,7 +1592,7 @@ def believe(trust, envelopes):
                             trust.exported = exported
             except Later as broken:
                 later.append((envelope, is_beside, broken))
-        if later and len(trust.roots) == known:
+        if later and trust.roots_learned() == known:
             raise later[0][2]
         envelopes = [(envelope, is_beside) for envelope, is_beside, _ in later]
 

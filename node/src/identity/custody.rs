@@ -7,7 +7,7 @@
 use std::str::FromStr;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use lianxi_proto::{envelope::Signer, types::v1::RootGrants};
+use lianxi_proto::envelope::Signer;
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 
@@ -20,7 +20,7 @@ use crate::{
     },
     statement::{
         Envelope,
-        delegation::{decode_body, encode_body},
+        delegation::{decode_body, decode_roots, encode_body, encode_roots},
         header::Malformed,
     },
 };
@@ -133,8 +133,7 @@ pub struct Roots(pub Vec<Envelope>);
 impl Roots {
     /// The text to carry.
     pub fn to_text(&self) -> String {
-        let list = RootGrants { grants: self.0.clone() };
-        armour(ROOTS, &list.encode_to_vec())
+        armour(ROOTS, &encode_roots(&self.0))
     }
 }
 
@@ -143,8 +142,7 @@ impl FromStr for Roots {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let bytes = opened(ROOTS, text)?;
-        let list = RootGrants::decode(bytes.as_slice()).map_err(|_| Error::Damaged)?;
-        Ok(Self(list.grants))
+        decode_roots(&bytes).map(Self).map_err(|_| Error::Damaged)
     }
 }
 

@@ -352,7 +352,7 @@ impl Unit {
         let mut waiting: Vec<&Envelope> = delegations.iter().collect();
         let mut defers = true;
         while !waiting.is_empty() {
-            let (known, mut later) = (self.trust().roots().len(), Vec::new());
+            let (known, mut later) = (self.trust().roots_learned(), Vec::new());
             for chunk in waiting.chunks(200) {
                 let lesson = self.learn_chunk(chunk, &passes_over, defers);
                 learned += lesson.learned;
@@ -365,7 +365,7 @@ impl Unit {
                 }
             }
             // A grant that names a root key can come after those that the key signed.
-            defers = self.trust().roots().len() > known;
+            defers = self.trust().roots_learned() > known;
             waiting = later;
         }
         if learned > 0 {

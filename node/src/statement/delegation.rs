@@ -13,7 +13,10 @@ use crate::{
         },
         unit::Level,
     },
-    statement::header::{Malformed, optional_unit_at, unit_at},
+    statement::{
+        Envelope,
+        header::{Malformed, optional_unit_at, unit_at},
+    },
 };
 
 /// Most keys of one delegation.
@@ -175,6 +178,21 @@ pub fn root_name(field: &str, suite: i32, bytes: &[u8]) -> Result<RootName, Malf
     envelope::VerifyingKey::new(suite_to_proto(suite), bytes)
         .map_err(|error| Malformed::new(format!("{field}.public_key"), error))?;
     Ok(RootName { suite, bytes: bytes.to_vec() })
+}
+
+/// Serialises a list of root grants.
+pub fn encode_roots(grants: &[Envelope]) -> Vec<u8> {
+    pb::RootGrants { grants: grants.to_vec() }.encode_to_vec()
+}
+
+/// Reads a list of root grants.
+///
+/// # Errors
+///
+/// [`Malformed`]: it is none.
+pub fn decode_roots(bytes: &[u8]) -> Result<Vec<Envelope>, Malformed> {
+    let list = pb::RootGrants::decode(bytes);
+    list.map(|list| list.grants).map_err(|error| Malformed::new("grants", error))
 }
 
 /// Digests as they travel.

@@ -188,6 +188,12 @@ impl Trust {
         bridges
     }
 
+    /// Grows with each root key that is named and with each last grant of one: what did not hold
+    /// before may hold then.
+    pub fn roots_learned(&self) -> usize {
+        self.roots.len() + self.bridges().count()
+    }
+
     fn bridges(&self) -> impl Iterator<Item = &Known> {
         let last = self.roots.iter().filter_map(|root| root.last_sha256.as_ref());
         last.filter_map(|digest| self.by_digest(digest))

@@ -228,14 +228,15 @@ fn a_district_that_was_a_root_is_believed_from_both_roots_with_its_history() {
     let (history, mut below) = district();
     let last = leaves(&root_key(), &history[..1]);
     let grant = by_city(&taken(&last));
-    for envelope in [&last, &original(), &grant] {
+    let mut above = city();
+    let citys = above.delegation(&code("BOS"), None).unwrap().envelope.clone();
+    for envelope in [&last, &citys, &grant] {
         assert!(below.add(envelope, LATER).unwrap().new);
     }
     let street = code("BOS-07-W01");
     assert_eq!(below.root(), Some(&code("BOS")));
     assert_eq!(below.root_key(), &root_key().verifying_key());
     assert!(below.is_in_subtree(&street, &code("BOS")));
-    let mut above = city();
     for envelope in [&grant, &last, &history[0], &history[1]] {
         assert!(above.add(envelope, LATER).unwrap().new);
     }
