@@ -165,7 +165,8 @@ impl Host {
             .first()
             .and_then(|one| trust.roots().iter().find(|root| root.key_id() == one.key_id));
         let root_key = own.and_then(|root| root_name(&root.key));
-        let root_key = root_key.ok_or(("keys", precondition("the root key is not known here")))?;
+        let unknown = || ("keys", precondition("the root key is not known here"));
+        let root_key = root_key.ok_or_else(unknown)?;
         Ok(Adopted { root_key, last, units: trust.units_below(&unit.code) })
     }
 

@@ -356,8 +356,7 @@ impl Enrolments {
             }
             State::Open | State::Reserved(_) => {
                 check_coming(&row, &application.keys, now)?;
-                let adopting = row.adopting.as_ref();
-                reservation.former = self.check_adoption(adopting, application, now)?;
+                reservation.former = self.check_adoption(&row, application, now)?;
                 self.check_place(&row.child, row.level, row.from()).await?;
                 let until = reservation.until_unix_ms;
                 let reserved = TokenRow { state: State::Reserved(reservation), ..row.clone() };

@@ -7,7 +7,10 @@
 use lianxi_proto::envelope::{self, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use super::{Enrolments, Error, rows::hex_array};
+use super::{
+    Enrolments, Error,
+    rows::{TokenRow, hex_array},
+};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -55,12 +58,12 @@ impl Enrolments {
     /// invitation of a unit that is none, and the application is that too.
     pub(super) fn check_adoption(
         &self,
-        adopting: Option<&Adopting>,
+        row: &TokenRow,
         application: &Application,
         now: UnixMillis,
     ) -> Result<Option<FormerRow>, Error> {
         let refuse = |reason, text: &str| Err(Error::Adoption { reason, text: text.to_owned() });
-        let (Adopting(expected), adopted) = match (adopting, &application.adopted) {
+        let (Adopting(expected), adopted) = match (&row.adopting, &application.adopted) {
             (None, None) => return Ok(None),
             (None, Some(_)) => {
                 let text = "the token invites a new unit, not a root; ask for an offer of adoption";
