@@ -6,15 +6,20 @@
 
 use std::{collections::BTreeMap, convert::Infallible, path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use lianxi_node::{
     config::HostConfig,
     domain::{catalogue::Catalogue, document, epoch::Number, mapping::Mapping},
-    identity::{shares::Share, token::Token},
+    identity::{sealed::KeyRing, sealed_file, shares::Share, token::Token},
     link::{
+        courier::Frames,
         session::{Effect, Heartbeat, Now, Role, Session},
         wire,
     },
-    services::exchange::{Lane, Meeting, NoAnswer, Page},
+    services::{
+        courier::Codec as _,
+        exchange::{Lane, Meeting, NoAnswer, Page},
+    },
     statement::{
         self, Envelope, catalogue, delegation, epoch, escalation, journal, leave, notice, pack,
         rejection, revocation, sealed, summary,
@@ -34,10 +39,11 @@ use crate::federation::{CATALOGUE, MAPPING};
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("session", session),
     ("statement", statement),
     ("pack", pack),
+    ("courier", courier),
     ("token", token),
     ("note", note),
     ("mapping", mapping),
@@ -175,6 +181,8 @@ fn payload(bytes: &[u8]) {
 
 fn body(bytes: &[u8]) {
     again!(bytes, catalogue::decode_body, catalogue::encode_body);
+    again!(bytes, statement::courier::decode_body, statement::courier::encode_body);
+    again!(bytes, rejection::decode_refused, rejection::encode_refused);
     again!(bytes, delegation::decode_body, delegation::encode_body);
     again!(bytes, epoch::decode_body, epoch::encode_body);
     again!(bytes, escalation::decode_body, escalation::encode_body);
@@ -206,6 +214,38 @@ pub fn pack(bytes: &[u8]) {
     let root = std::str::from_utf8(root).ok().and_then(|text| text.parse().ok());
     if let Some(root) = root {
         let _ = verify::verify(file, &root);
+    }
+}
+
+/// A courier file inside its seal, or one block of it.
+///
+/// # Panics
+///
+/// What was understood is not the same after writing and reading.
+pub fn courier(bytes: &[u8]) {
+    let bytes = Bytes::copy_from_slice(bytes);
+    if let Ok(file) = statement::courier::read(&bytes) {
+        let written = Bytes::from(statement::courier::write(&file));
+        assert_eq!(statement::courier::read(&written).unwrap(), file);
+        payload(&file.manifest.payload);
+        file.blocks.iter().for_each(block);
+    }
+    block(&bytes);
+    let ring = KeyRing::default();
+    let mut opened = Vec::new();
+    assert!(sealed_file::open_file(&ring, &bytes[..], &mut opened).is_err() && opened.is_empty());
+}
+
+fn block(bytes: &Bytes) {
+    let Ok(frames) = statement::courier::unpack(bytes) else { return };
+    let again = statement::courier::unpack(&statement::courier::pack(&frames));
+    assert_eq!(again.unwrap(), frames);
+    for frame in frames {
+        let Ok(message) = Frames.decode(frame) else { continue };
+        if let Some(written) = Frames.encode(message) {
+            let again = Frames.decode(written.clone()).expect("what was written is read");
+            assert_eq!(Frames.encode(again), Some(written));
+        }
     }
 }
 

@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use lianxi_node::{
     domain::unit::UnitCode,
     link::Tap,
-    statement::{Envelope, header},
+    statement::{Envelope, courier, header},
 };
 use lianxi_proto::{
     admin::v1::CheckpointRequest,
@@ -127,7 +128,7 @@ macro_rules! targets {
     };
 }
 
-targets! { session statement pack token note mapping filter config }
+targets! { session statement pack courier token note mapping filter config }
 
 /// Every frame, with its sender and its receiver.
 #[derive(Default)]
@@ -185,6 +186,7 @@ async fn the_corpus_is_written_anew() {
     let dir = federation.directory("C");
     let config = fs::read(dir.join("node.toml")).unwrap();
     write("config", "host", &config);
+    write_courier(&federation, &write).await;
     let place = tempfile::tempdir().unwrap();
     let dir = dir.to_str().unwrap();
     for words in ["pack root --out root.pub", "pack export --period 2011-07 --out pack --unit C"] {
@@ -195,6 +197,29 @@ async fn the_corpus_is_written_anew() {
     pack.extend(b"\n----\n");
     pack.extend(fs::read(place.path().join("pack")).unwrap());
     write("pack", "four-levels", &pack);
+}
+
+/// A courier file as it is inside its seal, and a block of it.
+async fn write_courier(federation: &Federation, write: &impl Fn(&str, &str, &[u8])) {
+    let file = federation.courier_file("C-1", "C").await;
+    let hosted = federation.host("C").units().get(&"C".parse().unwrap()).unwrap();
+    let plain = Bytes::from(hosted.unit.open_file(&file).unwrap());
+    write("courier", "district-to-city", &plain);
+    write("courier", "block", &courier::read(&plain).unwrap().blocks[0]);
+}
+
+/// Writes the corpus of courier files alone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes into the tree"]
+async fn the_corpus_of_courier_files_is_written_anew() {
+    let federation = Federation::four_levels().await;
+    federation.import("C-1-1", ROWS).await;
+    federation.publish("C-1-1", "2011-07").await;
+    let write = |target: &str, name: &str, bytes: &[u8]| {
+        fs::create_dir_all(corpus(target)).unwrap();
+        fs::write(corpus(target).join(name), bytes).unwrap();
+    };
+    write_courier(&federation, &write).await;
 }
 
 /// The envelopes that a frame carries.
