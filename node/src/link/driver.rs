@@ -220,7 +220,7 @@ impl Driver {
     ) -> Closed {
         let mut inbound = pin!(inbound);
         let mut outbox = Changes::of(self.exchange.outbox_changes(&self.peer));
-        let mut roster = Changes::of(self.exchange.roster_changes());
+        let mut roster = Changes::of(self.exchange.roster_changes(&self.peer));
         let mut checkpoints = Changes::of(self.exchange.checkpoint_changes());
         let mut standing = Changes::of(self.exchange.standing_changes());
         let mut stop = self.around.stop.clone();

@@ -9,6 +9,7 @@
 mod effect;
 mod inbound;
 mod outbound;
+mod pace;
 mod pulls;
 mod returns;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub use self::{
 use self::{
     inbound::InLane,
     outbound::{Next, OutLane},
+    pace::Pace,
     pulls::{Came, Pulls},
     returns::{Next as NextReturn, Returns},
     witnesses::Witnesses,
@@ -140,6 +142,7 @@ pub struct Session {
     control: VecDeque<Frame>,
     effects: VecDeque<Effect>,
     outbound: [OutLane; Lane::ALL.len()],
+    pace: Pace,
     inbound: [InLane; Lane::ALL.len()],
     introductions: VecDeque<Vec<Envelope>>,
     introducing: bool,
@@ -175,6 +178,7 @@ impl Session {
             control: VecDeque::new(),
             effects: VecDeque::new(),
             outbound: Lane::ALL.map(OutLane::new),
+            pace: Pace::default(),
             inbound: Lane::ALL.map(InLane::new),
             introductions: VecDeque::new(),
             introducing: false,
@@ -514,10 +518,26 @@ impl Session {
                     && !self.roster.is_behind()
                     && (self.pulls.is_waiting()
                         || self.returns.is_waiting()
-                        || self
-                            .outbound
-                            .iter()
-                            .any(|lane| self.may_depart() && lane.is_waiting()))))
+                        || Lane::ALL.into_iter().any(|lane| self.next_bytes(lane).is_some()))))
+    }
+
+    /// Bytes of the next delivery of a lane, if it may leave now.
+    fn next_bytes(&self, lane: Lane) -> Option<usize> {
+        let bytes = self.outbound[index(lane)].waits().filter(|_| self.may_depart())?;
+        // Whistles overtake what waits here; what is on its way, they cannot.
+        if lane == Lane::Escalation {
+            return Some(bytes);
+        }
+        let paced = Lane::ALL.into_iter().filter(|of| *of != Lane::Escalation);
+        let flying = paced.map(|of| {
+            let outbound = &self.outbound[index(of)];
+            if of == lane || !outbound.rests(self.now.elapsed) {
+                outbound.flying_bytes()
+            } else {
+                0
+            }
+        });
+        self.pace.has_room(flying.sum(), bytes).then_some(bytes)
     }
 
     /// True while deliveries of this side may leave.
@@ -567,10 +587,8 @@ impl Session {
     }
 
     fn departure(&mut self, lane: Lane) -> Option<Frame> {
-        if !self.may_depart() {
-            return None;
-        }
-        match self.outbound[index(lane)].next() {
+        self.next_bytes(lane)?;
+        match self.outbound[index(lane)].next(self.now.elapsed) {
             Next::Nothing => None,
             Next::Frame(frame) => Some(*frame),
             Next::TooLarge { lane_seq, size_bytes } => {
@@ -651,7 +669,11 @@ impl Session {
             (_, Kind::Acknowledgement(frame)) => {
                 let cursor = wire::acknowledged(&frame)?;
                 self.progressed = true;
-                self.outbound[index(cursor.lane)].acknowledge(cursor)
+                let (bytes, sent_at) = self.outbound[index(cursor.lane)].acknowledge(cursor)?;
+                if cursor.lane != Lane::Escalation && bytes > 0 {
+                    self.pace.acknowledged(bytes, sent_at, self.now.elapsed);
+                }
+                Ok(())
             }
             (_, Kind::Introduction(introduction)) => {
                 self.introductions.push_back(introduction.delegations);

@@ -338,7 +338,7 @@ impl Exchange for MemoryExchange {
         self.outbox.subscribe()
     }
 
-    fn roster_changes(&self) -> watch::Receiver<u64> {
+    fn roster_changes(&self, _peer: &UnitCode) -> watch::Receiver<u64> {
         self.rosters.subscribe()
     }
 

@@ -415,8 +415,8 @@ pub trait Exchange: Send + Sync + 'static {
     /// Changes whenever the outbox to `peer` has something new.
     fn outbox_changes(&self, peer: &UnitCode) -> watch::Receiver<u64>;
 
-    /// Changes whenever a delegation of the subtree or a revocation is new.
-    fn roster_changes(&self) -> watch::Receiver<u64>;
+    /// Changes whenever a delegation or a revocation is new that `peer` may need.
+    fn roster_changes(&self, peer: &UnitCode) -> watch::Receiver<u64>;
 
     /// Changes whenever the unit made a checkpoint of its journal.
     fn checkpoint_changes(&self) -> watch::Receiver<u64>;

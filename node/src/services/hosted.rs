@@ -911,8 +911,8 @@ impl Exchange for Hosted {
         self.unit.outbox_changes(peer)
     }
 
-    fn roster_changes(&self) -> watch::Receiver<u64> {
-        self.unit.roster_changes()
+    fn roster_changes(&self, peer: &UnitCode) -> watch::Receiver<u64> {
+        self.unit.roster_changes(peer)
     }
 
     fn checkpoint_changes(&self) -> watch::Receiver<u64> {

@@ -11,11 +11,13 @@ mod granting;
 mod moving;
 mod outbox;
 mod refusals;
+mod roster;
 mod sealing;
 
 use self::{
     addresses::Addresses,
     outbox::{Added, Queued},
+    roster::Rosters,
 };
 pub use self::{
     epoch::{FinalReceipts, Redelivered, Withdrawn},
@@ -179,7 +181,8 @@ pub struct Parts {
 /// What came of some delegations.
 struct Lesson<'a> {
     batch: Batch,
-    learned: usize,
+    /// Units whose delegations are new.
+    learned: Vec<UnitCode>,
     /// Those that may hold once others are believed.
     later: Vec<&'a Envelope>,
     failure: Option<LearnError>,
@@ -187,7 +190,7 @@ struct Lesson<'a> {
 
 impl Lesson<'_> {
     fn new(unit: &UnitCode) -> Self {
-        Self { batch: Batch::new(unit), learned: 0, later: Vec::new(), failure: None }
+        Self { batch: Batch::new(unit), learned: Vec::new(), later: Vec::new(), failure: None }
     }
 }
 
@@ -219,7 +222,7 @@ pub struct Unit {
     outboxes: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
     budgets: Budgets,
     queued: Queued,
-    roster: watch::Sender<u64>,
+    rosters: Rosters,
     parent: RwLock<Option<UnitCode>>,
     /// Refusals of this minute that strangers caused.
     refusals: Mutex<Window>,
@@ -275,7 +278,7 @@ impl Unit {
             outboxes: Mutex::default(),
             budgets: parts.budgets,
             queued: Queued::default(),
-            roster: watch::Sender::new(0),
+            rosters: Rosters::default(),
             parent: RwLock::new(parts.parent),
             refusals: Mutex::default(),
             addresses: RwLock::default(),
@@ -348,19 +351,20 @@ impl Unit {
         delegations: &[Envelope],
         passes_over: impl Fn(&trust::Error) -> bool,
     ) -> Result<usize, LearnError> {
-        let mut learned = 0;
+        let mut learned = Vec::new();
         let mut waiting: Vec<&Envelope> = delegations.iter().collect();
         let mut defers = true;
         while !waiting.is_empty() {
             let (known, mut later) = (self.trust().roots_learned(), Vec::new());
             for chunk in waiting.chunks(200) {
                 let lesson = self.learn_chunk(chunk, &passes_over, defers);
-                learned += lesson.learned;
+                learned.extend(lesson.learned);
                 later.extend(lesson.later);
                 if !lesson.batch.is_empty() {
                     self.store.submit(lesson.batch).await?;
                 }
                 if let Some(failure) = lesson.failure {
+                    self.roster_learned(&learned);
                     return Err(failure);
                 }
             }
@@ -368,10 +372,10 @@ impl Unit {
             defers = self.trust().roots_learned() > known;
             waiting = later;
         }
-        if learned > 0 {
-            self.roster.send_modify(|count| *count += 1);
+        if !learned.is_empty() {
+            self.roster_learned(&learned);
         }
-        Ok(learned)
+        Ok(learned.len())
     }
 
     /// Takes some delegations into trust; what is to be stored of them comes back. `defers`: those
@@ -398,7 +402,7 @@ impl Unit {
                     lesson.batch.journal(now, &Leaf::Act(foreign_grant(envelope)));
                 }
                 Ok(checked) if checked.is_new() => {
-                    lesson.learned += 1;
+                    lesson.learned.push(checked.known().delegation.unit.clone());
                     put_delegation(&mut lesson.batch, checked.known(), now);
                     trust.take(checked);
                 }
@@ -459,7 +463,7 @@ impl Unit {
         }
         if !batch.is_empty() {
             self.store.submit(batch).await?;
-            self.roster.send_modify(|count| *count += 1);
+            self.rosters.wake_all();
         }
         match refused {
             None => Ok(learned),
@@ -472,11 +476,6 @@ impl Unit {
         let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
         keys.agreement.into_iter().for_each(|key| ring.add(key));
         self.desks.write().unwrap_or_else(PoisonError::into_inner).insert(desk, keys.statement);
-    }
-
-    /// Changes whenever a delegation is new.
-    pub fn roster_changes(&self) -> watch::Receiver<u64> {
-        self.roster.subscribe()
     }
 
     /// Changes whenever the outbox to `peer` has something new.
@@ -670,8 +669,9 @@ impl Grantor for Unit {
     }
 
     fn believe(&self, checked: Checked) {
+        let unit = checked.known().delegation.unit.clone();
         self.trust.write().unwrap_or_else(PoisonError::into_inner).take(checked);
-        self.roster.send_modify(|count| *count += 1);
+        self.roster_learned(&[unit]);
     }
 }
 

@@ -1,7 +1,7 @@
 //! One lane on its way out: what was fetched from the outbox, what is in flight, what the peer
 //! holds. Sends each delivery once per stream, in order, within the window.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use lianxi_proto::link::v1::Frame;
 use prost::Message;
@@ -17,6 +17,9 @@ pub const WINDOW_DELIVERIES: usize = 64;
 
 /// Most bytes of a lane that may be unacknowledged; one delivery is always allowed.
 pub const WINDOW_BYTES: usize = 256 * 1024;
+
+/// Time without an acknowledgement after which a lane is taken for one that the peer rests.
+const RESTS_AFTER: Duration = Duration::from_secs(15);
 
 /// Most deliveries fetched at once, so that a full outbox costs little memory.
 pub const FETCH_LIMIT: usize = 8;
@@ -47,7 +50,8 @@ pub(super) struct OutLane {
     told: u64,
     telling: bool,
     ready: VecDeque<Departure>,
-    flying: VecDeque<(u64, usize)>,
+    /// Place, bytes, and when it was sent.
+    flying: VecDeque<(u64, usize, Duration)>,
     flying_bytes: usize,
     /// The outbox may hold more than was fetched.
     stale: bool,
@@ -132,7 +136,23 @@ impl OutLane {
         self.flying.is_empty() || (self.flying.len() < WINDOW_DELIVERIES && bytes <= WINDOW_BYTES)
     }
 
-    pub(super) fn next(&mut self) -> Next {
+    /// Bytes that are on their way.
+    pub(super) fn flying_bytes(&self) -> usize {
+        self.flying_bytes
+    }
+
+    /// True if the peer seems to rest the lane: what was sent of it does not hold up others.
+    pub(super) fn rests(&self, now: Duration) -> bool {
+        self.flying.front().is_some_and(|(.., at)| now > *at + RESTS_AFTER)
+    }
+
+    /// Bytes of the next delivery, if it may leave as far as this lane is concerned.
+    pub(super) fn waits(&self) -> Option<usize> {
+        let next = self.ready.front().filter(|_| self.is_waiting());
+        next.map(approximate_bytes)
+    }
+
+    pub(super) fn next(&mut self, now: Duration) -> Next {
         if !self.is_waiting() {
             return Next::Nothing;
         }
@@ -148,24 +168,28 @@ impl OutLane {
         }
         self.sent_to = lane_seq;
         self.flying_bytes += weight;
-        self.flying.push_back((lane_seq, weight));
+        self.flying.push_back((lane_seq, weight, now));
         Next::Frame(Box::new(frame))
     }
 
-    /// Takes in that the peer holds everything up to `cursor`.
-    pub(super) fn acknowledge(&mut self, cursor: Cursor) -> Result<(), Closed> {
+    /// Takes in that the peer holds everything up to `cursor`: its bytes, and when the last of them
+    /// were sent.
+    pub(super) fn acknowledge(&mut self, cursor: Cursor) -> Result<(usize, Duration), Closed> {
         if self.epoch != Some(cursor.link_epoch) || cursor.lane_seq > self.sent_to {
             return Err(Closed::Protocol("it acknowledges what was not sent".to_owned()));
         }
-        while let Some(&(lane_seq, bytes)) = self.flying.front() {
+        let (mut held_bytes, mut last_at) = (0, Duration::ZERO);
+        while let Some(&(lane_seq, bytes, sent_at)) = self.flying.front() {
             if lane_seq > cursor.lane_seq {
                 break;
             }
             self.flying.pop_front();
             self.flying_bytes -= bytes;
+            held_bytes += bytes;
+            last_at = sent_at;
         }
         self.acknowledged = self.acknowledged.max(cursor.lane_seq);
-        Ok(())
+        Ok((held_bytes, last_at))
     }
 
     /// What the outbox is to be told, one at a time: acknowledgements that come meanwhile are

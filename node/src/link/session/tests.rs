@@ -213,9 +213,34 @@ fn a_full_window_of_bulk_stops_bulk_alone() {
 fn bytes_in_flight_are_bounded() {
     let (mut child, _) = quiet();
     let text = "x".repeat(100_000);
-    let rows = (1..=5).map(|n| departure(Lane::Summary, n, n - 1, &text)).collect();
+    let rows: Vec<_> = (1..=5).map(|n| departure(Lane::Summary, n, n - 1, &text)).collect();
+    offer(&mut child, rows.clone());
+    assert_eq!(lanes(&mut child).len(), 1, "nothing is known of the line yet");
+    let cursor = Cursor { lane: Lane::Summary, link_epoch: 5, lane_seq: 1 };
+    for _ in 0..2 {
+        child.received(wire::acknowledgement(cursor));
+    }
     offer(&mut child, rows);
+    // The line answers at once: the window of the lane is what bounds it now.
+    assert_eq!(lanes(&mut child).len(), 1);
+    child.received(wire::acknowledgement(Cursor { lane_seq: 2, ..cursor }));
     assert_eq!(lanes(&mut child).len(), WINDOW_BYTES / 100_000);
+}
+
+#[test]
+fn other_lanes_wait_while_the_line_queues_and_whistles_do_not() {
+    let (mut child, _) = quiet();
+    let text = "x".repeat(15_000);
+    let rows = (1..=8).map(|n| departure(Lane::Bulk, n, n - 1, &text)).collect();
+    offer(&mut child, rows);
+    assert_eq!(lanes(&mut child), [5; 4], "64 KiB at the beginning");
+    offer(&mut child, vec![departure(Lane::Notice, 1, 0, &text)]);
+    assert!(lanes(&mut child).is_empty(), "what is on the line cannot be overtaken");
+    offer(&mut child, vec![departure(Lane::Escalation, 1, 0, &text)]);
+    assert_eq!(lanes(&mut child), [1]);
+    // The peer rests the lane: the others do not wait for it for ever.
+    child.tick(at(16));
+    assert_eq!(lanes(&mut child), [2]);
 }
 
 #[test]
