@@ -694,6 +694,7 @@ fn grant(
         recipients: recipients.collect(),
         statement: None,
         desk: None,
+        succeeds: None,
     };
     change(&mut grant);
     encode_grant(&grant)
@@ -763,6 +764,7 @@ async fn nobody_calls_a_desk_to_the_case_of_somebody_else() {
         recipients: vec![sealed],
         statement: None,
         desk: Some("WATER".parse().unwrap()),
+        succeeds: None,
     });
     let header = forger.header(kinds::KEY_GRANT, &statement_id.to_string());
     let call = forger.culprit.sign(&header, &body);

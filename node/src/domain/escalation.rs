@@ -207,6 +207,8 @@ pub struct Case {
     pub exercise: bool,
     /// Desks that were called later.
     pub added: Vec<DeskId>,
+    /// Desks that act no more, each with the one in its place, in the order in which that was said.
+    pub succeeded: Vec<(DeskId, DeskId)>,
     /// Steps in the order in which they were taken in.
     pub history: Vec<Taken>,
 }
@@ -215,6 +217,11 @@ impl Case {
     /// True if the desk was called, at once or later.
     pub fn calls(&self, desk: &DeskId) -> bool {
         self.escalation.desks().chain(&self.added).any(|called| called == desk)
+    }
+
+    /// True if the desk was called, and no other acts in its place.
+    fn acts(&self, desk: &DeskId) -> bool {
+        self.calls(desk) && !self.is_succeeded(desk)
     }
 
     /// Checks that `unit` may call `desk` to the case now.
@@ -238,11 +245,59 @@ impl Case {
         }
     }
 
+    /// Desks that lead or led the case, one after the other.
+    fn leads(&self) -> Vec<&DeskId> {
+        let mut leads = vec![&self.escalation.lead_desk];
+        for (former, successor) in &self.succeeded {
+            if leads.last() == Some(&former) {
+                leads.push(successor);
+            }
+        }
+        leads
+    }
+
+    /// True if another desk acts in the place of this one.
+    pub fn is_succeeded(&self, desk: &DeskId) -> bool {
+        self.succeeded.iter().any(|(former, _)| former == desk)
+    }
+
+    /// Checks that `unit` may put `desk` in the place of `former` now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Actor`] for any but the unit that was called, and a desk that does not act;
+    /// [`Error::Order`] once the case has ended.
+    pub fn check_succeed(
+        &self,
+        former: &DeskId,
+        desk: &DeskId,
+        unit: &UnitCode,
+    ) -> Result<(), Error> {
+        let acts = self.acts(former) && !self.is_succeeded(desk);
+        if *unit != self.destination || !acts || former == desk {
+            let who = "the unit that was called, for a desk that acts in the case";
+            return Err(Error::Actor { step: "succeed", who });
+        }
+        match self.state() {
+            Some(state) if state.is_final() => {
+                Err(Error::Order { from: state.as_str(), to: "succeed" })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `desk` acts in the place of `former` from here on.
+    pub fn succeed(&mut self, former: &DeskId, desk: &DeskId) {
+        if !self.calls(desk) {
+            self.added.push(desk.clone());
+        }
+        self.succeeded.push((former.clone(), desk.clone()));
+    }
+
     /// State: the newest step of the case; a co-desk's steps do not move it.
     pub fn state(&self) -> Option<Step> {
-        let moves = |taken: &&Taken| {
-            taken.desk.as_ref().is_none_or(|desk| *desk == self.escalation.lead_desk)
-        };
+        let leads = self.leads();
+        let moves = |taken: &&Taken| taken.desk.as_ref().is_none_or(|desk| leads.contains(&desk));
         self.history.iter().rev().find(moves).map(|taken| taken.step)
     }
 
@@ -254,7 +309,7 @@ impl Case {
     pub fn check_step(&self, step: Step, actor: Actor<'_>) -> Result<(), Error> {
         self.check_actor(step, actor)?;
         let state = self.state();
-        let leads = actor.desk.is_none_or(|desk| *desk == self.escalation.lead_desk);
+        let leads = actor.desk.is_none_or(|desk| self.leads().last() == Some(&desk));
         let follows = match step {
             Step::Routed => state.is_none(),
             Step::Answered if leads => state == Some(Step::Routed),
@@ -277,7 +332,7 @@ impl Case {
         let by_source = *actor.unit == self.source && actor.desk.is_none();
         let by_destination = *actor.unit == self.destination && actor.desk.is_none();
         let by_desk =
-            *actor.unit == self.destination && actor.desk.is_some_and(|desk| self.calls(desk));
+            *actor.unit == self.destination && actor.desk.is_some_and(|desk| self.acts(desk));
         let (allowed, who) = match step {
             Step::Closed | Step::Withdrawn => (by_source, "the street that raised it"),
             Step::Routed | Step::Returned => (by_destination, "the unit that was called"),
@@ -313,8 +368,10 @@ impl Case {
         if self.is_final() {
             return "done";
         }
+        let leads = self.leads();
         let arrived = self.history.iter().find(|taken| {
-            taken.step == Step::Arrived && taken.desk.as_ref() == Some(&self.escalation.lead_desk)
+            let led = taken.desk.as_ref().is_some_and(|desk| leads.contains(&desk));
+            taken.step == Step::Arrived && led
         });
         let due = self.due_unix_ms().unwrap_or_else(|| self.ends(self.escalation.arrive_within));
         let deadline =
@@ -355,6 +412,7 @@ mod tests {
             raised_unix_ms: 1_000,
             exercise: false,
             added: Vec::new(),
+            succeeded: Vec::new(),
             history: Vec::new(),
         }
     }
@@ -389,6 +447,31 @@ mod tests {
         }
         let error = take(&mut case, Step::Closed, "S", None).unwrap_err();
         assert!(matches!(error, Error::Order { from: "routed", to: "closed" }));
+    }
+
+    #[test]
+    fn a_successor_leads_where_its_former_led_and_the_former_acts_no_more() {
+        let desk = |text: &str| text.parse::<DeskId>().unwrap();
+        let (street, called) = ("S".parse().unwrap(), "D".parse().unwrap());
+        let mut case = case();
+        take(&mut case, Step::Routed, "D", None).unwrap();
+        take(&mut case, Step::Answered, "D", Some("GAS")).unwrap();
+        case.check_succeed(&desk("GAS"), &desk("WATER"), &street).unwrap_err();
+        case.check_succeed(&desk("WATER"), &desk("GAS"), &called).unwrap_err();
+        case.check_succeed(&desk("GAS"), &desk("GAS"), &called).unwrap_err();
+        case.check_succeed(&desk("GAS"), &desk("WATER"), &called).unwrap();
+        case.succeed(&desk("GAS"), &desk("WATER"));
+        assert_eq!(case.state(), Some(Step::Answered), "what was done stays done");
+        take(&mut case, Step::Arrived, "D", Some("GAS")).unwrap_err();
+        take(&mut case, Step::Arrived, "D", Some("WATER")).unwrap();
+        assert_eq!(case.state(), Some(Step::Arrived));
+        // The helper takes it over in turn; nobody comes back by a circle.
+        case.check_succeed(&desk("WATER"), &desk("GAS"), &called).unwrap_err();
+        case.check_succeed(&desk("WATER"), &desk("FIRE"), &called).unwrap();
+        case.succeed(&desk("WATER"), &desk("FIRE"));
+        take(&mut case, Step::Handled, "D", Some("FIRE")).unwrap();
+        take(&mut case, Step::Closed, "S", None).unwrap();
+        case.check_succeed(&desk("FIRE"), &desk("POLICE"), &called).unwrap_err();
     }
 
     #[test]

@@ -136,7 +136,7 @@ impl pb::escalation_service_server::EscalationService for EscalationHandler {
         let request = request.into_inner();
         let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
         let (id, desk) = (statement_id(&request.escalation_id)?, desk(&request.desk)?);
-        let added = hosted.escalations.add_desk(id, &desk, request.dry_run).await;
+        let added = hosted.escalations.add_desk(id, &desk, None, request.dry_run).await;
         Ok(Response::new(state(added.map_err(to_status)?, &hosted)))
     }
 

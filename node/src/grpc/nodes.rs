@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{
     access::caller,
     epochs, quarantine,
+    reforms::day,
     status::{to_status, unit},
 };
 use crate::{
@@ -419,6 +420,44 @@ impl pb::node_service_server::NodeService for NodeHandler {
         request: Request<pb::EpochsRequest>,
     ) -> Result<Response<pb::EpochsResponse>, Status> {
         epochs::list(&self.units, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn close_desk(
+        &self,
+        request: Request<pb::CloseDeskRequest>,
+    ) -> Result<Response<pb::CloseDeskResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let desk = |text: &str| {
+            text.parse().map_err(|error| {
+                Status::invalid_argument(format!("{text:?} is no id of a desk: {error}"))
+            })
+        };
+        let (on, begins_unix_ms, today) = day(&hosted, &request.on)?;
+        let order = desks::Order {
+            desk: desk(&request.desk)?,
+            successor: desk(&request.successor)?,
+            on,
+            today,
+            begins_unix_ms,
+            text: request.text,
+            by,
+            dry_run: request.dry_run,
+        };
+        let closing = desks::close(&hosted, order).await.map_err(to_status)?;
+        let open = closing.open.iter().map(|state| pb::OpenCase {
+            kind: "escalation".to_owned(),
+            number: state.number.clone(),
+            party: state.source.to_string(),
+        });
+        let clocks = closing.open.iter().filter_map(|state| state.case.as_ref());
+        let clocks = clocks.filter(|case| case.due_unix_ms().is_some()).count();
+        Ok(Response::new(pb::CloseDeskResponse {
+            open: open.collect(),
+            clocks: u32::try_from(clocks).unwrap_or(u32::MAX),
+            closed: closing.closed,
+        }))
     }
 
     async fn revoke(

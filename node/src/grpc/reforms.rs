@@ -33,7 +33,7 @@ impl ReformHandler {
 }
 
 /// The day, when it begins, and today, where the catalogue of the unit says that days begin.
-fn day(hosted: &Hosted, text: &str) -> Result<(Date, i64, Date), Status> {
+pub(super) fn day(hosted: &Hosted, text: &str) -> Result<(Date, i64, Date), Status> {
     let on: Date = text.parse().map_err(|_| {
         Status::invalid_argument(format!("{text:?} is no day; write it as 2026-12-01"))
     })?;

@@ -13,6 +13,7 @@ use crate::{
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::token::Token,
     services::{
+        desks,
         enrolments::{Identity, Invite, Joining},
         hosted::Hosted,
         reforms::{Due, Moving},
@@ -46,6 +47,9 @@ impl Host {
 
     async fn carry_on(&self, hosted: &Arc<Hosted>) {
         let _turn = self.reforming.lock().await;
+        if let Err(error) = desks::carry_on(hosted).await {
+            tracing::warn!(unit = %hosted.unit.code, error = chain(&error), "a desk waits to be closed");
+        }
         let now = self.clock.now_unix_ms();
         let due = match hosted.reforms.due(now).await {
             Ok(due) => due,

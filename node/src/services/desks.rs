@@ -1,9 +1,14 @@
 //! Desks of a unit: each has keys of its own, delegated by the unit itself.
 
+mod closing;
+
+pub use self::closing::{Closing, Order, carry_on, close};
+
 use std::sync::Arc;
 
 use super::{
     error::{ErrorKind, ServiceError},
+    escalations, revocations,
     unit::{LearnError, Unit},
 };
 use crate::{
@@ -42,6 +47,26 @@ pub enum Error {
     /// The store failed.
     #[error("cannot journal the desk")]
     Store(#[from] store::Error),
+    /// There is no such desk.
+    #[error("unit {unit} has no desk {desk}; add it with `lianxi desk add`")]
+    Unknown {
+        /// The unit.
+        unit: UnitCode,
+        /// The desk.
+        desk: DeskId,
+    },
+    /// Nobody takes over from himself.
+    #[error("desk {0} cannot take over from itself; name another one")]
+    Itself(DeskId),
+    /// The day is over.
+    #[error("{0} is over; name today or a later day")]
+    Backdated(jiff::civil::Date),
+    /// A case was not handed over.
+    #[error("cannot hand a case over; give the command again")]
+    Case(#[from] escalations::Error),
+    /// The grant of the desk was not ended.
+    #[error(transparent)]
+    Revoke(#[from] revocations::Error),
     /// The unit's own delegation is missing.
     #[error("unit {0} has no delegation of its own")]
     NoDelegation(UnitCode),
@@ -51,6 +76,10 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Exists { .. } => ErrorKind::AlreadyExists,
+            Self::Unknown { .. } => ErrorKind::NotFound,
+            Self::Itself(_) | Self::Backdated(_) => ErrorKind::InvalidArgument,
+            Self::Case(error) => error.kind(),
+            Self::Revoke(error) => error.kind(),
             Self::Learn(LearnError::Store(error)) | Self::Store(error) => error.kind(),
             Self::Keys(_) | Self::Learn(_) | Self::NoDelegation(_) => ErrorKind::Internal,
         }

@@ -91,6 +91,8 @@ struct Row {
     exercise: bool,
     #[serde(default)]
     added: Vec<DeskId>,
+    #[serde(default)]
+    succeeded: Vec<(DeskId, DeskId)>,
     history: Vec<TakenRow>,
 }
 
@@ -217,6 +219,7 @@ impl Escalations {
             raised_unix_ms: signed.time_unix_ms,
             exercise,
             added: Vec::new(),
+            succeeded: Vec::new(),
             history: Vec::new(),
         };
         put(&mut work, signed.id, &case);
@@ -284,6 +287,7 @@ impl Escalations {
             raised_unix_ms: header.time_unix_ms,
             exercise: header.exercise,
             added: Vec::new(),
+            succeeded: Vec::new(),
             history: Vec::new(),
         };
         let missing = self.missing_desk(&case.escalation);
@@ -444,6 +448,7 @@ impl Escalations {
             raised_unix_ms: row.raised_unix_ms,
             exercise: row.exercise,
             added: row.added,
+            succeeded: row.succeeded,
             history,
         }))
     }
@@ -530,6 +535,7 @@ impl Escalations {
     }
 
     /// Calls one more desk of the called unit to a case: it gets the key, the other side is told.
+    /// `succeeds`: the desk in whose place it acts from here on, where this unit was called.
     /// `dry_run`: says what would not hold, and changes nothing.
     ///
     /// # Errors
@@ -540,6 +546,7 @@ impl Escalations {
         &self,
         id: StatementId,
         desk: &DeskId,
+        succeeds: Option<&DeskId>,
         dry_run: bool,
     ) -> Result<State, Error> {
         self.unit.continue_trace(id).await?;
@@ -547,7 +554,10 @@ impl Escalations {
         work.batch.urgent();
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
-        case.check_add(desk, &self.unit.code)?;
+        match succeeds {
+            Some(former) => case.check_succeed(former, desk, &self.unit.code)?,
+            None => case.check_add(desk, &self.unit.code)?,
+        }
         if self.unit.trust().delegation(&case.destination, Some(desk)).is_none() {
             return Err(unit::Error::NoDesk(desk.clone()).into());
         }
@@ -564,6 +574,7 @@ impl Escalations {
             recipients: keys.clone(),
             statement: None,
             desk: Some(desk.clone()),
+            succeeds: succeeds.cloned(),
         };
         let signed = work.sign(&grant_draft(&grant, to, case.exercise))?;
         work.enqueue(&hop, Lane::Escalation, signed.id);
@@ -575,7 +586,7 @@ impl Escalations {
         };
         let (table, key, value) = given.row(id, signed.id);
         work.batch.put(table, key, value);
-        case.added.push(desk.clone());
+        join(&mut case, desk, succeeds);
         if let Some(held) = held {
             work.batch.require(Table::Escalations, *id.as_bytes(), held);
         }
@@ -603,7 +614,11 @@ impl Escalations {
             let detail = format!("unit {} has no desk {desk}", self.unit.code);
             return Err(Refused::new("malformed", "body.desk", detail).into());
         }
-        match case.check_add(desk, arrived.source()) {
+        let checked = match &grant.succeeds {
+            Some(former) => case.check_succeed(former, desk, arrived.source()),
+            None => case.check_add(desk, arrived.source()),
+        };
+        match checked {
             Ok(()) => {}
             Err(escalation::Error::Order { .. } | escalation::Error::Called(_)) => {
                 tracing::info!(unit = %self.unit.code, escalation = %id, "call of a desk came too late");
@@ -614,7 +629,7 @@ impl Escalations {
                 return Err(refused.into());
             }
         }
-        case.added.push(desk.clone());
+        join(&mut case, desk, grant.succeeds.as_ref());
         plan.requires.push((Table::Escalations, id.as_bytes().to_vec(), held));
         plan.writes.push(row(id, &case));
         Ok(plan)
@@ -643,6 +658,7 @@ impl Escalations {
             raised_unix_ms: header.time_unix_ms,
             exercise: header.exercise,
             added: Vec::new(),
+            succeeded: Vec::new(),
             history: Vec::new(),
         };
         Ok(Plan { writes: vec![row(header.id, &case)], ..Plan::default() })
@@ -676,6 +692,13 @@ impl Escalations {
     }
 }
 
+fn join(case: &mut Case, desk: &DeskId, succeeds: Option<&DeskId>) {
+    match succeeds {
+        Some(former) => case.succeed(former, desk),
+        None => case.added.push(desk.clone()),
+    }
+}
+
 fn other_side<'a>(case: &'a Case, own: &UnitCode) -> &'a UnitCode {
     if case.source == *own { &case.destination } else { &case.source }
 }
@@ -702,6 +725,7 @@ fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
         raised_unix_ms: case.raised_unix_ms,
         exercise: case.exercise,
         added: case.added.clone(),
+        succeeded: case.succeeded.clone(),
         history: case.history.iter().map(TakenRow::from).collect(),
     };
     (Table::Escalations, id.as_bytes().to_vec(), format::write(FORMAT, &row))

@@ -107,6 +107,7 @@ impl Grants {
             recipients: vec![key],
             statement: Some(envelope),
             desk: None,
+            succeeds: None,
         };
         let signed = work.sign(&grant_draft(&grant, to.clone(), statement.header.exercise))?;
         work.enqueue(&hop, lane, signed.id);

@@ -66,6 +66,8 @@ pub struct KeyGrant {
     pub statement: Option<Envelope>,
     /// Desk that is called to a case by this grant.
     pub desk: Option<DeskId>,
+    /// Desk in whose place it acts from here on.
+    pub succeeds: Option<DeskId>,
 }
 
 /// What units that pass a sealed statement on need to know of it.
@@ -212,6 +214,7 @@ pub fn encode_grant(grant: &KeyGrant) -> Vec<u8> {
         recipients: keys_to_proto(&grant.recipients),
         statement: grant.statement.clone(),
         desk: grant.desk.as_ref().map(ToString::to_string).unwrap_or_default(),
+        succeeds: grant.succeeds.as_ref().map(ToString::to_string).unwrap_or_default(),
     }
     .encode_to_vec()
 }
@@ -228,16 +231,25 @@ pub fn decode_grant(bytes: &[u8]) -> Result<KeyGrant, Malformed> {
     if body.recipients.is_empty() {
         return Err(Malformed::new("body.recipients", "is missing"));
     }
-    let desk = match body.desk.as_str() {
-        "" => None,
-        text => Some(text.parse().map_err(|error| Malformed::new("body.desk", error))?),
-    };
+    let desk = desk_at("body.desk", &body.desk)?;
+    let succeeds = desk_at("body.succeeds", &body.succeeds)?;
+    if succeeds.is_some() && (desk.is_none() || desk == succeeds) {
+        return Err(Malformed::new("body.succeeds", "needs another desk that is called"));
+    }
     Ok(KeyGrant {
         statement_id,
         recipients: keys_from_proto(body.recipients, MAX_GRANTED)?,
         statement: body.statement,
         desk,
+        succeeds,
     })
+}
+
+fn desk_at(field: &'static str, text: &str) -> Result<Option<DeskId>, Malformed> {
+    match text {
+        "" => Ok(None),
+        text => text.parse().map(Some).map_err(|error| Malformed::new(field, error)),
+    }
 }
 
 /// Who can open a file.
@@ -299,6 +311,7 @@ mod tests {
             recipients: vec![key(1), key(2)],
             statement: Some(Envelope { payload_type: "a".into(), ..Envelope::default() }),
             desk: Some("GAS".parse().unwrap()),
+            succeeds: Some("FIRE".parse().unwrap()),
         };
         assert_eq!(decode_grant(&encode_grant(&grant)).unwrap(), grant);
     }

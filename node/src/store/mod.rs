@@ -117,6 +117,8 @@ pub enum Table {
     /// The unit on its way from one host to another: what is awaited, staged, or was given away. Never
     /// part of what goes along.
     Transfers = 32,
+    /// Desks that are going to be closed, by desk.
+    DeskOrders = 33,
     /// Reforms that concern the unit, by order.
     Reforms = 39,
     /// Courier files: what was written for each neighbour and taken in from it.
@@ -171,7 +173,8 @@ impl Table {
             Self::Grants => Some(Self::Granting),
             Self::Granting => Some(Self::Recoveries),
             Self::Recoveries => Some(Self::Transfers),
-            Self::Transfers => Some(Self::Successions),
+            Self::Transfers => Some(Self::DeskOrders),
+            Self::DeskOrders => Some(Self::Successions),
             Self::Successions => Some(Self::Rotations),
             Self::Rotations => Some(Self::Acquaintances),
             Self::Acquaintances => Some(Self::Reforms),

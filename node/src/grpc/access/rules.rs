@@ -170,6 +170,10 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.admin.v1.NodeService/AddDesk", "desk.add", SYSTEM)
         .about(&["unit", "desk"])
         .confirmed_by(Confirmation::Administrator),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/CloseDesk", "desk.close", SYSTEM)
+        .about(&["unit", "desk", "successor", "on"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Quarantine", "quarantine.list", WATCHES),
     Rule::of_unit("/lianxi.admin.v1.NodeService/ReplayQuarantined", "quarantine.replay", CARRIES)
         .or_dry_run(),

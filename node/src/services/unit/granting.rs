@@ -111,7 +111,8 @@ impl Unit {
         if recipients.is_empty() {
             return Ok(());
         }
-        let grant = KeyGrant { statement_id: id, recipients, statement: None, desk: None };
+        let grant =
+            KeyGrant { statement_id: id, recipients, statement: None, desk: None, succeeds: None };
         let mut draft = Draft::new(kinds::KEY_GRANT, id.to_string(), encode_grant(&grant));
         draft.exercise = statement.header.exercise;
         let signed = work.sign(&draft).map_err(|error| failed(&error))?;
