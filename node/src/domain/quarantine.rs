@@ -135,12 +135,12 @@ mod tests {
         let mut ledger = Ledger::default();
         let mut admitted = 0;
         while ledger.percent() < WARNING_PERCENT {
-            assert!(ledger.admit(&code("A"), PEER_BYTES / 20));
+            assert!(ledger.admit(&code("A"), PEER_BYTES / 16));
             admitted += 1;
         }
-        assert_eq!((admitted, ledger.left_out()), (16, 0));
+        assert_eq!((admitted, ledger.left_out()), (13, 0));
         assert!(!ledger.admit(&code("A"), PEER_BYTES));
-        ledger.release(&code("A"), PEER_BYTES / 20);
+        ledger.release(&code("A"), PEER_BYTES / 16);
         assert_eq!((ledger.percent(), ledger.left_out()), (75, 0));
     }
 

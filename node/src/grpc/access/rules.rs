@@ -387,6 +387,16 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_taken_back_needs_a_second_person() {
+        for method in ["Revoke", "DiscardQuarantined", "OpenEpoch", "CloseDesk", "RotateKey"] {
+            let path = format!("/lianxi.admin.v1.NodeService/{method}");
+            let rule = RULES.iter().find(|rule| rule.path == path);
+            let rule = rule.unwrap_or_else(|| panic!("no rule for {path}"));
+            assert_ne!(rule.confirmation, Confirmation::None, "{path}");
+        }
+    }
+
+    #[test]
     fn only_who_changes_something_needs_a_second_person() {
         for rule in RULES.iter().filter(|rule| rule.confirmation != Confirmation::None) {
             let Audience::Roles(may) = rule.audience else { panic!("{}", rule.path) };
