@@ -12,6 +12,7 @@ pub mod identity;
 pub mod link;
 pub mod node;
 pub mod process;
+pub mod random;
 pub mod services;
 pub mod statement;
 pub mod store;

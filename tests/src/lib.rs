@@ -22,5 +22,6 @@ pub mod power_cut;
 pub mod processes;
 pub mod python;
 pub mod search;
+pub mod simulation;
 pub mod skip;
 pub mod wait;

@@ -31,6 +31,32 @@ impl Numbers {
         self.next() & 1 == 1
     }
 
+    /// True once in `times`.
+    pub fn one_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
+    }
+
+    /// One of `choices`.
+    ///
+    /// # Panics
+    ///
+    /// There is none.
+    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        &choices[self.below(choices.len())]
+    }
+
+    /// A number of milliseconds between two, the second one not reached.
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.next() % (to - from).max(1))
+    }
+
+    /// Fills `bytes`.
+    pub fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+        }
+    }
+
     /// A moment up to a little after `length`.
     pub fn moment(&mut self, length: Duration) -> Duration {
         length.mul_f64((self.next() % 1_000) as f64 / 900.0)

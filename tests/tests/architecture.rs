@@ -17,7 +17,7 @@ use std::{
 const LADDER: [&[&str]; 11] = [
     &["clock"],
     &["domain"],
-    &["config"],
+    &["config", "random"],
     &["telemetry"],
     &["statement"],
     &["store", "identity"],
@@ -83,6 +83,24 @@ fn contract_keeps_records_local() {
         let wrong = wrong_packages(package, &fs::read_to_string(file).unwrap());
         assert!(wrong.is_empty(), "{} uses {wrong:?}", file.display());
     }
+}
+
+/// Nothing that is shipped draws keys or salts that somebody can tell.
+#[test]
+fn the_product_never_simulates_randomness() {
+    let mut files = Vec::new();
+    for shipped in ["node/src", "admin-cli/src", "proto/src"] {
+        files_below(&repository().join(shipped), "rs", &mut files);
+    }
+    let own = repository().join("node/src/random.rs");
+    assert!(files.contains(&own));
+    let calls = |file: &&PathBuf| {
+        let source = fs::read_to_string(file).unwrap();
+        let tokens = without_tests(&tokens(&source));
+        tokens.iter().any(|token| token == "simulate")
+    };
+    let found: Vec<_> = files.iter().filter(|file| **file != own).filter(calls).collect();
+    assert!(found.is_empty(), "{found:?}");
 }
 
 /// The check itself: each of these planted imports is found, however it is written.

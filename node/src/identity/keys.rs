@@ -500,7 +500,7 @@ fn new_signer(suite: Suite) -> Signer {
 
 fn random() -> Zeroizing<[u8; 32]> {
     let mut bytes = Zeroizing::new([0; 32]);
-    getrandom::fill(&mut *bytes).expect("invariant: the operating system gives random bytes");
+    crate::random::fill(&mut *bytes).expect("invariant: the operating system gives random bytes");
     bytes
 }
 

@@ -33,7 +33,7 @@ impl Backoff {
 pub fn random() -> u32 {
     let mut bytes = [0; 4];
     // Without randomness the longest wait is the safe one.
-    if getrandom::fill(&mut bytes).is_err() {
+    if crate::random::fill(&mut bytes).is_err() {
         return u32::MAX;
     }
     u32::from_le_bytes(bytes)

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures::Stream;
 use lianxi_proto::link::v1::Frame;
 use tokio::{
@@ -24,7 +25,7 @@ use super::{
     dial::{self, Dial, Io},
     driver::{Broken, Driver, Ending, Surroundings, Wire},
     hub::Hub,
-    pipe::pipe,
+    pipe::{End, pipe},
     session::{Closed, Heartbeat, Role},
 };
 use crate::{
@@ -89,12 +90,28 @@ pub enum Uplink {
         /// The parent.
         parent: UnitCode,
     },
+    /// Over a pipe, to wherever it leads: a simulation's wire.
+    Wired {
+        /// The parent.
+        parent: UnitCode,
+        /// Lays the pipe.
+        wires: Arc<dyn Wires>,
+    },
+}
+
+/// Lays pipes to a parent.
+#[async_trait]
+pub trait Wires: Send + Sync + 'static {
+    /// The near end of a new pipe; else one sentence for the operator.
+    async fn lay(&self) -> Result<End, String>;
 }
 
 impl Uplink {
     fn parent(&self) -> &UnitCode {
         match self {
-            Self::Through { parent, .. } | Self::Local { parent } => parent,
+            Self::Through { parent, .. } | Self::Local { parent } | Self::Wired { parent, .. } => {
+                parent
+            }
         }
     }
 }
@@ -129,6 +146,14 @@ impl LinkHost {
     pub async fn serve_stream(&self, io: impl Io, connection: Connection) {
         let (router, stop) = (self.0.router.clone(), self.0.stop.subscribe());
         accept::serve(io, connection, router, stop).await;
+    }
+
+    /// Serves `child` at the far end of a pipe, as a child of the attached `unit`; false if there is
+    /// no such unit, or the host stops.
+    pub fn serve_pipe(&self, unit: &UnitCode, child: UnitCode, end: End) -> bool {
+        let Some(exchange) = self.0.exchange(unit) else { return false };
+        let (outbound, inbound) = end.split();
+        self.0.spawn_parent(exchange, child, outbound, inbound)
     }
 
     /// Attaches a unit, and links it to its parent for as long as the host runs. A unit that is
@@ -304,6 +329,15 @@ impl Upward {
                     return Err(Closed::Stopped.to_string());
                 }
                 let (outbound, inbound) = near.split();
+                Ok(self.run(outbound, inbound).await)
+            }
+            Uplink::Wired { wires, .. } => {
+                let laid = tokio::select! {
+                    biased;
+                    _ = stop.wait_for(|stop| *stop) => return Err(Closed::Stopped.to_string()),
+                    laid = wires.lay() => laid?,
+                };
+                let (outbound, inbound) = laid.split();
                 Ok(self.run(outbound, inbound).await)
             }
         }

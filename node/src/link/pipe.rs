@@ -24,7 +24,8 @@ impl Wire for Bytes {
 pub struct End {
     /// Takes frames to the other end.
     pub outbound: mpsc::Sender<Bytes>,
-    inbound: mpsc::Receiver<Bytes>,
+    /// Gives frames from the other end.
+    pub inbound: mpsc::Receiver<Bytes>,
 }
 
 impl End {

@@ -88,7 +88,7 @@ pub enum Error {
     Unit(#[from] unit::Error),
     /// The random source failed.
     #[error("no random numbers for the salts")]
-    Random(getrandom::Error),
+    Random(crate::random::Error),
     /// The store failed.
     #[error("cannot store the summary")]
     Store(#[from] store::Error),

@@ -963,7 +963,7 @@ async fn load_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, s
 
 fn draw_link_epoch() -> Result<u64, store::Error> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random)
+    crate::random::fill(&mut random)
         .map_err(|error| store::Error::Engine(format!("no random numbers: {error}")))?;
     // 0 stands for "not set" on the wire.
     Ok(u64::from_be_bytes(random).max(1))

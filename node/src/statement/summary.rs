@@ -34,13 +34,13 @@ pub struct Sealed {
 /// # Errors
 ///
 /// The random source failed.
-pub fn seal(figures: &FigureSet) -> Result<Sealed, getrandom::Error> {
+pub fn seal(figures: &FigureSet) -> Result<Sealed, crate::random::Error> {
     let scopes = [(Scope::Own, &figures.own), (Scope::Subtree, &figures.subtree)];
     let mut leaves = Vec::with_capacity(figures.own.len() + figures.subtree.len());
     for (scope, figures) in scopes {
         for (key, component) in figures {
             let mut salt = [0; 16];
-            getrandom::fill(&mut salt)?;
+            crate::random::fill(&mut salt)?;
             leaves.push((cell_to_proto(key, scope, component).encode_to_vec(), salt));
         }
     }

@@ -8,6 +8,7 @@ pub mod format;
 pub mod gate;
 pub mod journal;
 pub mod lock;
+pub mod memory;
 pub mod sled;
 pub mod vault;
 
@@ -436,6 +437,27 @@ impl fmt::Debug for Commit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Commit")
     }
+}
+
+/// What every engine refuses before it looks at anything else.
+fn check_limits(batch: &Batch) -> Result<(), Error> {
+    let count = batch.writes.len().max(batch.preconditions.len()).max(batch.leaves.len());
+    if count > MAX_BATCH_OPERATIONS {
+        return Err(Error::BatchTooLarge(count));
+    }
+    let writes = batch.writes.iter().map(|(_, key, value)| (key, value));
+    let preconditions = batch.preconditions.iter().map(|held| (&held.key, &held.expected));
+    for (key, value) in writes.chain(preconditions) {
+        let value_bytes = value.as_ref().map_or(0, Vec::len);
+        if key.len() > MAX_KEY_BYTES {
+            return Err(Error::ValueTooLarge(key.len()));
+        }
+        if value_bytes > MAX_VALUE_BYTES {
+            return Err(Error::ValueTooLarge(value_bytes));
+        }
+    }
+    let too_long = batch.leaves.iter().map(journal::NewLeaf::len).find(|bytes| *bytes > journal::MAX_LEAF_BYTES);
+    too_long.map_or(Ok(()), |bytes| Err(Error::ValueTooLarge(bytes)))
 }
 
 /// Space taken and left.

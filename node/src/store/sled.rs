@@ -41,9 +41,8 @@ pub use self::{
     shared::Statistics,
 };
 use super::{
-    Batch, Commit, Entry, Error, MAX_BATCH_OPERATIONS, MAX_KEY_BYTES, MAX_VALUE_BYTES, Store,
-    Table, Usage,
-    journal::{Journals, MAX_LEAF_BYTES, NewLeaf},
+    Batch, Commit, Entry, Error, Store, Table, Usage, check_limits,
+    journal::Journals,
     lock::Lock,
     vault::{HostSecret, Vault},
 };
@@ -203,26 +202,6 @@ fn open_engine(engine: &Path, options: &Options) -> ::sled::Result<Db> {
         // acknowledged data without a barrier. Pages also move as others are written.
         .flush_every_ms(None)
         .open()
-}
-
-fn check_limits(batch: &Batch) -> Result<(), Error> {
-    let count = batch.writes.len().max(batch.preconditions.len()).max(batch.leaves.len());
-    if count > MAX_BATCH_OPERATIONS {
-        return Err(Error::BatchTooLarge(count));
-    }
-    let writes = batch.writes.iter().map(|(_, key, value)| (key, value));
-    let preconditions = batch.preconditions.iter().map(|held| (&held.key, &held.expected));
-    for (key, value) in writes.chain(preconditions) {
-        let value_bytes = value.as_ref().map_or(0, Vec::len);
-        if key.len() > MAX_KEY_BYTES {
-            return Err(Error::ValueTooLarge(key.len()));
-        }
-        if value_bytes > MAX_VALUE_BYTES {
-            return Err(Error::ValueTooLarge(value_bytes));
-        }
-    }
-    let too_long = batch.leaves.iter().map(NewLeaf::len).find(|bytes| *bytes > MAX_LEAF_BYTES);
-    too_long.map_or(Ok(()), |bytes| Err(Error::ValueTooLarge(bytes)))
 }
 
 #[async_trait]

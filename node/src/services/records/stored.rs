@@ -76,7 +76,7 @@ pub(super) fn salted(key: &[u8], value: &[u8], salt: &[u8; SALT_BYTES]) -> (Vec<
 /// Fresh salts, drawn at once: each draw is a call of the system.
 pub(super) fn salts(count: usize) -> Result<Vec<[u8; SALT_BYTES]>, Error> {
     let mut salts = vec![[0; SALT_BYTES]; count];
-    getrandom::fill(salts.as_flattened_mut()).map_err(|error| {
+    crate::random::fill(salts.as_flattened_mut()).map_err(|error| {
         Error::Store(store::Error::Engine(format!("no random numbers: {error}")))
     })?;
     Ok(salts)

@@ -1,6 +1,7 @@
 use futures::FutureExt;
 
 use super::*;
+use crate::store::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::store::conformance;
 
 mod rewriting;
