@@ -18,3 +18,4 @@ pub mod statement;
 pub mod store;
 pub mod telemetry;
 pub mod verify;
+pub mod watch;

@@ -17,7 +17,7 @@ use std::{
 const LADDER: [&[&str]; 11] = [
     &["clock"],
     &["domain"],
-    &["config", "random"],
+    &["config", "random", "watch"],
     &["telemetry"],
     &["statement"],
     &["store", "identity"],

@@ -35,6 +35,9 @@ pub(super) async fn open(
     if hosted.is_empty() {
         hosted = units.all();
     }
+    // From the bottom up: a unit sends nothing to a parent that stands still, and its parent here may
+    // have forgotten its numbers with it.
+    hosted.sort_by_key(|one| std::cmp::Reverse(one.unit.level));
     let mut epochs = Vec::new();
     for one in hosted {
         let opened = one.epochs.begin(order.clone()).await.map_err(to_status)?;

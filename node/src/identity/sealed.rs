@@ -134,7 +134,8 @@ impl ContentKey {
     /// Draws a new key.
     pub fn generate() -> Self {
         let mut bytes = Zeroizing::new([0; 32]);
-        crate::random::fill(&mut *bytes).expect("invariant: the operating system gives random bytes");
+        crate::random::fill(&mut *bytes)
+            .expect("invariant: the operating system gives random bytes");
         Self(bytes)
     }
 
@@ -178,7 +179,8 @@ impl ContentKey {
         body: &[u8],
     ) -> Result<SealedBody, Error> {
         let mut nonce = [0; NONCE_BYTES];
-        crate::random::fill(&mut nonce).expect("invariant: the operating system gives random bytes");
+        crate::random::fill(&mut nonce)
+            .expect("invariant: the operating system gives random bytes");
         let recipients = readers.iter().map(|reader| self.seal_to(header_sha256, reader));
         Ok(SealedBody {
             recipients: recipients.collect::<Result<_, _>>()?,

@@ -27,7 +27,7 @@ use lianxi_proto::link::v1::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,7 +41,7 @@ use super::{
     session::Closed,
     wire::{MAX_FRAME_BYTES, Malformed},
 };
-use crate::services::connection::Connection;
+use crate::{services::connection::Connection, watch};
 
 /// Flow-control window of a stream: room for one of the largest frames' quarter, so that little
 /// is ever queued in front of something urgent.

@@ -12,7 +12,7 @@ use futures::{
 };
 use lianxi_proto::link::v1::Frame;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::{Instrument, debug, debug_span, error, info};
@@ -32,6 +32,7 @@ use crate::{
     },
     statement::{Envelope, revocation::Proven},
     store::{self, Commit},
+    watch,
 };
 
 /// Longest time that a closed session waits for its last frames to leave, and again for calls of

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use futures::Stream;
 use lianxi_proto::link::v1::Frame;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
@@ -35,6 +35,7 @@ use crate::{
         connection::Connection,
         exchange::{Downlinks, Exchange, LinkEvent},
     },
+    watch,
 };
 
 /// A link that lasted this long did its work, whatever went over it.
@@ -312,6 +313,7 @@ impl Upward {
         match &self.uplink {
             Uplink::Through { dial, .. } => {
                 let opened = tokio::select! {
+                    biased;
                     _ = stop.wait_for(|stop| *stop) => return Err(Closed::Stopped.to_string()),
                     opened = dial::open(dial.as_ref()) => opened?,
                 };
@@ -319,6 +321,7 @@ impl Upward {
             }
             Uplink::Local { parent } => {
                 let above = tokio::select! {
+                    biased;
                     _ = stop.wait_for(|stop| *stop) => return Err(Closed::Stopped.to_string()),
                     above = self.host.attached(parent) => above,
                 };

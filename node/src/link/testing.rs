@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use tokio::{
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, oneshot},
     time::timeout,
 };
 
@@ -26,6 +26,7 @@ use crate::{
     },
     statement::{Envelope, revocation::Proven},
     store::{self, Commit},
+    watch,
 };
 
 pub(crate) fn unit(code: &str) -> UnitCode {

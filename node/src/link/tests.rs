@@ -12,7 +12,7 @@ use lianxi_proto::link::v1::{self as pb, Frame, frame::Kind, link_client::LinkCl
 use tokio::{
     io::{copy_bidirectional, duplex},
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::mpsc,
     task::AbortHandle,
 };
 
@@ -37,7 +37,7 @@ use crate::{
         connection::Connection,
         exchange::{Downlinks, Lane, NoAnswer, Question, Wanted},
     },
-    store,
+    store, watch,
 };
 
 /// A wire between two hosts that can be cut.

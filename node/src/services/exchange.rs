@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use crate::{
     clock::UnixMillis,
@@ -17,6 +16,7 @@ use crate::{
     },
     statement::{Envelope, SaltedCell, journal::Evidence, revocation::Proven},
     store::{self, Commit},
+    watch,
 };
 
 /// Queue of a link. Order of urgency, the most urgent first.

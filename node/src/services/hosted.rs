@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::Mutex as AsyncMutex;
 use tracing::{Span, field::Empty};
 
 use super::{
@@ -52,6 +52,7 @@ use crate::{
     },
     store::{self, Batch, Commit, Table},
     telemetry::{metrics::Side, set_parent_from},
+    watch,
 };
 
 /// Format of cursors alone.

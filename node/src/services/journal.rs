@@ -13,7 +13,7 @@ use std::{
 };
 
 use lianxi_proto::note::{self, Checkpoint, Note};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::Mutex;
 
 pub use self::{
     audit::{Filter, Page, Pruned},
@@ -24,6 +24,7 @@ use crate::{
     domain::unit::UnitCode,
     statement::{header::StatementId, journal::Evidence},
     store::{self, Batch, Table, journal},
+    watch,
 };
 
 /// Format of stored notes.

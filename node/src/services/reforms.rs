@@ -18,7 +18,6 @@ pub use self::{
 use std::sync::Arc;
 
 use jiff::civil::Date;
-use tokio::sync::watch;
 
 use self::row::{Row, key};
 use super::{
@@ -44,6 +43,7 @@ use crate::{
         },
     },
     store::{self, Table},
+    watch,
 };
 
 /// Name of the act in the journal.

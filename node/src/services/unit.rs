@@ -35,7 +35,7 @@ use std::{
 
 use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
 use prost::Message;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::{
     enrolments::{Grantor, put_delegation, put_revocation},
@@ -64,6 +64,7 @@ use crate::{
     },
     store::{self, Batch, Commit, LeafNumber, Store, Table},
     telemetry::{Metrics, current_traceparent, set_parent_from},
+    watch,
 };
 
 /// Serialised bytes of cells per stored row: below the store's limit for values.

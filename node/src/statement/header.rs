@@ -77,7 +77,8 @@ impl StatementId {
     /// Draws an id that begins with the time `now_unix_ms`.
     pub fn generate(now_unix_ms: UnixMillis) -> Self {
         let mut random = [0; 10];
-        crate::random::fill(&mut random).expect("invariant: the operating system gives random bytes");
+        crate::random::fill(&mut random)
+            .expect("invariant: the operating system gives random bytes");
         let millis = u64::try_from(now_unix_ms).unwrap_or_default();
         Self(*uuid::Builder::from_unix_timestamp_millis(millis, &random).as_uuid().as_bytes())
     }

@@ -456,7 +456,11 @@ fn check_limits(batch: &Batch) -> Result<(), Error> {
             return Err(Error::ValueTooLarge(value_bytes));
         }
     }
-    let too_long = batch.leaves.iter().map(journal::NewLeaf::len).find(|bytes| *bytes > journal::MAX_LEAF_BYTES);
+    let too_long = batch
+        .leaves
+        .iter()
+        .map(journal::NewLeaf::len)
+        .find(|bytes| *bytes > journal::MAX_LEAF_BYTES);
     too_long.map_or(Ok(()), |bytes| Err(Error::ValueTooLarge(bytes)))
 }
 

@@ -153,7 +153,8 @@ impl City {
         let mut granted = Vec::new();
         let desk = (level == Level::District).then(|| DeskKeys::generate(Suite::Ed25519));
         if let Some(desk) = &desk {
-            let of_desk = grant(&code, Some(code.clone()), level, Some(DESK), desk.public_keys(), 0);
+            let of_desk =
+                grant(&code, Some(code.clone()), level, Some(DESK), desk.public_keys(), 0);
             granted.push(issue::sign(&of_desk, &keys.delegation, of_desk.not_before_unix_ms));
         }
         let identity = Identity {

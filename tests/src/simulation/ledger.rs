@@ -66,6 +66,8 @@ pub(super) struct Ledger {
     pub(super) busy: BTreeSet<UnitCode>,
     /// Units that were restored and have opened no epoch since.
     pub(super) unsettled: BTreeSet<UnitCode>,
+    /// Units that were restored together with their parent, which so forgot their numbers too.
+    pub(super) blind: BTreeSet<UnitCode>,
     next_record: u64,
 }
 
@@ -113,17 +115,13 @@ impl Ledger {
     }
 
     /// The store of a host is again as it was when `before` was known.
-    pub(super) fn go_back(
-        &mut self,
-        city: &City,
-        host: &UnitCode,
-        before: &Self,
-        taken: Duration,
-    ) {
+    pub(super) fn go_back(&mut self, city: &City, host: &UnitCode, before: &Self, taken: Duration) {
         let is_there = |unit: &UnitCode| city.member(unit).host == *host;
         self.records.retain(|(unit, _), _| !is_there(unit));
         self.records.extend(before.records.clone());
         self.unsettled.extend(city.hosted(host).map(|member| member.code.clone()));
+        let together = city.hosted(host).filter(|member| member.code != *host);
+        self.blind.extend(together.map(|member| member.code.clone()));
         let is_lost = |by: &UnitCode, at: Duration| is_there(by) && at >= taken;
         for entry in &mut self.notices {
             entry.doubtful |= is_lost(&entry.by, entry.at);

@@ -4,7 +4,7 @@
 //! still bring frames while a new one is open.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     future::pending,
     sync::{Arc, Weak},
     time::Duration,
@@ -20,11 +20,12 @@ use lianxi_node::{
     },
     statement::header,
     store::Table,
+    watch,
 };
 use lianxi_proto::link::v1::{Acknowledgement, Frame, frame::Kind};
 use prost::Message as _;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::mpsc,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -62,7 +63,7 @@ pub(super) struct Lines {
     /// Units that do not reach their parent.
     parted: BTreeSet<UnitCode>,
     /// Since when a way was whole, by child.
-    whole_since: std::collections::BTreeMap<UnitCode, Duration>,
+    whole_since: BTreeMap<UnitCode, Duration>,
 }
 
 /// Parts a unit from its parent, in one of the ways in which wires break.
@@ -108,12 +109,10 @@ pub(super) fn whole_since(world: &World, child: &UnitCode) -> Option<Duration> {
 
 fn break_wires(world: &World, which: impl Fn(&Open) -> bool) {
     let mut lines = lock(&world.lines);
-    lines.open.retain(|open| !open.state.is_closed());
+    lines.open.retain(|open| *open.state.borrow() == Wire::Up);
     for open in lines.open.iter().filter(|open| which(open)) {
         let state = world.draw(|numbers| *numbers.pick(&[Wire::Cut, Wire::Silent, Wire::Late]));
-        if *open.state.borrow() == Wire::Up {
-            open.state.send_replace(state);
-        }
+        open.state.send_replace(state);
     }
 }
 
@@ -204,7 +203,11 @@ impl Relay {
     }
 
     /// Takes frames in as they are sent.
-    async fn take(mut self, mut from: mpsc::Receiver<Bytes>, queue: mpsc::Sender<(Instant, Bytes)>) {
+    async fn take(
+        mut self,
+        mut from: mpsc::Receiver<Bytes>,
+        queue: mpsc::Sender<(Instant, Bytes)>,
+    ) {
         let mut last = Instant::now();
         loop {
             let frame = tokio::select! {
@@ -286,7 +289,7 @@ impl Relay {
 /// Waits until the wire breaks.
 async fn broken(state: &mut watch::Receiver<Wire>) -> Wire {
     match state.wait_for(|state| *state != Wire::Up).await {
-        Ok(state) => *state,
+        Ok(()) => *state.borrow(),
         Err(_) => Wire::Cut,
     }
 }
@@ -306,7 +309,12 @@ pub(super) fn heard(world: &World, from: &UnitCode, to: &UnitCode, bytes: &[u8])
             let (lane, seq, after) = (delivery.lane, delivery.lane_seq, delivery.after);
             format!(
                 "delivery {lane} {:016x} {seq} after {after} {} {} {}/{} {}",
-                delivery.link_epoch, header.id, header.source, header.epoch, header.seq, header.kind
+                delivery.link_epoch,
+                header.id,
+                header.source,
+                header.epoch,
+                header.seq,
+                header.kind
             )
         }
         Kind::Acknowledgement(acknowledged) => {

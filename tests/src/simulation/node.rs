@@ -36,8 +36,7 @@ use tokio::{
 use super::{
     city::BEGINNING,
     ledger::Ledger,
-    network,
-    work,
+    network, work,
     world::{Break, World, lock},
 };
 use crate::numbers::Numbers;
@@ -45,8 +44,9 @@ use crate::numbers::Numbers;
 /// Time between two checkpoints of a journal.
 const CHECKPOINTS: Duration = Duration::from_secs(120);
 
-/// Furthest that a clock is off.
-const MOST_SKEW_MS: u64 = 2 * 24 * 3_600_000;
+/// Furthest that a clock is off, and furthest that two are apart: what the product bears.
+const MOST_SKEW_MS: i64 = 2 * 24 * 3_600_000;
+const MOST_APART_MS: i64 = 3 * 24 * 3_600_000;
 
 /// Tells the simulated time, wrongly.
 #[derive(Debug)]
@@ -57,11 +57,20 @@ struct SkewedClock {
 }
 
 impl SkewedClock {
-    fn new(began: Instant, numbers: &mut Numbers) -> Self {
-        let skew = if numbers.one_in(4) { MOST_SKEW_MS } else { 120_000 };
-        let skew_ms = (numbers.next() % (2 * skew)) as i64 - skew as i64;
-        let drift_per_million = (numbers.next() % 2_001) as i64 - 1_000;
+    /// `lowest`: how far the slowest clock of the run is behind.
+    fn new(began: Instant, lowest_ms: i64, numbers: &mut Numbers) -> Self {
+        let skew_ms = if numbers.one_in(3) {
+            lowest_ms + numbers.below(MOST_APART_MS as usize - 60_000) as i64
+        } else {
+            numbers.below(240_000) as i64 - 120_000
+        };
+        let drift_per_million = numbers.below(2_001) as i64 - 1_000;
         Self { began, skew_ms, drift_per_million }
+    }
+
+    /// How far the slowest clock of a run is behind.
+    fn lowest_ms(numbers: &mut Numbers) -> i64 {
+        -MOST_SKEW_MS + numbers.below((2 * MOST_SKEW_MS - MOST_APART_MS) as usize) as i64
     }
 }
 
@@ -70,6 +79,14 @@ impl Clock for SkewedClock {
         let elapsed = self.began.elapsed().as_millis() as i64;
         BEGINNING + self.skew_ms + elapsed + elapsed * self.drift_per_million / 1_000_000
     }
+}
+
+/// Clocks of a run's hosts.
+pub(super) fn clocks(began: Instant, mut numbers: Numbers) -> impl Iterator<Item = Arc<dyn Clock>> {
+    let lowest_ms = SkewedClock::lowest_ms(&mut numbers);
+    std::iter::repeat_with(move || -> Arc<dyn Clock> {
+        Arc::new(SkewedClock::new(began, lowest_ms, &mut numbers))
+    })
 }
 
 /// A store as it was, with what was known then to be in it.
@@ -115,10 +132,10 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(code: UnitCode, began: Instant, numbers: &mut Numbers) -> Self {
+    pub(super) fn new(code: UnitCode, clock: Arc<dyn Clock>) -> Self {
         let inner = Inner {
             disk: Disk::default(),
-            clock: Arc::new(SkewedClock::new(began, numbers)),
+            clock,
             life: 0,
             running: None,
             tasks: Vec::new(),
@@ -289,7 +306,8 @@ async fn open(world: &Arc<World>, host: &Host, life: u64) -> Result<Running, Str
     let world_of = Arc::downgrade(world);
     let ground = Ground { world: world_of.clone(), host: host.code.clone(), life };
     let store: Arc<dyn Store> = disk.open(Arc::new(ground));
-    let tap: Arc<dyn Tap> = Arc::new(Ear { world: world_of.clone(), host: host.code.clone(), life });
+    let tap: Arc<dyn Tap> =
+        Arc::new(Ear { world: world_of.clone(), host: host.code.clone(), life });
     let options = Options { tap: Some(tap), ..Options::default() };
     let links = LinkHost::new(options, Arc::clone(&clock));
     let mut units = BTreeMap::new();
@@ -301,7 +319,8 @@ async fn open(world: &Arc<World>, host: &Host, life: u64) -> Result<Running, Str
             let kept = member.identity.persist(store.as_ref(), clock.now_unix_ms(), act).await;
             kept.map_err(|error| text(&error))?;
         }
-        let trust = member.identity.load_trust(store.as_ref()).await.map_err(|error| text(&error))?;
+        let trust =
+            member.identity.load_trust(store.as_ref()).await.map_err(|error| text(&error))?;
         let parts = Parts {
             code: code.clone(),
             level: member.level,

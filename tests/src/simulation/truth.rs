@@ -96,7 +96,8 @@ impl Truth {
     }
 }
 
-fn is_in(state: CoverageState) -> bool {
+/// True if a unit's figures are in a total.
+pub(super) fn is_in(state: CoverageState) -> bool {
     matches!(state, CoverageState::Included | CoverageState::Zero | CoverageState::ByParent)
 }
 

@@ -17,7 +17,7 @@ use super::{
     ledger::Ledger,
     network::Lines,
     node::{self, Host},
-    trace::{Failure, Report, Trace},
+    trace::{Failure, Report},
     truth::{Progress, Truth},
     work,
 };
@@ -36,13 +36,11 @@ pub struct Plan {
     pub length: Duration,
     /// A promise that the simulation itself breaks, to show that it is found.
     pub broken: Option<Break>,
-    /// Keep all events.
-    pub keeps_trace: bool,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { length: Duration::from_secs(10 * 60), broken: None, keeps_trace: false }
+        Self { length: Duration::from_secs(10 * 60), broken: None }
     }
 }
 
@@ -76,7 +74,7 @@ pub(super) struct World {
 
 struct State {
     numbers: Numbers,
-    trace: Trace,
+    trace: Vec<String>,
     counts: BTreeMap<&'static str, u64>,
     steps: u64,
     failure: Option<String>,
@@ -92,12 +90,12 @@ impl World {
         let city = City::get();
         let mut numbers = Numbers::new(seed);
         let began = Instant::now();
-        let hosts = city.hosts().into_iter();
-        let hosts = hosts.map(|code| (code.clone(), Host::new(code, began, &mut numbers)));
-        let hosts = hosts.collect();
+        let clocks = node::clocks(began, Numbers::new(numbers.next()));
+        let hosts = city.hosts().into_iter().zip(clocks);
+        let hosts = hosts.map(|(code, clock)| (code.clone(), Host::new(code, clock))).collect();
         let state = State {
             numbers: Numbers::new(numbers.next()),
-            trace: Trace::new(plan.keeps_trace),
+            trace: Vec::new(),
             counts: BTreeMap::new(),
             steps: 0,
             failure: None,
@@ -132,7 +130,7 @@ impl World {
     /// Notes an event.
     pub(super) fn note(&self, event: impl std::fmt::Display) {
         let at = self.elapsed().as_millis();
-        self.state().trace.add(format!("{at:>8} {event}"));
+        self.state().trace.push(format!("{at:>8} {event}"));
     }
 
     /// Notes an event that is counted.
@@ -177,8 +175,8 @@ impl World {
         self.note("all is healed");
     }
 
-    pub(super) fn events(&self) -> u64 {
-        self.state().trace.count()
+    pub(super) fn events(&self) -> usize {
+        self.state().trace.len()
     }
 
     /// The host of a unit.
@@ -202,6 +200,8 @@ impl World {
 ///
 /// The run cannot be set up.
 pub fn run(seed: u64, plan: Plan) -> Result<Report, Box<Failure>> {
+    // It is made with numbers of its own.
+    City::get();
     let mut numbers = Numbers::new(seed ^ 0x5EED);
     let _simulated = random::simulate(move |bytes| numbers.fill(bytes));
     panics::forget();
@@ -213,14 +213,13 @@ pub fn run(seed: u64, plan: Plan) -> Result<Report, Box<Failure>> {
     runtime.block_on(async {
         let world = World::new(seed, plan);
         let found = course(&world).await.err();
-        let found = found.or_else(|| panics::first().map(|text| format!("a task panicked: {text}")));
-        let state = world.state();
+        let found =
+            found.or_else(|| panics::first().map(|text| format!("a task panicked: {text}")));
+        let mut state = world.state();
+        let trace = std::mem::take(&mut state.trace);
         match found {
-            Some(found) => Err(Box::new(Failure { seed, found, last: state.trace.last() })),
-            None => {
-                let (events, digest, trace) = state.trace.end();
-                Ok(Report { events, digest, trace, counts: state.counts.clone() })
-            }
+            Some(found) => Err(Box::new(Failure { seed, found, trace })),
+            None => Ok(Report { trace, counts: state.counts.clone() }),
         }
     })
 }

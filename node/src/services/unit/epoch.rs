@@ -9,7 +9,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use super::{
     Counters, FORMAT, LINK_EPOCH_KEY, Unit, Work, draw_link_epoch,
@@ -25,6 +24,7 @@ use crate::{
     services::exchange::{Cursor, Lane},
     statement::header::{self, StatementId},
     store::{self, Batch, Table, journal},
+    watch,
 };
 
 /// Rows moved in one batch: each is put and deleted.

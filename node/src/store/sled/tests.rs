@@ -1,8 +1,8 @@
 use futures::FutureExt;
 
 use super::*;
-use crate::store::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 use crate::store::conformance;
+use crate::store::{MAX_KEY_BYTES, MAX_VALUE_BYTES};
 
 mod rewriting;
 mod tampering;
