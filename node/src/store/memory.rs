@@ -70,6 +70,9 @@ impl Conditions for Ideal {}
 type Rowset = BTreeMap<Vec<u8>, Vec<u8>>;
 type Tables = BTreeMap<Table, Rowset>;
 
+/// A place, and what stood there.
+type Before = (UnitCode, Table, Vec<u8>, Option<Vec<u8>>);
+
 struct Submitted {
     batch: Batch,
     answer: oneshot::Sender<Result<(), Error>>,
@@ -83,7 +86,7 @@ struct State {
     /// Which opening of the disk may use it.
     life: u64,
     /// What stood where an acknowledged batch was put that no barrier covers.
-    undo: Vec<(UnitCode, Table, Vec<u8>, Option<Vec<u8>>)>,
+    undo: Vec<Before>,
     /// Those who wait for a store that crashed: they are not answered.
     forgotten: Vec<oneshot::Sender<Result<(), Error>>>,
 }
@@ -158,9 +161,7 @@ impl Disk {
     /// The value at `key` that would survive a crash, for whoever looks at the disk from outside.
     pub fn get(&self, unit: &UnitCode, table: Table, key: &[u8]) -> Option<Vec<u8>> {
         let state = self.state();
-        let is_it = |(of, at, name, _): &&(UnitCode, Table, Vec<u8>, Option<Vec<u8>>)| {
-            (of, *at, name.as_slice()) == (unit, table, key)
-        };
+        let is_it = |(of, at, name, _): &&Before| (of, *at, name.as_slice()) == (unit, table, key);
         match state.undo.iter().find(is_it) {
             Some((.., before)) => before.clone(),
             None => state.units.get(unit)?.get(&table)?.get(key).cloned(),

@@ -130,7 +130,8 @@ impl Ledger {
             entry.doubtful |= is_lost(&entry.by, entry.at);
         }
         for entry in &mut self.whistles {
-            entry.doubtful |= is_lost(&entry.by, entry.at);
+            // Own steps come back as statements, not as steps of the case (ADR 15): sides may differ.
+            entry.doubtful |= is_there(&entry.by) || is_there(&entry.what.destination);
         }
         for entry in &mut self.poison {
             // A quarantine is of the one store alone: neither side tells it again.

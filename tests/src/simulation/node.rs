@@ -21,7 +21,7 @@ use lianxi_node::{
         records::Records,
         unit::{Parts, Unit, decode_envelope},
     },
-    statement::header,
+    statement::header::{self, kinds},
     store::{
         Store, Table,
         memory::{Conditions, Disk},
@@ -482,10 +482,12 @@ impl Conditions for Ground {
         if !self.is_broken(Break::UnknownDuplicate) {
             return false;
         }
-        // A community relays nothing: what others signed it reads to know it again.
-        let is_others = || {
-            let statement = decode_envelope(value).ok().map(|it| header::decode(&it.payload));
-            statement.is_some_and(|it| it.is_ok_and(|it| it.header.source != self.host))
+        // A community relays no notices; it reads them to know them again, and for its people.
+        let is_notice = || {
+            let envelope = decode_envelope(value).ok();
+            let statement = envelope.and_then(|it| header::decode(&it.payload).ok());
+            statement
+                .is_some_and(|it| [kinds::NOTICE, kinds::REJECTION].contains(&&*it.header.kind))
         };
         let is_community = || {
             let world = self.world.upgrade();
@@ -493,7 +495,7 @@ impl Conditions for Ground {
         };
         match table {
             Table::Inbox => is_community(),
-            Table::Statements => is_community() && is_others(),
+            Table::Statements => is_community() && is_notice(),
             _ => false,
         }
     }
