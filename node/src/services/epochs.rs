@@ -495,8 +495,10 @@ impl Epochs {
         let epoch = reach.number.epoch.max(seen.number.epoch) + 1;
         let peer = row.as_ref().map(|row| &row.peer);
         let (proved, base) = self.proved(reach.journal_size, peer).await?;
+        // A peer that had seen little may have cosigned since what was written after the restore.
+        let before = row.as_ref().map_or(proved, |row| row.proved.min(proved));
         let withdrawn = match order.reason {
-            Reason::Restore => self.unit.doubtful(seen.number, proved).await?,
+            Reason::Restore => self.unit.doubtful(seen.number, before).await?,
             Reason::Move => Vec::new(),
         };
         let lost = match &row {

@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use super::{
     node::Host,
     truth,
-    work::PERIODS,
+    work::{self, PERIODS},
     world::{World, lock},
 };
 
@@ -97,8 +97,9 @@ pub(super) async fn all(world: &Arc<World>) -> Result<(), String> {
     poison_is_quarantined_once(world).await
 }
 
-/// P3: no two statements of a unit have the same number, wherever others keep them: at home those stand
-/// too that were withdrawn. Of a unit whose parent was restored with it nobody could know its numbers.
+/// P3: nobody above a unit holds two of its statements with one number. An epoch is opened once the
+/// parent was met, so that it knows what was used; of a unit whose parent was restored with it nobody
+/// could.
 fn numbers_are_used_once(world: &World) -> Result<(), String> {
     let blind = lock(&world.ledger).blind.clone();
     let mut numbers = BTreeMap::new();
@@ -108,22 +109,18 @@ fn numbers_are_used_once(world: &World) -> Result<(), String> {
             let envelope = decode_envelope(&value).map_err(|error| error.to_string())?;
             let statement = header::decode(&envelope.payload).map_err(|error| error.to_string())?;
             let header = statement.header;
-            if header.source == member.code {
+            let is_above =
+                header.source != member.code && work::is_below(world, &header.source, &member.code);
+            if !is_above || blind.contains(&header.source) {
                 continue;
             }
-            let number = (header.source.clone(), header.epoch, header.seq);
-            let first = numbers.entry(number).or_insert_with(|| (header.id, member.code.clone()));
-            if first.0 != header.id && !blind.contains(&header.source) {
-                return Err(format!(
-                    "P3: {} {}/{} is {} at {} and {} at {}",
-                    header.source,
-                    header.epoch,
-                    header.seq,
-                    first.0,
-                    first.1,
-                    header.id,
-                    member.code
-                ));
+            let number = (member.code.clone(), header.source.clone(), header.epoch, header.seq);
+            let first = *numbers.entry(number).or_insert(header.id);
+            if first != header.id {
+                let (at, source, epoch, seq) =
+                    (&member.code, &header.source, header.epoch, header.seq);
+                let id = header.id;
+                return Err(format!("P3: {at} holds {first} and {id} as {source} {epoch}/{seq}"));
             }
             if key != header.id.as_bytes() {
                 return Err(format!("{}: a statement stands in another's place", member.code));

@@ -19,7 +19,7 @@ use lianxi_node::{
         enrolments::Identity,
         hosted::Hosted,
         records::Records,
-        unit::{Parts, Unit, decode_envelope},
+        unit::{Budgets, Parts, Unit, decode_envelope},
     },
     statement::header::{self, kinds},
     store::{
@@ -330,6 +330,7 @@ async fn open(world: &Arc<World>, host: &Host, life: u64) -> Result<Running, Str
             former: Vec::new(),
             desks: member.desk().into_iter().collect(),
             trust,
+            budgets: Budgets::default(),
         };
         let unit = Unit::open(parts, Arc::clone(&store), Arc::clone(&clock), Metrics::installed());
         let unit = unit.await.map_err(|error| text(&error))?;

@@ -173,7 +173,7 @@ async fn issue(world: &World, hosted: &Hosted) {
 }
 
 /// True for `head` itself too.
-fn is_below(world: &World, unit: &UnitCode, head: &UnitCode) -> bool {
+pub(super) fn is_below(world: &World, unit: &UnitCode, head: &UnitCode) -> bool {
     let mut above = Some(unit);
     while let Some(unit) = above {
         if unit == head {
@@ -345,8 +345,8 @@ pub(super) async fn operate(world: Arc<World>) {
                 units.iter().any(|hosted| ledger.unsettled.contains(&hosted.unit.code))
             };
             let has_met = units.iter().any(|hosted| hosted.unit.code == host.code && is_up(hosted));
-            let is_known = is_unsettled && has_met && world.draw(|numbers| numbers.one_in(3));
-            if is_noticed || is_known {
+            let is_known = is_unsettled && world.draw(|numbers| numbers.one_in(3));
+            if has_met && (is_noticed || is_known) {
                 for hosted in &units {
                     open_epoch(&world, hosted).await;
                 }
