@@ -88,20 +88,6 @@ async fn a_tampered_summary_is_refused_and_the_lane_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_refused_and_comes_again_is_in_quarantine_once() {
-    let mut breach = Breach::of("C-1-1").await;
-    let (envelope, cells) = breach.summary(|header| header.source = "C-1-2".parse().unwrap());
-    let reason = ("wrong-source", "header.source");
-    let bad = (envelope.clone(), cells.clone());
-    breach.is_refused("a sibling's name", Lane::Summary, bad, reason).await;
-    // After a restore a unit sends under a new link epoch what its parent has dealt with.
-    let lane_seq = breach.link.deliver(Lane::Summary, envelope, cells).await;
-    breach.link.acknowledged(Lane::Summary, lane_seq).await;
-    assert_eq!(status(&breach.federation, "C-1").await.quarantined, 1);
-    breach.goes_on().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_unit_speaks_for_nobody_but_itself() {
     let mut breach = Breach::of("C-1-1").await;
 
