@@ -8,10 +8,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::watch;
-
 use super::Unit;
-use crate::domain::unit::UnitCode;
+use crate::{domain::unit::UnitCode, watch};
 
 /// Senders to the links of one unit.
 #[derive(Debug, Default)]
