@@ -93,7 +93,7 @@ mod tests {
             act(&rosters);
             links.each_mut().map(|link| {
                 let changed = link.has_changed().expect("the sender is there");
-                link.mark_unchanged();
+                link.borrow_and_update();
                 changed
             })
         };
