@@ -122,15 +122,10 @@ fn a_duplicate_that_is_not_known_again_stalls_its_lane_and_is_found() {
 
 #[test]
 fn a_correction_that_is_dropped_is_found() {
-    is_found(Break::DroppedCorrection, &["P6: "]);
+    is_found(Break::DroppedCorrection, &["P4: ", "P6: "]);
 }
 
 #[test]
 fn a_delivery_that_is_forgotten_is_found() {
     is_found(Break::LostDelivery, &["P2: ", "P3: ", "P6: ", "P9: "]);
-}
-
-#[test]
-fn a_restore_that_is_hidden_is_found() {
-    is_found(Break::HiddenRestore, &["P3: "]);
 }

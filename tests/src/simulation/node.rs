@@ -474,7 +474,6 @@ impl Conditions for Ground {
                 let is_one = value.is_some() && key.last().is_some_and(|last| last % 16 == 7);
                 is_one && self.is_broken(Break::LostDelivery)
             }
-            Table::Meta => key == b"rolled-back" && self.is_broken(Break::HiddenRestore),
             _ => false,
         }
     }

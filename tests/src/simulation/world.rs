@@ -57,8 +57,6 @@ pub enum Break {
     DroppedCorrection,
     /// A delivery is forgotten as soon as it is put into the outbox.
     LostDelivery,
-    /// A restored store goes on where it stood, and hides that it was restored.
-    HiddenRestore,
 }
 
 pub(super) struct World {

@@ -4,7 +4,7 @@
 //! upward and its own, not those of all its siblings: a host may have a thousand of them.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,7 +17,7 @@ pub(super) struct Rosters {
     /// To the parent goes everything of the subtree.
     above: watch::Sender<u64>,
     /// To a child goes what it is, and what is above it.
-    below: Mutex<HashMap<UnitCode, watch::Sender<u64>>>,
+    below: Mutex<BTreeMap<UnitCode, watch::Sender<u64>>>,
 }
 
 fn wake(sender: &watch::Sender<u64>) {
@@ -25,7 +25,7 @@ fn wake(sender: &watch::Sender<u64>) {
 }
 
 impl Rosters {
-    fn below(&self) -> MutexGuard<'_, HashMap<UnitCode, watch::Sender<u64>>> {
+    fn below(&self) -> MutexGuard<'_, BTreeMap<UnitCode, watch::Sender<u64>>> {
         self.below.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
