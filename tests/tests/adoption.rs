@@ -210,7 +210,7 @@ async fn a_district_comes_under_its_city_and_nothing_that_it_said_is_lost() {
     };
     federation.client("C").notices().issue(issued).await.unwrap();
     until("the notice at the community", async || {
-        let request = ListNoticesRequest { unit: "C-7-1-1".to_owned(), ..Default::default() };
+        let request = ListNoticesRequest { unit: "C-7-1-1".to_owned() };
         let listed = federation.client("C-7-1-1").notices().list(request).await.ok()?.into_inner();
         (!listed.notices.is_empty()).then_some(())
     })

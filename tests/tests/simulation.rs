@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    io::Write as _,
     panic,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
@@ -67,7 +68,7 @@ fn no_seed_loses_or_doubles_anything() {
     for (what, count) in reports.iter().flat_map(|report| &report.counts) {
         *counts.entry(*what).or_default() += count;
     }
-    println!("{count} seeds from {first}: {counts:?}");
+    writeln!(std::io::stdout(), "{count} seeds from {first}: {counts:?}").unwrap();
     if count >= 8 {
         // What never happens proves nothing.
         for what in ["crash", "cut", "full disk", "restore", "epoch", "poison", "whistle", "pull"] {
