@@ -108,7 +108,7 @@ impl Growing {
     ///
     /// # Errors
     ///
-    /// As [`write`].
+    /// As [`write()`].
     pub(crate) fn finish(mut self) -> anyhow::Result<()> {
         let cannot = || format!("cannot write {}", self.path.display());
         if let Some(file) = self.file.take() {
