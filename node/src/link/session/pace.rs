@@ -2,7 +2,7 @@
 //!
 //! What was given to the transport cannot be overtaken. So the pace follows the line: it grows while
 //! acknowledgements come back in good time, and shrinks when they show that frames queue somewhere
-//! on the way. A whistle finds about a second of other traffic before it, whatever the line carries.
+//! on the way. A whistle finds a second or two of other traffic before it, whatever the line carries.
 
 use std::time::Duration;
 
