@@ -234,7 +234,10 @@ mod tests {
                 })
             })
             .collect();
-        tokio::task::yield_now().await;
+        // The runtime comes back here before it has begun all of them.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
         sender.send_replace(1);
         futures::future::join_all(waiting).await;
         assert!(woken.lock().unwrap().is_sorted());
