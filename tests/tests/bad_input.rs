@@ -430,7 +430,7 @@ fn a_full_disk_refuses_an_import_and_loses_nothing() {
 }
 
 #[tokio::test]
-#[ignore = "started by the test above"]
+#[ignore = "a child of the test above: cargo test -p lianxi-tests --test bad_input"]
 async fn child_on_a_small_disk() {
     // None when run by hand.
     let Some(disk) = std::env::var_os(DISK) else { return };

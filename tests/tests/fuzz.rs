@@ -148,7 +148,7 @@ const ROWS: &str = "\
 /// Writes a corpus from what a federation really says. Keys and tokens in it are of that test. Run
 /// it with `cargo test -p lianxi-tests --test fuzz -- --ignored` after a change of the wire.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes into the tree"]
+#[ignore = "writes into the tree: cargo test -p lianxi-tests --test fuzz -- --ignored"]
 async fn the_corpus_is_written_anew() {
     let frames = Arc::new(Frames::default());
     let federation = Federation::four_levels_with(Some(frames.clone())).await;
@@ -210,7 +210,7 @@ async fn write_courier(federation: &Federation, write: &impl Fn(&str, &str, &[u8
 
 /// Writes the corpus of courier files alone.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes into the tree"]
+#[ignore = "writes into the tree: cargo test -p lianxi-tests --test fuzz -- --ignored"]
 async fn the_corpus_of_courier_files_is_written_anew() {
     let federation = Federation::four_levels().await;
     federation.import("C-1-1", ROWS).await;

@@ -29,7 +29,7 @@ const LEVELS: [&str; 4] = ["city", "district", "street", "community"];
 const DELAY: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-#[ignore = "started by the other tests"]
+#[ignore = "a child of the other tests: cargo test -p lianxi-tests --test network"]
 async fn a_far_line() {
     be_a_proxy().await;
 }

@@ -294,7 +294,7 @@ fn options() -> Options {
 
 /// What the killed process runs: it tells each stage, and goes on when it is told to.
 #[test]
-#[ignore = "started by the other tests"]
+#[ignore = "a child of the other tests: cargo test -p lianxi-tests --test store_at_rest"]
 fn child_rewrites_stage_by_stage() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let cipher = Cipher::named(&std::env::var(TO).unwrap()).unwrap();

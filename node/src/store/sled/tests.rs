@@ -421,7 +421,7 @@ async fn the_largest_values_stay_in_the_synced_file() {
 /// Prints commits per second of 500-byte values with an index entry each. Run it with
 /// `cargo test --release -p lianxi-node --lib measure_commits -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement, run by hand"]
+#[ignore = "a measurement: cargo test --release -p lianxi-node --lib measure_commits -- --ignored --nocapture"]
 async fn measure_commits_per_second() {
     for (barrier, waiters, each) in [(true, 1, 4_000), (true, 64, 1_000), (false, 64, 1_000)] {
         let directory = tempfile::tempdir().unwrap();
