@@ -61,8 +61,13 @@ const FORMAT: u8 = 1;
 /// Time after which a roll-up that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
-/// Time that a hop keeps for itself, so that its answer is back before the asker's deadline.
+/// Least time that a hop keeps for itself.
 const LEAST_MARGIN: Duration = Duration::from_millis(20);
+
+/// Time that a hop keeps for itself, so that its answer is back before the asker's deadline.
+fn hop_margin(deadline: Duration) -> Duration {
+    (deadline / 10).max(LEAST_MARGIN)
+}
 
 /// Why a summary was not made or shown.
 #[derive(Debug, thiserror::Error)]

@@ -17,7 +17,7 @@ use futures::{
 };
 use tokio::time::Instant;
 
-use super::Error;
+use super::{Error, hop_margin};
 use crate::{
     clock::UnixMillis,
     services::exchange::{Parcel, Question},
@@ -61,10 +61,19 @@ impl Asked {
     }
 }
 
+/// Whose work a question waits for.
+pub(super) enum Joined {
+    /// That of a question before it.
+    Shared(Collection),
+    /// Its own.
+    Begun(Collection),
+}
+
 /// A collection under way.
 struct Running {
     at_unix_ms: UnixMillis,
     below: Duration,
+    /// When it is over at the latest: who was asked below has answered or was given up on.
     ends: Instant,
     collection: WeakShared<BoxFuture<'static, Collected>>,
 }
@@ -104,41 +113,36 @@ impl Answers {
         fits.then(|| Arc::clone(answer))
     }
 
-    /// A collection under way that will do and is over in time.
-    pub(super) fn running(
-        &self,
-        question: &Question,
-        now: UnixMillis,
-        begins: Instant,
-    ) -> Option<Collection> {
-        let known = self.known();
-        let running = known.running.get(&Asked::of(question))?;
-        let in_time = running.ends <= begins + question.deadline;
-        let fits = in_time && is_fresh(running.at_unix_ms, running.below, question, now);
-        fits.then(|| running.collection.upgrade()).flatten()
-    }
-
-    /// Lets others share a collection for `question` that begins.
-    pub(super) fn begin(
+    /// Waits for a collection under way that will do and is over in time, or lets others share `work`
+    /// that begins. Looking and beginning are one step: of two who ask at the same time one begins.
+    pub(super) fn join(
         &self,
         question: &Question,
         now: UnixMillis,
         begins: Instant,
         work: BoxFuture<'static, Collected>,
-    ) -> Collection {
-        let collection = work.shared();
+    ) -> Joined {
+        let asked = Asked::of(question);
         let mut known = self.known();
+        if let Some(running) = known.running.get(&asked) {
+            let in_time = running.ends <= begins + question.deadline;
+            let fits = in_time && is_fresh(running.at_unix_ms, running.below, question, now);
+            if let Some(collection) = fits.then(|| running.collection.upgrade()).flatten() {
+                return Joined::Shared(collection);
+            }
+        }
         known.running.retain(|_, running| running.collection.upgrade().is_some());
+        let collection = work.shared();
         if let Some(weak) = collection.downgrade() {
             let running = Running {
                 at_unix_ms: now,
                 below: age_below(question.max_age),
-                ends: begins + question.deadline,
+                ends: begins + question.deadline.saturating_sub(hop_margin(question.deadline) / 2),
                 collection: weak,
             };
-            known.running.insert(Asked::of(question), running);
+            known.running.insert(asked, running);
         }
-        collection
+        Joined::Begun(collection)
     }
 
     /// Keeps an answer; the oldest goes if there are too many.
@@ -209,20 +213,32 @@ mod tests {
         let answers = Answers::default();
         let asked = question(10_000, 1_000, 0);
         let begins = Instant::now();
-        let first = answers.begin(&asked, 0, begins, pending().boxed());
-        let second = answers.running(&asked, 100, begins).expect("the same question");
-        assert!(
-            answers.running(&question(10_000, 999, 0), 100, begins).is_none(),
-            "it ends too late"
-        );
-        assert!(
-            answers.running(&question(5_000, 1_000, 0), 100, begins).is_none(),
-            "it is too old"
-        );
+        let join = |question: &Question| answers.join(question, 100, begins, pending().boxed());
+        let Joined::Begun(first) = answers.join(&asked, 0, begins, pending().boxed()) else {
+            panic!("nobody began before")
+        };
+        let Joined::Shared(second) = join(&asked) else { panic!("the same question") };
+        let Joined::Shared(_) = join(&question(10_000, 960, 0)) else { panic!("over in time") };
         drop(first);
-        assert!(answers.running(&asked, 100, begins).is_some(), "the second still waits");
+        let Joined::Shared(_) = join(&asked) else { panic!("the second still waits") };
         drop(second);
-        assert!(answers.running(&asked, 100, begins).is_none(), "nobody waits");
+        let Joined::Begun(_) = join(&asked) else { panic!("nobody waited") };
+    }
+
+    #[test]
+    fn collection_that_ends_too_late_or_is_too_old_is_not_shared() {
+        for late_or_old in [question(10_000, 940, 0), question(5_000, 1_000, 0)] {
+            let answers = Answers::default();
+            let begins = Instant::now();
+            let first = question(10_000, 1_000, 0);
+            let Joined::Begun(_waits) = answers.join(&first, 0, begins, pending().boxed()) else {
+                panic!("nobody began before")
+            };
+            let Joined::Begun(_) = answers.join(&late_or_old, 100, begins, pending().boxed())
+            else {
+                panic!("{late_or_old:?}")
+            };
+        }
     }
 
     #[tokio::test]
@@ -231,8 +247,12 @@ mod tests {
         let asked = question(10_000, 1_000, 0);
         let made = answer(7, 0, false);
         let begins = Instant::now();
-        let first = answers.begin(&asked, 0, begins, ready(Ok(made)).boxed());
-        let second = answers.running(&asked, 0, begins).expect("shared");
+        let Joined::Begun(first) = answers.join(&asked, 0, begins, ready(Ok(made)).boxed()) else {
+            panic!("nobody began before")
+        };
+        let Joined::Shared(second) = answers.join(&asked, 0, begins, pending().boxed()) else {
+            panic!("the same question")
+        };
         let (first, second) = futures::join!(first, second);
         assert!(Arc::ptr_eq(&first.expect("made"), &second.expect("made")));
     }

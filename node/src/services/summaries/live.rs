@@ -7,8 +7,9 @@ use futures::{FutureExt, future::join_all};
 use tokio::time::Instant;
 
 use super::{
-    Error, Held, LEAST_MARGIN, Summaries,
-    answers::{Answer, age_below},
+    Error, Held, Summaries,
+    answers::{Answer, Joined, age_below},
+    hop_margin,
 };
 use crate::{
     domain::{
@@ -45,24 +46,32 @@ impl Summaries {
             return Ok(answer.parcels.clone());
         }
         let began = Instant::now();
-        if let Some(shared) = self.answers.running(question, now, began) {
-            let answer = shared.await.map_err(Error::Shared)?;
-            // What others gave up on may come in the time that is left.
-            if !answer.cut_short || began.elapsed() >= question.deadline / 2 {
-                return Ok(answer.parcels.clone());
+        let answer = match self.join(question, period, began) {
+            Joined::Begun(own) => own.await,
+            Joined::Shared(shared) => {
+                let answer = shared.await.map_err(Error::Shared)?;
+                // What others gave up on may come in the time that is left.
+                if !answer.cut_short || began.elapsed() >= question.deadline / 2 {
+                    return Ok(answer.parcels.clone());
+                }
+                let left = question.deadline.saturating_sub(began.elapsed());
+                let again = Question { deadline: left, ..question.clone() };
+                match self.join(&again, period, Instant::now()) {
+                    Joined::Begun(collection) | Joined::Shared(collection) => collection.await,
+                }
             }
-        }
-        let left = question.deadline.saturating_sub(began.elapsed());
-        let question = Question { deadline: left, ..question.clone() };
-        let now = self.unit.clock.now_unix_ms();
+        };
+        Ok(answer.map_err(Error::Shared)?.parcels.clone())
+    }
+
+    fn join(self: &Arc<Self>, question: &Question, period: &Period, begins: Instant) -> Joined {
         let (summaries, asked, period) = (Arc::clone(self), question.clone(), *period);
         let work = async move {
             let answer = Arc::new(summaries.ask_all(&asked, &period).await.map_err(Arc::new)?);
             summaries.answers.keep(&asked, &answer);
             Ok(answer)
         };
-        let answer = self.answers.begin(&question, now, Instant::now(), work.boxed()).await;
-        Ok(answer.map_err(Error::Shared)?.parcels.clone())
+        self.answers.join(question, self.unit.clock.now_unix_ms(), begins, work.boxed())
     }
 
     #[tracing::instrument(name = "summary.pull", skip_all, fields(unit = %self.unit.code, period = %question.period))]
@@ -99,9 +108,8 @@ impl Summaries {
         question: &Question,
         period: &Period,
     ) -> Result<(BTreeMap<UnitCode, Child>, Vec<Parcel>), Error> {
-        let margin = (question.deadline / 10).max(LEAST_MARGIN);
         let asked = Question {
-            deadline: question.deadline.saturating_sub(margin),
+            deadline: question.deadline.saturating_sub(hop_margin(question.deadline)),
             max_age: age_below(question.max_age),
             depth: question.depth.saturating_sub(1),
             traceparent: crate::telemetry::current_traceparent(),

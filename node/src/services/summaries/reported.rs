@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use futures::future::join_all;
 
-use super::{Error, LEAST_MARGIN, Summaries};
+use super::{Error, Summaries, hop_margin};
 use crate::{
     domain::{
         period::Period,
@@ -168,9 +168,8 @@ impl Summaries {
         question: &Question,
         summary: &Summary,
     ) -> Vec<(UnitCode, Digest, Result<Vec<Parcel>, &'static str>)> {
-        let margin = (question.deadline / 10).max(LEAST_MARGIN);
         let asked = Question {
-            deadline: question.deadline.saturating_sub(margin),
+            deadline: question.deadline.saturating_sub(hop_margin(question.deadline)),
             depth: question.depth.saturating_sub(1),
             traceparent: crate::telemetry::current_traceparent(),
             ..question.clone()
