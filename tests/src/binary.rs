@@ -3,34 +3,18 @@
 use std::{
     ffi::OsStr,
     fs::File,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Output, Stdio},
-    sync::OnceLock,
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::{processes, wait::until};
-
-/// Where [`program`] is, for a test that starts itself again where nothing can be built.
-pub const PROGRAM: &str = "LIANXI_TEST_PROGRAM";
+use crate::{processes::program, wait::until};
 
 /// How long a command may take: a hang becomes a failure that can be read.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Path of the program, built from the tree as it is.
-///
-/// # Panics
-///
-/// It cannot be built.
-pub fn program() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| {
-        std::env::var_os(PROGRAM).map_or_else(|| processes::program().to_owned(), PathBuf::from)
-    })
-}
 
 /// `lianxi` in English in the working directory `place`; it ends with the test.
 pub fn command<A: AsRef<OsStr>>(place: &Path, arguments: impl IntoIterator<Item = A>) -> Command {

@@ -1,6 +1,6 @@
 //! A federation of real hosts in one process: each with its own directory, store and listener.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use lianxi_node::{
     clock::ShiftedClock,
@@ -23,7 +23,7 @@ use lianxi_proto::{
 use tempfile::TempDir;
 use tonic::Status;
 
-use crate::{client::Client, wait::until};
+use crate::{client::Client, ports::free_address, wait::until};
 
 /// The catalogue of the kit: requests with a deadline, as few fields as the tests need.
 pub const CATALOGUE: &str = include_str!("../fixtures/catalogue.json");
@@ -53,11 +53,6 @@ impl TestHost {
     fn new(directory: PathBuf) -> Self {
         Self { directory, clock: None, running: None }
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 impl Federation {

@@ -18,6 +18,7 @@ pub mod log;
 pub mod numbers;
 pub mod packs;
 pub mod people;
+pub mod ports;
 pub mod power_cut;
 pub mod processes;
 pub mod python;

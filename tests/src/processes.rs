@@ -19,14 +19,21 @@ use crate::wait::until;
 /// How long a command may take before the test gives it up.
 const LIMIT: Duration = Duration::from_secs(120);
 
+/// Where the program is, if it is not to be built: for a test that starts itself again where nothing
+/// can be built, and for measuring a build with optimisation.
+pub const PROGRAM: &str = "LIANXI_TEST_PROGRAM";
+
 /// Path of the program `lianxi`, built from what the tree holds.
 ///
 /// # Panics
 ///
 /// It cannot be built.
 pub fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        if let Some(path) = std::env::var_os(PROGRAM) {
+            return path.into();
+        }
         let test = std::env::current_exe().unwrap();
         // TARGET/PROFILE/deps/TEST
         let profile = test.ancestors().nth(2).unwrap();
@@ -137,6 +144,17 @@ pub async fn none_work_in(path: &Path) {
         working_in(path).is_empty().then_some(())
     })
     .await;
+}
+
+/// Processor time that a process has used, with the children that it waited for.
+pub fn processor_time(pid: i32) -> Duration {
+    /// Linux counts in hundredths of a second, whatever the kernel's own tick is.
+    const TICK: Duration = Duration::from_millis(10);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in brackets, may hold blanks. After it, user and system time are fields 12 and 13.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11);
+    let ticks: u32 = fields.take(4).filter_map(|field| field.parse::<u32>().ok()).sum();
+    TICK * ticks
 }
 
 /// Memory of processes.

@@ -3,15 +3,15 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     path::Path,
     process::{Command, Stdio},
 };
 
 use lianxi_tests::{
-    binary::{self, Answer, Running, run},
+    binary::{Answer, Running, run},
     federation::{CATALOGUE, MAPPING},
-    skip,
+    ports::free_address,
+    processes, skip,
     wait::until,
 };
 use serde_json::Value;
@@ -28,10 +28,6 @@ mod exit {
     pub(crate) const DENIED: i32 = 6;
     pub(crate) const EXHAUSTED: i32 = 7;
     pub(crate) const REJECTED_ROWS: i32 = 9;
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Runs a command whose words hold no blanks.
@@ -56,7 +52,7 @@ impl City {
     /// Without a catalogue.
     async fn bare() -> Self {
         let place = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let port = free_address().port();
         make_host(place.path(), "c", port).await;
         fs::write(place.path().join("catalogue.json"), CATALOGUE).unwrap();
         fs::write(place.path().join("mapping.toml"), MAPPING).unwrap();
@@ -403,7 +399,7 @@ const DISK: &str = "LIANXI_TEST_SMALL_DISK";
 fn a_full_disk_refuses_an_import_and_loses_nothing() {
     let test = "a_full_disk_refuses_an_import_and_loses_nothing";
     let directory = tempfile::tempdir().unwrap();
-    let program = binary::program();
+    let program = processes::program();
     // In a mount namespace of its own, so that nothing outside is touched.
     let in_namespace = || {
         let mut command = Command::new("unshare");
@@ -423,7 +419,7 @@ fn a_full_disk_refuses_an_import_and_loses_nothing() {
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "child_on_a_small_disk", "--ignored", "--nocapture"])
         .env(DISK, directory.path())
-        .env(binary::PROGRAM, program)
+        .env(processes::PROGRAM, program)
         .status()
         .unwrap();
     assert!(status.success(), "child_on_a_small_disk failed");
@@ -441,7 +437,7 @@ async fn child_on_a_small_disk() {
         .unwrap();
     assert!(mounted.success(), "cannot mount a tmpfs");
     let disk = Path::new(&disk);
-    make_host(disk, "c", free_port()).await;
+    make_host(disk, "c", free_address().port()).await;
     fs::write(disk.join("catalogue.json"), CATALOGUE).unwrap();
     fs::write(disk.join("mapping.toml"), MAPPING).unwrap();
     fs::write(disk.join("first.csv"), [HEADING, GOOD].concat()).unwrap();

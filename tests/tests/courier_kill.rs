@@ -5,7 +5,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -14,6 +13,7 @@ use std::{
 use lianxi_tests::{
     binary::run,
     federation::{CATALOGUE, MAPPING},
+    ports::free_address,
     processes::{Node, ask, command, tell},
     wait::until,
 };
@@ -28,10 +28,6 @@ const ROWS: &str = "case,unit,opened,closed,type,address\n\
 1,C-1,2011-07-01 08:00:00,2011-07-01 09:00:00,light,1 Main St\n\
 2,C-1,2011-07-02 08:00:00,,light,2 Main St\n";
 
-fn address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 /// From here on the host listens nowhere: an address would travel by file.
 fn cut_off(dir: &Path) {
     let path = dir.join("node.toml");
@@ -44,7 +40,7 @@ fn cut_off(dir: &Path) {
 /// City and district, joined and then parted for good.
 async fn parted(place: &Path) -> (Node, Node) {
     let (city, district) = (place.join("C"), place.join("C-1"));
-    let listen = address();
+    let listen = free_address().to_string();
     let mut init = vec!["node", "init", "--code", "C", "--level", "city", "--title", "City"];
     init.extend(["--domain", "gap.example", "--listen", &listen]);
     tell(&city, &init).await;
@@ -56,7 +52,7 @@ async fn parted(place: &Path) -> (Node, Node) {
     tell(&city, &["catalogue", "publish", catalogue.to_str().unwrap()]).await;
     let invite = ["node", "invite", "C-1", "--level", "district", "--title", "District"];
     let token = tell(&city, &invite).await["token"].as_str().unwrap().to_owned();
-    tell(&district, &["node", "join", &token, "--listen", &address()]).await;
+    tell(&district, &["node", "join", &token, "--listen", &free_address().to_string()]).await;
     let below = Node::start(&district).await;
     until("the catalogue at the district", async || {
         let status = ask(&district, &["node", "status"]).await.ok()?;

@@ -186,7 +186,7 @@ impl Reader {
         // The terminal is in the clone, as the README says.
         std::os::unix::fs::symlink(repository().join("deploy"), place.path().join("deploy"))
             .unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = lianxi_tests::ports::free_address().port();
         Self { place, port, token: String::new(), running: Vec::new() }
     }
 

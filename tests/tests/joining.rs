@@ -1,8 +1,7 @@
 //! Many units join at once, and all units of a host by one file, however often that is cut off.
 
 use std::{
-    collections::BTreeSet, fs, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path,
-    process::Stdio,
+    collections::BTreeSet, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio,
 };
 
 use futures::future::join_all;
@@ -11,6 +10,7 @@ use lianxi_proto::types::v1::Level;
 use lianxi_tests::{
     binary::{Running, command, run},
     federation::Federation,
+    ports::free_address,
     wait::until,
 };
 use serde_json::Value;
@@ -35,11 +35,6 @@ async fn a_hundred_children_join_at_once() {
         joined.into_iter().map(|joined| joined.unwrap().unit.to_string()).collect();
     assert_eq!(units.len(), HUNDRED);
     city.wait_for_roster("C", HUNDRED + 1).await;
-}
-
-/// An address that nobody listens at, for a host that is to.
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A city as a process.

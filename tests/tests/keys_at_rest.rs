@@ -7,7 +7,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use lianxi_tests::{binary, wait::until};
+use lianxi_tests::{binary::run, processes::program, wait::until};
 
 const RIGHT: &str = "correct horse battery";
 const WRONG: &str = "wrong horse battery";
@@ -20,7 +20,7 @@ fn lianxi(place: &Path, arguments: &str, passphrase: &str, new: &str) -> Output 
     let script = format!("exec setsid -w \"$0\" {arguments} 3<pass 4<new");
     Command::new("sh")
         .args(["-c", &script])
-        .arg(binary::program())
+        .arg(program())
         .current_dir(place)
         .env("LC_ALL", "C")
         .env_remove("CREDENTIALS_DIRECTORY")
@@ -56,7 +56,7 @@ fn city(place: &Path) {
 async fn runs(place: &Path, arguments: &str, credentials: Option<&Path>) {
     let script = format!("exec setsid -w \"$0\" {arguments} --until-stdin-closes 3<pass");
     let mut command = tokio::process::Command::new("sh");
-    command.args(["-c", &script]).arg(binary::program()).current_dir(place);
+    command.args(["-c", &script]).arg(program()).current_dir(place);
     command.env("LC_ALL", "C").stdin(Stdio::piped()).kill_on_drop(true);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     if let Some(directory) = credentials {
@@ -64,7 +64,7 @@ async fn runs(place: &Path, arguments: &str, credentials: Option<&Path>) {
     }
     let mut running = command.spawn().unwrap();
     until("an answer of the host", async || {
-        let answer = binary::run(place, ["node", "status", "--dir", "host"]).await;
+        let answer = run(place, ["node", "status", "--dir", "host"]).await;
         (answer.code == 0).then_some(())
     })
     .await;

@@ -7,7 +7,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +14,7 @@ use std::{
 use lianxi_tests::{
     boston::{COLUMNS, Figures, example, flat, tree, unpacked},
     numbers::{Numbers, setting},
+    ports::free_address,
     processes::{Node, ask, subtrees, tell},
     wait::until,
 };
@@ -33,10 +33,6 @@ struct City {
     directory: TempDir,
 }
 
-fn address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 fn is_served(unit: &str) -> bool {
     let is_below = |street: &str| unit.strip_prefix(street).is_some_and(|rest| !rest.is_empty());
     ["BOS", DISTRICT].contains(&unit)
@@ -52,7 +48,7 @@ impl City {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("BOS");
-        let listen = address();
+        let listen = free_address().to_string();
         let mut init = vec!["node", "init", "--code", "BOS", "--level", "city"];
         init.extend(["--title", "Boston", "--domain", "boston.example", "--listen", &listen]);
         tell(&root, &init).await;
@@ -90,7 +86,8 @@ impl City {
 
     async fn add_host(&mut self, unit: &str, parent: &str, level: &str) {
         let token = self.invite(unit, parent, level).await;
-        tell(&self.dir(unit), &["node", "join", &token, "--listen", &address()]).await;
+        tell(&self.dir(unit), &["node", "join", &token, "--listen", &free_address().to_string()])
+            .await;
         self.start_node(unit).await;
     }
 

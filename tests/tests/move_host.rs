@@ -348,10 +348,11 @@ async fn of_two_copies_of_a_host_the_neighbours_know_one() {
 
 /// Real processes, killed with SIGKILL at random moments while the unit goes to and fro.
 mod killed {
-    use std::{fs, net::TcpListener, path::Path, time::Duration};
+    use std::{fs, path::Path, time::Duration};
 
     use lianxi_tests::{
         numbers::{Numbers, setting},
+        ports::free_address,
         processes::{Node, ask, command, tell},
         wait::until,
     };
@@ -359,10 +360,6 @@ mod killed {
 
     const UNIT: &str = "C-1";
     const TWO: [&str; 4] = ["--approved-by", "li", "--approved-by", "wang"];
-
-    fn address() -> String {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-    }
 
     async fn serves(dir: &Path) -> bool {
         let status = tell(dir, &["node", "status"]).await;
@@ -431,7 +428,7 @@ mod killed {
         let place = tempfile::tempdir().unwrap();
         let (root, one, two) =
             (place.path().join("C"), place.path().join("one"), place.path().join("two"));
-        let listen = address();
+        let listen = free_address().to_string();
         let mut init = vec!["node", "init", "--code", "C", "--level", "city", "--title", "City"];
         init.extend(["--domain", "test.example", "--listen", &listen]);
         tell(&root, &init).await;

@@ -8,7 +8,6 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,6 +29,7 @@ use lianxi_tests::{
     client::Client,
     federation::{CATALOGUE, MAPPING, count},
     numbers::{Numbers, setting},
+    ports::free_address,
     power_cut::{Disk, Event, Kept, Recorder, listing},
     skip::skip,
     wait::until,
@@ -96,7 +96,7 @@ impl Recorded {
     /// A working day: a host is made, serves four levels, imports, reports, sends a notice, is
     /// killed, starts again and is stopped.
     async fn work(&self) {
-        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let listen = free_address().to_string();
         let init = "node init --code C --level city --title City --domain cut.example";
         let mut arguments: Vec<&str> = init.split(' ').collect();
         arguments.extend(["--listen", &listen, "--dir", "watched/host"]);

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,6 +13,7 @@ use std::{
 use jiff::{Timestamp, tz::TimeZone};
 use lianxi_tests::{
     boston::example,
+    ports::free_address,
     processes::{Node, ask, tell},
     wait::until,
 };
@@ -25,15 +25,11 @@ struct City {
     nodes: BTreeMap<String, Node>,
 }
 
-fn address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 impl City {
     async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut city = Self { directory, nodes: BTreeMap::new() };
-        let (root, listen) = (city.dir("C"), address());
+        let (root, listen) = (city.dir("C"), free_address().to_string());
         let mut init = vec!["node", "init", "--code", "C", "--level", "city", "--title", "City"];
         init.extend(["--domain", "test.example", "--listen", &listen]);
         tell(&root, &init).await;
@@ -68,7 +64,8 @@ impl City {
 
     async fn add_host(&mut self, unit: &str, parent: &str, level: &str) {
         let token = self.invite(unit, parent, level).await;
-        tell(&self.dir(unit), &["node", "join", &token, "--listen", &address()]).await;
+        tell(&self.dir(unit), &["node", "join", &token, "--listen", &free_address().to_string()])
+            .await;
         self.start_node(unit).await;
     }
 

@@ -22,6 +22,7 @@ use lianxi_node::{
 use lianxi_tests::{
     binary,
     federation::{CATALOGUE, MAPPING},
+    processes::program,
     wait::until,
 };
 
@@ -39,7 +40,7 @@ fn lianxi(place: &Path, line: &str, passphrase: &str) -> Output {
     fs::write(place.join("pass"), format!("{passphrase}\n")).unwrap();
     let answer = Command::new("sh")
         .args(["-c", &format!("exec setsid -w \"$0\" {line} 3<pass")])
-        .arg(binary::program())
+        .arg(program())
         .current_dir(place)
         .env("LC_ALL", "C")
         .env_remove("CREDENTIALS_DIRECTORY")
@@ -89,7 +90,7 @@ impl Node {
         let log = fs::File::options().create(true).append(true).open(place.join("log")).unwrap();
         let script = "exec \"$0\" node run --dir host --passphrase-fd 3 3<opens";
         let mut command = tokio::process::Command::new("sh");
-        command.args(["-c", script]).arg(binary::program()).current_dir(place);
+        command.args(["-c", script]).arg(program()).current_dir(place);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
         let node = Self(command.env("LC_ALL", "C").spawn().unwrap());
         until("an answer of the host", async || {
