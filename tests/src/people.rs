@@ -87,6 +87,12 @@ impl People {
         secret.code_at(self.now())
     }
 
+    /// The secret of a person's app, as bytes.
+    pub fn secret(&self, name: &str) -> Vec<u8> {
+        let uri = self.apps.lock().unwrap()[name].to_uri("", "");
+        base32(uri.split("secret=").nth(1).unwrap().split('&').next().unwrap())
+    }
+
     fn channel(&self) -> Channel {
         let socket = self.socket.clone();
         let connector = service_fn(move |_: Uri| {

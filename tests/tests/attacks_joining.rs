@@ -3,7 +3,7 @@
 
 use futures::future::join;
 use lianxi_node::{
-    domain::unit::Level as UnitLevel,
+    domain::{refusals, unit::Level as UnitLevel},
     identity::token::Token,
     node::{self, JoinOptions},
 };
@@ -12,7 +12,7 @@ use lianxi_proto::{
     types::v1::Level,
 };
 use lianxi_tests::{
-    acts::{acts, refusals},
+    acts::{acts, refusals as refusals_of},
     federation::Federation,
 };
 use tonic::Code;
@@ -46,7 +46,7 @@ async fn inviting() -> (Federation, String) {
 }
 
 async fn joins_refused(city: &Federation, unit: &str) -> Vec<String> {
-    refusals(city, "C", "node.join", unit).await
+    refusals_of(city, "C", "node.join", unit).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,6 +95,49 @@ async fn a_guessed_secret_or_token_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn guessing_a_secret_locks_its_token_and_even_the_right_one_waits() {
+    let (city, token) = inviting().await;
+    for _ in 0..5 {
+        is_told(&changed(&token, |token| token.secret[0] ^= 1), "no such token").await;
+    }
+    is_told(&token, "too many wrong tokens").await;
+    let refused = joins_refused(&city, "C-1").await;
+    assert_eq!(refused, [vec!["unknown-token"; 5], vec!["locked-out"]].concat());
+    // Another invitation is not held up by it.
+    let other = city.invite("C-2", "C", Level::District).await.unwrap();
+    join_with(&other).await.unwrap();
+    city.clock.shift_to(60_000);
+    join_with(&token).await.unwrap();
+}
+
+/// Whoever tries token after token is held up by the address that he tries from, and the journal
+/// tells of the first and counts the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_guesses_tokens_waits_with_all_of_them() {
+    let (city, token) = inviting().await;
+    for guess in 0..20 {
+        is_told(&changed(&token, |token| token.id[0] ^= 1 + guess), "no such token").await;
+    }
+    for _ in 0..3 {
+        is_told(&token, "too many wrong tokens").await;
+    }
+    let refused = joins_refused(&city, "C-1").await;
+    let written = usize::try_from(refusals::WRITTEN).unwrap();
+    assert_eq!(
+        refused,
+        vec!["unknown-token"; written],
+        "of a minute so many, the rest as a number"
+    );
+    city.clock.shift_to(refusals::WINDOW_MS);
+    join_with(&token).await.unwrap();
+    city.host("C").units().head().unwrap().unit.settle_refusals().await.unwrap();
+    let acts = acts(&city, "C").await;
+    let counted = acts.iter().filter(|act| act.refused == "too-many");
+    let counted: Vec<_> = counted.map(|act| act.subject.as_str()).collect();
+    assert_eq!(counted, ["3 of 127.0.0.1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_right_token_at_a_false_parent_is_never_shown_to_it() {
     let (mut city, token) = inviting().await;
     let false_city = Federation::city("C").await;
@@ -105,7 +148,7 @@ async fn a_right_token_at_a_false_parent_is_never_shown_to_it() {
     let other_address = other_city.host("D").link_address().unwrap().to_string();
     is_told(&changed(&token, |token| token.addresses = vec![other_address]), "does not serve C")
         .await;
-    assert!(refusals(&false_city, "C", "node.join", "C-1").await.is_empty(), "nothing was sent");
+    assert!(refusals_of(&false_city, "C", "node.join", "C-1").await.is_empty(), "nothing was sent");
 
     // A host that runs already has a journal of its own, and writes down where it was led.
     city.add_host("C-2", "C", Level::District).await;
@@ -117,7 +160,7 @@ async fn a_right_token_at_a_false_parent_is_never_shown_to_it() {
     let request = JoinRequest { token: misled, dry_run: false };
     let refused = city.client("C-2").node().join(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
-    assert_eq!(refusals(&city, "C-2", "node.join", "C-2-1").await, ["wrong-ca"]);
+    assert_eq!(refusals_of(&city, "C-2", "node.join", "C-2-1").await, ["wrong-ca"]);
     let request = JoinRequest { token, dry_run: false };
     city.client("C-2").node().join(request).await.unwrap();
 }
@@ -159,7 +202,7 @@ async fn nobody_is_invited_to_a_place_that_is_taken_or_too_high() {
     ] {
         let refused = city.invite(unit, "C", level).await.unwrap_err();
         assert_eq!(refused.code(), code, "{refused}");
-        assert_eq!(refusals(&city, "C", "node.invite", unit).await, [reason], "{unit}");
+        assert_eq!(refusals_of(&city, "C", "node.invite", unit).await, [reason], "{unit}");
     }
 }
 
@@ -173,12 +216,12 @@ async fn a_recovery_past_the_budget_and_its_approval_stand_in_the_journal() {
     city.host("C").renew_certificates().await;
     city.start("C-1").await;
     city.host("C-1").renew_certificates().await;
-    let refused = refusals(&city, "C", "node.recover", "C-1").await;
+    let refused = refusals_of(&city, "C", "node.recover", "C-1").await;
     assert_eq!(refused.first().map(String::as_str), Some("recovery-late"));
     let request =
         |child: &str| RecoverRequest { unit: "C".into(), child: child.into(), dry_run: false };
     city.client("C").node().recover(request("C-9")).await.unwrap_err();
-    assert_eq!(refusals(&city, "C", "node.recover.approve", "C-9").await, ["no-child"]);
+    assert_eq!(refusals_of(&city, "C", "node.recover.approve", "C-9").await, ["no-child"]);
     city.client("C").node().recover(request("C-1")).await.unwrap();
     let acts = acts(&city, "C").await;
     let approved =

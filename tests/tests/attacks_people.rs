@@ -1,9 +1,23 @@
 //! Attacks on accounts, sessions, roles and second persons, over a real socket: each is refused with
 //! its own reason, and the journal names it.
 
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aho_corasick::AhoCorasick;
+use base64::{Engine as _, prelude::BASE64_STANDARD_NO_PAD};
 use lianxi_node::{
+    config::HostConfig,
     domain::{refusals, role::Role},
     grpc::access::rules::{Audience, RULES, Target},
+    identity::keys::{self, Lock},
+    node::{Error, Host, Options},
+    store::{Batch, Table},
+    telemetry::Metrics,
 };
 use lianxi_proto::{
     admin::v1 as pb,
@@ -65,6 +79,140 @@ async fn guessing_codes_locks_an_account_too() {
     assert_eq!(refused_for(&federation, "locked-out").await, ["uid:0 account.login audit"]);
 }
 
+/// Asks for an account of `name` and returns its activation code.
+async fn invited(people: &People, system: &str, security: &str, name: &str) -> String {
+    let add = pb::AddAccountRequest {
+        name: name.to_owned(),
+        title: "Wang Wei".to_owned(),
+        roles: vec![role("operator", "C")],
+    };
+    let id = people.ask(system, &account("Add"), add).await;
+    let confirmed = people.confirm(security, id).await.unwrap();
+    pb::ActivationResponse::decode(&confirmed.response[..]).unwrap().activation_code
+}
+
+async fn begin(people: &People, name: &str, code: &str) -> Result<pb::Factor, Status> {
+    let begin = pb::BeginActivationRequest {
+        name: name.to_owned(),
+        activation_code: code.to_owned(),
+        password: PASSWORD.to_owned(),
+    };
+    let begun = people.call("", &account("BeginActivation"), begin).await;
+    begun.map(|begun: pb::BeginActivationResponse| begun.factor.unwrap())
+}
+
+async fn finish(people: &People, name: &str, code: &str, one_time: &str) -> Result<(), Status> {
+    let finish = pb::FinishActivationRequest {
+        name: name.to_owned(),
+        activation_code: code.to_owned(),
+        code: one_time.to_owned(),
+    };
+    let path = account("FinishActivation");
+    people.call::<_, pb::FinishActivationResponse>("", &path, finish).await.map(|_| ())
+}
+
+#[tokio::test]
+async fn guessing_an_activation_code_locks_the_activation() {
+    let (federation, people, system, security) = city().await;
+    let code = invited(&people, &system, &security, "wangwei").await;
+    for guess in 0..5 {
+        let refused = begin(&people, "wangwei", &format!("lxa_{guess}")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+    let locked = begin(&people, "wangwei", &code).await.unwrap_err();
+    assert_eq!(locked.code(), Code::Unauthenticated);
+    assert_eq!(refused_for(&federation, "wrong-activation").await.len(), 5);
+    assert_eq!(refused_for(&federation, "locked-out").await, ["uid:0 account.activate wangwei"]);
+    // Neither an account without an activation nor one that is not there is locked by it.
+    for name in ["audit", "nobody"].repeat(6) {
+        let refused = begin(&people, name, "lxa_guess").await.unwrap_err();
+        assert_eq!(refused.message(), locked.message(), "{name}");
+    }
+    assert_eq!(refused_for(&federation, "activation").await.len(), 12);
+    people.login("audit").await;
+    people.wait(60_000);
+    people.activate("wangwei", &code).await;
+    people.login("wangwei").await;
+}
+
+#[tokio::test]
+async fn guessing_the_second_factor_of_an_activation_locks_it() {
+    let (federation, people, system, security) = city().await;
+    let code = invited(&people, &system, &security, "wangwei").await;
+    let early = finish(&people, "wangwei", &code, "000000").await.unwrap_err();
+    assert_eq!(early.code(), Code::Unauthenticated, "nothing was begun");
+    people.scan(&begin(&people, "wangwei", &code).await.unwrap());
+    for _ in 0..5 {
+        let refused = finish(&people, "wangwei", &code, "abcdef").await.unwrap_err();
+        assert!(refused.message().starts_with("the code of wangwei is wrong"), "{refused}");
+    }
+    let right = people.code("wangwei");
+    let locked = finish(&people, "wangwei", &code, &right).await.unwrap_err();
+    assert!(locked.message().contains("too often"), "{locked}");
+    let wrong = refused_for(&federation, "wrong-code").await;
+    assert_eq!(wrong, vec!["uid:0 account.activate wangwei"; 5]);
+    assert_eq!(refused_for(&federation, "locked-out").await.len(), 1);
+    assert_eq!(refused_for(&federation, "activation").await.len(), 1);
+    people.wait(60_000);
+    let right = people.code("wangwei");
+    finish(&people, "wangwei", &code, &right).await.unwrap();
+    people.login("wangwei").await;
+}
+
+#[tokio::test]
+async fn guessing_the_old_password_of_a_change_locks_the_account() {
+    let (federation, people, _, _) = city().await;
+    let change = |code: String| pb::ChangePasswordRequest {
+        name: "audit".to_owned(),
+        old_password: PASSWORD.to_owned(),
+        new_password: "harbour-moss-violin-52".to_owned(),
+        code,
+    };
+    let path = account("ChangePassword");
+    for _ in 0..5 {
+        let changed = people.call::<_, ()>("", &path, change("abcdef".into())).await;
+        assert_eq!(changed.unwrap_err().code(), Code::Unauthenticated);
+    }
+    let right = change(people.code("audit"));
+    people.call::<_, ()>("", &path, right).await.unwrap_err();
+    assert_eq!(refused_for(&federation, "locked-out").await, ["uid:0 account.password audit"]);
+    assert_eq!(refused_for(&federation, "wrong-code").await.len(), 5);
+}
+
+#[tokio::test]
+async fn guessing_the_codes_of_a_set_up_ends_it() {
+    let federation = Federation::city("C").await;
+    let people = People::of(&federation, "C");
+    let person = |name: &str| {
+        let (name, title) = (name.to_owned(), String::new());
+        Some(pb::FirstAdministrator { name, title, password: PASSWORD.to_owned() })
+    };
+    let begin = pb::BeginSetupRequest {
+        system: person("system"),
+        security: person("security"),
+        audit: person("audit"),
+    };
+    let begun: pb::BeginSetupResponse =
+        people.call("", &account("BeginSetup"), begin).await.unwrap();
+    begun.factors.iter().for_each(|factor| people.scan(factor));
+    let finish = |code: String| pb::FinishSetupRequest {
+        system_code: code.clone(),
+        security_code: code.clone(),
+        audit_code: code,
+    };
+    let path = account("FinishSetup");
+    for _ in 0..5 {
+        let refused = people.call::<_, ()>("", &path, finish("abcdef".into())).await;
+        assert_eq!(refused.unwrap_err().code(), Code::Unauthenticated);
+    }
+    let right = finish(people.code("system"));
+    let over = people.call::<_, ()>("", &path, right).await.unwrap_err();
+    assert!(over.message().starts_with("no set-up is under way"), "{over}");
+    assert_eq!(refused_for(&federation, "wrong-code").await, vec!["uid:0 account.setup "; 5]);
+    assert_eq!(refused_for(&federation, "set-up").await.len(), 1);
+    people.set_up().await;
+}
+
 #[tokio::test]
 async fn an_unknown_name_is_answered_like_a_wrong_password() {
     let (federation, people, _, _) = city().await;
@@ -87,6 +235,99 @@ async fn a_code_that_was_used_is_refused() {
     let again = people.try_login("audit", PASSWORD, &code).await.unwrap_err();
     assert_eq!(again.code(), Code::Unauthenticated);
     assert_eq!(refused_for(&federation, "code-used").await.len(), 1);
+}
+
+/// Every way in which bytes could stand in a file.
+fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
+    let mut forms = vec![
+        secret.to_vec(),
+        hex::encode(secret).into_bytes(),
+        hex::encode_upper(secret).into_bytes(),
+        secret.iter().map(u8::to_string).collect::<Vec<_>>().join(",").into_bytes(),
+    ];
+    for shift in 0..3 {
+        // Without the characters that also depend on what stands beside it.
+        let beside = [&vec![0; shift][..], secret].concat();
+        let text = BASE64_STANDARD_NO_PAD.encode(beside).into_bytes();
+        forms.push(text[(8 * shift).div_ceil(6)..text.len() - 1].to_vec());
+    }
+    forms
+}
+
+/// Files below the directory of a host in which one of `secrets` stands.
+fn files_with(directory: &Path, secrets: &[Vec<u8>]) -> Vec<PathBuf> {
+    let forms: Vec<Vec<u8>> = secrets.iter().flat_map(|secret| forms(secret)).collect();
+    let search = AhoCorasick::new(&forms).unwrap();
+    let (mut found, mut open, mut bytes) = (Vec::new(), vec![directory.to_owned()], 0);
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.is_file() {
+            let content = fs::read(&path).unwrap();
+            bytes += content.len();
+            if search.is_match(&content) {
+                found.push(path);
+            }
+        }
+    }
+    assert!(bytes > 100_000, "only {bytes} bytes were searched");
+    found
+}
+
+#[tokio::test]
+async fn the_secret_of_a_second_factor_is_in_no_file_of_the_host() {
+    let (mut federation, people, system, security) = city().await;
+    people.add(&system, &security, "wangwei", &[role("operator", "C")]).await;
+    people.login("wangwei").await;
+    let names = ["system", "security", "audit", "wangwei"];
+    let secrets = names.map(|name| people.secret(name));
+    let directory = federation.directory("C");
+    assert_eq!(files_with(&directory, &secrets), Vec::<PathBuf>::new());
+    // What is looked for would be found.
+    fs::write(directory.join("leak"), hex::encode(&secrets[3])).unwrap();
+    assert_eq!(files_with(&directory, &secrets), [directory.join("leak")]);
+    fs::remove_file(directory.join("leak")).unwrap();
+    federation.stop("C").await;
+    assert_eq!(files_with(&directory, &secrets), Vec::<PathBuf>::new());
+    federation.start("C").await;
+    people.login("wangwei").await;
+    federation.stop("C").await;
+    // The key is a file of its owner, and the factors are worth nothing without it.
+    let key = directory.join("keys/people.keys");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::rename(&key, directory.join("keys/elsewhere")).unwrap();
+    let config = HostConfig::load(&directory.join("node.toml")).unwrap();
+    let clock = Arc::new(federation.clock.clone());
+    let options = Options { clock, metrics: Metrics::installed(), tap: None, lock: Lock::none() };
+    let missing = Host::bind(config, options).await.unwrap_err();
+    let Error::Keys(keys::Error::Missing(path)) = &missing else { panic!("{missing}") };
+    assert_eq!(path, &key);
+    assert!(!key.exists(), "no other key is made in its place");
+}
+
+/// A store of an earlier version has the secrets in clear: they are sealed when the host starts.
+#[tokio::test]
+async fn second_factors_of_an_earlier_version_are_sealed_at_the_start() {
+    let (mut federation, people, _, _) = city().await;
+    let space = "HOST0".parse().unwrap();
+    let store = Arc::clone(federation.host("C").store());
+    let row = store.get(&space, Table::Accounts, b"audit").await.unwrap().unwrap();
+    assert_eq!(row[0], 2);
+    let mut account: serde_json::Value = serde_json::from_slice(&row[1..]).unwrap();
+    account["factor"] = hex::encode(people.secret("audit")).into();
+    let mut batch = Batch::new(&space);
+    batch.put(Table::Accounts, b"audit", [&[1][..], account.to_string().as_bytes()].concat());
+    store.submit(batch).await.unwrap();
+    drop(store);
+    federation.stop("C").await;
+    federation.start("C").await;
+    let store = Arc::clone(federation.host("C").store());
+    let row = store.get(&space, Table::Accounts, b"audit").await.unwrap().unwrap();
+    assert_eq!(row[0], 2);
+    let text = String::from_utf8(row).unwrap();
+    assert!(!text.contains(&hex::encode(people.secret("audit"))), "{text}");
+    drop(store);
+    people.login("audit").await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Rules of accounts: names, passwords, guessing, sessions, deputies. Knows no secrets' storage and
+//! Rules of accounts: names, passwords, sessions, deputies. Knows no secrets' storage and
 //! no clock: moments are given.
 
 use std::{fmt, str::FromStr};
@@ -13,12 +13,6 @@ const MAX_PASSWORD_BYTES: usize = 256;
 
 /// Characters that a password has to keep once everything that is common is taken out.
 const MIN_UNCOMMON_CHARACTERS: usize = 6;
-
-/// First lock-out; each further failure doubles it.
-const FIRST_LOCK_MS: i64 = 60_000;
-
-/// Longest lock-out: an attacker must not keep a person out for a day.
-const LONGEST_LOCK_MS: i64 = 30 * 60_000;
 
 /// Longest time for which a head can be away.
 const MAX_DEPUTY_MS: i64 = 366 * 24 * 3_600_000;
@@ -247,32 +241,6 @@ fn uncommon(plain: &str) -> usize {
         .count()
 }
 
-/// Failures in a row, and what follows from them.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub struct Guessing {
-    /// Failures since the last success.
-    pub failures: u32,
-    /// Until when even the right password is refused.
-    pub locked_until_unix_ms: UnixMillis,
-}
-
-impl Guessing {
-    /// True while nothing is accepted.
-    pub fn is_locked(&self, now: UnixMillis) -> bool {
-        now < self.locked_until_unix_ms
-    }
-
-    /// After one more failure: from the `limit`-th on the account is locked, each time for longer.
-    #[must_use]
-    pub fn failed(self, limit: u32, now: UnixMillis) -> Self {
-        let failures = self.failures.saturating_add(1);
-        let over = failures.checked_sub(limit);
-        let lock_ms = over.map(|over| LONGEST_LOCK_MS.min(FIRST_LOCK_MS << over.min(10)));
-        let locked_until_unix_ms = lock_ms.map_or(self.locked_until_unix_ms, |ms| now + ms);
-        Self { failures, locked_until_unix_ms }
-    }
-}
-
 /// Who stands in for a head, and when.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Deputy {
@@ -358,26 +326,6 @@ mod tests {
         ] {
             assert_eq!(check(common), Err(Error::Common), "{common}");
         }
-    }
-
-    #[test]
-    fn guessing_locks_for_longer_each_time_and_never_for_a_day() {
-        let mut guessing = Guessing::default();
-        for _ in 0..4 {
-            guessing = guessing.failed(5, 1_000);
-            assert!(!guessing.is_locked(1_000));
-        }
-        let mut last = 0;
-        for _ in 0..4 {
-            guessing = guessing.failed(5, 1_000);
-            let lock = guessing.locked_until_unix_ms - 1_000;
-            assert!(lock >= 2 * last && guessing.is_locked(1_000 + lock - 1), "{lock}");
-            assert!(!guessing.is_locked(1_000 + lock));
-            last = lock;
-        }
-        assert_eq!(last, 8 * FIRST_LOCK_MS);
-        let tried = Guessing { failures: u32::MAX, ..guessing }.failed(5, 0);
-        assert_eq!(tried.locked_until_unix_ms, LONGEST_LOCK_MS);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod epoch;
 pub mod escalation;
 pub mod explanation;
 pub mod expression;
+pub mod guessing;
 pub mod indicator;
 pub mod journal;
 pub mod lamp;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::journal::{Act, Actor};
 use crate::clock::UnixMillis;
 
 /// Refusals of one source that are written in a window.
@@ -17,6 +18,9 @@ pub const SOURCES: usize = 64;
 /// Length of a window.
 pub const WINDOW_MS: i64 = 60_000;
 
+/// Name of the act that counts what was left out.
+const LEFT_OUT: &str = "refusals.left-out";
+
 /// What of one source was not written in a window that is over.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LeftOut {
@@ -24,6 +28,14 @@ pub struct LeftOut {
     pub source: Option<String>,
     /// Refusals.
     pub count: u64,
+}
+
+impl LeftOut {
+    /// As it stands in the journal.
+    pub fn act(&self) -> Act {
+        let subject = format!("{} of {}", self.count, self.source.as_deref().unwrap_or("others"));
+        Act::refused(Actor::node(), LEFT_OUT, subject, "too-many")
+    }
 }
 
 /// Refusals of one minute.

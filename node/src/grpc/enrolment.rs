@@ -3,7 +3,12 @@
 //! The handler parses, calls and converts. Whom the call is for, and who calls `Confirm`, is what
 //! [`Connection`] says, never what the request says.
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{
+    fmt, io,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use hyper_util::rt::TokioIo;
@@ -27,7 +32,7 @@ use tower::service_fn;
 use crate::{
     clock::Clock,
     grpc::status::{malformed, to_status},
-    identity::tls::{self, ParentPin, Peer, Purpose, UnitTls},
+    identity::tls::{self, ParentPin, Purpose, UnitTls},
     services::{
         connection::Connection,
         enrolments::{Door, DoorError, Enrolling, Enrolments, Refused, Reserved},
@@ -63,7 +68,7 @@ impl fmt::Debug for EnrolmentHandler {
 }
 
 impl EnrolmentHandler {
-    fn called<T>(&self, request: &Request<T>) -> Result<(Arc<Enrolments>, Option<Peer>), Status> {
+    fn called<T>(&self, request: &Request<T>) -> Result<(Arc<Enrolments>, Connection), Status> {
         let connection = request.extensions().get::<Connection>();
         let connection = connection
             .ok_or_else(|| Status::internal("the listener said nothing of the caller"))?;
@@ -71,7 +76,7 @@ impl EnrolmentHandler {
         let enrolments = enrolments.ok_or_else(|| {
             Status::failed_precondition(format!("{} takes no children here", connection.unit))
         })?;
-        Ok((enrolments, connection.certified.clone()))
+        Ok((enrolments, connection.clone()))
     }
 }
 
@@ -81,10 +86,12 @@ impl Enrolment for EnrolmentHandler {
         &self,
         request: Request<pb::ReserveRequest>,
     ) -> Result<Response<pb::ReserveResponse>, Status> {
-        let (enrolments, _) = self.called(&request)?;
+        let (enrolments, connection) = self.called(&request)?;
+        // A connection whose address is not known is as good as any other such.
+        let from = connection.from.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
         let application = Application::read(request.into_inner());
         let application = application.map_err(|error| malformed(&error))?;
-        let reserved = enrolments.reserve(&application).await.map_err(to_status)?;
+        let reserved = enrolments.reserve(from, &application).await.map_err(to_status)?;
         Ok(Response::new(pb::ReserveResponse {
             certificate: reserved.certificate.to_vec(),
             ca_certificate: reserved.ca_certificate.to_vec(),
@@ -98,8 +105,8 @@ impl Enrolment for EnrolmentHandler {
         &self,
         request: Request<pb::ConfirmRequest>,
     ) -> Result<Response<pb::ConfirmResponse>, Status> {
-        let (enrolments, peer) = self.called(&request)?;
-        let peer = peer.ok_or_else(|| {
+        let (enrolments, connection) = self.called(&request)?;
+        let peer = connection.certified.ok_or_else(|| {
             Status::unauthenticated("confirm needs the client certificate that reserve issued")
         })?;
         let token_id = request.into_inner().token_id.as_slice().try_into();
@@ -113,8 +120,8 @@ impl Enrolment for EnrolmentHandler {
         &self,
         request: Request<pb::RotateRequest>,
     ) -> Result<Response<pb::RotateResponse>, Status> {
-        let (enrolments, peer) = self.called(&request)?;
-        let peer = peer.ok_or_else(|| {
+        let (enrolments, connection) = self.called(&request)?;
+        let peer = connection.certified.ok_or_else(|| {
             Status::unauthenticated("other keys are granted over the unit's own certificate alone")
         })?;
         let request = KeyRequest::read(request.into_inner()).map_err(|error| malformed(&error))?;
@@ -397,6 +404,7 @@ mod tests {
             let (stream, _) = listener.accept().await.unwrap();
             let Ok(accepted) = tls.accept(stream).await else { continue };
             let connection = Connection {
+                from: None,
                 unit: accepted.unit,
                 peer: accepted.peer,
                 certified: accepted.certified,

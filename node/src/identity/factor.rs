@@ -4,7 +4,10 @@
 //! on either side; the step that was used is told, so that the caller can refuse it a second time.
 
 use aws_lc_rs::hmac;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use zeroize::Zeroizing;
+
+use super::keys::PeopleKey;
 
 /// Seconds of one step.
 const STEP_SECONDS: i64 = 30;
@@ -39,14 +42,19 @@ impl Secret {
         Ok(Self(bytes))
     }
 
-    /// A stored secret.
+    /// A secret in hex, as stores of earlier versions hold it.
     pub fn from_hex(text: &str) -> Option<Self> {
         hex::decode(text).ok().map(|bytes| Self(Zeroizing::new(bytes)))
     }
 
-    /// As it is stored.
-    pub fn to_hex(&self) -> String {
-        hex::encode(self.0.as_slice())
+    /// As it is stored: sealed for the person whose it is, in base64.
+    pub fn seal(&self, key: &PeopleKey, name: &str) -> String {
+        BASE64_STANDARD.encode(key.seal(name, &self.0))
+    }
+
+    /// What [`Self::seal`] made; `None` with another key, for another person, or if it was changed.
+    pub fn open(key: &PeopleKey, name: &str, sealed: &str) -> Option<Self> {
+        key.open(name, &BASE64_STANDARD.decode(sealed).ok()?).map(Self)
     }
 
     /// As an app takes it, from a QR code or typed in.
@@ -161,6 +169,6 @@ mod tests {
     #[test]
     fn a_secret_is_not_shown_by_debug() {
         assert_eq!(format!("{:?}", secret()), "Secret");
-        assert_eq!(Secret::from_hex(&secret().to_hex()), Some(secret()));
+        assert_eq!(Secret::from_hex(&hex::encode(&*secret().0)), Some(secret()));
     }
 }

@@ -1,4 +1,4 @@
-//! Private keys of units, desks and the root, and the files that hold them.
+//! Private keys of units, desks, the root and the host itself, and the files that hold them.
 //!
 //! Promises that a key file is durable and complete before anybody is told of the key, readable by
 //! its owner alone, sealed if the host's keys are, and never overwritten by other keys, but by the
@@ -7,6 +7,7 @@
 mod file;
 mod lock;
 mod next;
+mod people;
 mod protect;
 pub mod transfer;
 
@@ -25,6 +26,7 @@ use self::file::{KeyFile, Kind, Part, save};
 pub use self::{
     lock::{Cost, Lock, Method, Secret},
     next::{NextKeys, former_agreement_keys},
+    people::PeopleKey,
     protect::{change_secret, protect, unprotect},
 };
 

@@ -67,8 +67,12 @@ impl Dial for Cable {
             copy_bidirectional(&mut near_end, &mut far_end).await.ok();
         });
         *self.plugged.lock().unwrap() = Some(copying.abort_handle());
-        let connection =
-            Connection { unit: unit("CITY"), peer: Some(self.child.clone()), certified: None };
+        let connection = Connection {
+            from: None,
+            unit: unit("CITY"),
+            peer: Some(self.child.clone()),
+            certified: None,
+        };
         let parent = self.parent.clone();
         tokio::spawn(async move { parent.serve_stream(far, connection).await });
         Ok(Box::new(near))
@@ -477,8 +481,12 @@ async fn an_oversize_frame_between_hosts_is_answered_with_resource_exhausted() {
     let host = host();
     host.attach(city.clone(), None);
     let (near, far) = duplex(64 * 1024);
-    let connection =
-        Connection { unit: unit("CITY"), peer: Some(unit("DISTRICT")), certified: None };
+    let connection = Connection {
+        from: None,
+        unit: unit("CITY"),
+        peer: Some(unit("DISTRICT")),
+        certified: None,
+    };
     let serving = host.clone();
     tokio::spawn(async move { serving.serve_stream(far, connection).await });
     let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
@@ -514,7 +522,7 @@ async fn a_caller_without_a_certificate_gets_no_link() {
     let host = host();
     host.attach(city.clone(), None);
     let (near, far) = duplex(64 * 1024);
-    let connection = Connection { unit: unit("CITY"), peer: None, certified: None };
+    let connection = Connection { from: None, unit: unit("CITY"), peer: None, certified: None };
     let serving = host.clone();
     tokio::spawn(async move { serving.serve_stream(far, connection).await });
     let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
@@ -583,7 +591,8 @@ impl Secured {
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(accepted) = tls.accept(stream).await else { continue };
                 let (unit, peer) = (accepted.unit, accepted.peer);
-                let connection = Connection { unit, peer, certified: accepted.certified };
+                let connection =
+                    Connection { from: None, unit, peer, certified: accepted.certified };
                 let serving = serving.clone();
                 tokio::spawn(async move {
                     serving.serve_stream(accepted.stream, connection).await;

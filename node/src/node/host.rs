@@ -428,7 +428,7 @@ impl Host {
     }
 
     async fn serve(&self, stream: TcpStream, admission: Admission) {
-        let peer = stream.peer_addr().ok();
+        let from = stream.peer_addr().ok();
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "connection is gone");
             return;
@@ -442,12 +442,13 @@ impl Host {
         match accepted {
             Ok(accepted) => {
                 let Accepted { stream, unit, peer, certified, .. } = accepted;
-                let connection = Connection { unit, peer, certified };
+                let from = from.map(|from| from.ip());
+                let connection = Connection { from, unit, peer, certified };
                 self.links.serve_stream(stream, connection).await;
             }
             Err(error) => {
-                tracing::warn!(peer = ?peer, error = %crate::grpc::status::chain(&error), "connection refused");
-                self.journal_refusal(peer, &error).await;
+                tracing::warn!(peer = ?from, error = %crate::grpc::status::chain(&error), "connection refused");
+                self.journal_refusal(from, &error).await;
             }
         }
     }

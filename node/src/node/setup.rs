@@ -21,7 +21,10 @@ use crate::{
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{
         certificates,
-        keys::{DeskKeys, Lock, Place, UnitKeys, former_agreement_keys, transfer::TransferKey},
+        keys::{
+            DeskKeys, Lock, PeopleKey, Place, UnitKeys, former_agreement_keys,
+            transfer::TransferKey,
+        },
         tls::{ParentPin, UnitTls},
         token::Token,
     },
@@ -326,15 +329,22 @@ fn host_space() -> UnitCode {
 
 /// People of the host.
 pub(super) async fn accounts(host: &Host) -> Result<Arc<Accounts>, Error> {
+    let (place, space) = (Place::new(host.config.keys_dir(), host.lock.clone()), host_space());
+    let key = match Accounts::hold_factors(host.store.as_ref(), &space).await? {
+        true => PeopleKey::load(&place),
+        false => PeopleKey::load_or_generate(&place),
+    };
     let parts = accounts::Parts {
         store: Arc::clone(&host.store),
         clock: Arc::clone(&host.clock),
         units: Arc::clone(host.units()),
-        space: host_space(),
+        space,
+        key: Arc::new(key.map_err(Error::Keys)?),
         host: host.config.host.name.clone(),
         rules: host.config.accounts.rules(),
     };
-    Ok(Accounts::open(parts).await?)
+    let accounts = Accounts::open(parts).await;
+    Ok(accounts.map_err(|error| failed(error.kind(), &error))?)
 }
 
 /// Imports of the host, spooled in its data directory.

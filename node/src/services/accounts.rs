@@ -39,7 +39,8 @@ use crate::{
         role::Role,
         unit::UnitCode,
     },
-    store::{self, Store},
+    identity::{factor::Secret, keys::PeopleKey},
+    store::{self, MAX_BATCH_OPERATIONS, Store},
 };
 
 /// What the people of a host are kept with.
@@ -57,6 +58,8 @@ pub struct Parts {
     pub host: String,
     /// What the host asks of people.
     pub rules: Rules,
+    /// Seals second factors.
+    pub key: Arc<PeopleKey>,
 }
 
 /// The people of one host.
@@ -76,13 +79,19 @@ impl std::fmt::Debug for Accounts {
 }
 
 impl Accounts {
-    /// Reads the people of the host.
+    /// Reads the people of the host, and seals what an earlier version kept in clear.
     ///
     /// # Errors
     ///
-    /// The store's.
-    pub async fn open(parts: Parts) -> Result<Arc<Self>, store::Error> {
-        let people = People::load(parts.store.as_ref(), &parts.space).await?;
+    /// [`Error::Factor`] if the key is not the one that second factors were sealed with; the store's.
+    pub async fn open(parts: Parts) -> Result<Arc<Self>, Error> {
+        let load = People::load(parts.store.as_ref(), &parts.space, &parts.key);
+        let (people, old) = load.await?;
+        for some in old.chunks(MAX_BATCH_OPERATIONS) {
+            let mut edit = Edit::new(&people, &parts.space);
+            some.iter().for_each(|account| edit.put_account(account.clone()));
+            parts.store.submit(edit.into_parts().1).await?;
+        }
         Ok(Arc::new(Self {
             parts,
             people: RwLock::new(people),
@@ -90,6 +99,20 @@ impl Accounts {
             setup: Mutex::default(),
             activations: Mutex::default(),
         }))
+    }
+
+    /// True if the host's `space` holds second factors that are sealed, so that their key has to be
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn hold_factors(store: &dyn Store, space: &UnitCode) -> Result<bool, store::Error> {
+        rows::any_sealed(store, space).await
+    }
+
+    fn factor(&self, account: &Account) -> Option<Secret> {
+        account.secret(&self.parts.key)
     }
 
     /// True once the first administrators exist: roles hold from then on.

@@ -3,7 +3,7 @@
 //! Promises that a token brings in one child with one set of keys: it goes open → reserved for the
 //! first key, 10 minutes → spent when the child confirms over its new certificate. Every step is
 //! durable before it is answered, and repeatable by the same key; another key is refused and
-//! reported. Secrets are kept as hashes. Must not judge delegations: `identity::trust` does.
+//! reported. Secrets are kept as hashes, and whoever guesses them waits: by address and by token. Must not judge delegations: `identity::trust` does.
 
 mod adopting;
 mod child;
@@ -15,7 +15,8 @@ mod rows;
 
 use std::{
     fmt,
-    sync::{Arc, RwLockReadGuard},
+    net::IpAddr,
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, RwLockReadGuard},
 };
 
 use rustls::pki_types::CertificateDer;
@@ -43,8 +44,10 @@ use crate::{
     clock::{Clock, UnixMillis},
     domain::{
         delegation::{Delegation, KeyChange, PublicKey},
+        guessing::{Guessing, Sources},
         journal::{Act, Actor, Leaf},
         reform::Order,
+        refusals::{LeftOut, Window},
         unit::{Level, UnitCode},
     },
     identity::{
@@ -70,6 +73,12 @@ pub const TOKEN_LIFETIME_MS: i64 = 72 * 60 * 60 * 1000;
 
 /// How long a delegation is good for, unless its issuer's ends earlier.
 pub const DELEGATION_LIFETIME_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+
+/// Wrong secrets of one token after which it waits, and whoever has it.
+const TOKEN_FAILURES: u32 = 5;
+
+/// Wrong tokens from one address after which it waits: many units may share one.
+const ADDRESS_FAILURES: u32 = 20;
 
 /// Whom to invite.
 #[derive(Clone, Debug)]
@@ -135,6 +144,9 @@ pub trait Grantor: Send + Sync + 'static {
 
     /// Believes a delegation that is stored by now.
     fn believe(&self, checked: Checked);
+
+    /// Refusals of this minute.
+    fn refusals(&self) -> &StdMutex<Window>;
 }
 
 /// Finds the enrolments of the units of a host.
@@ -148,6 +160,8 @@ pub struct Enrolments {
     unit: Arc<dyn Grantor>,
     tls: Arc<ServerTls>,
     budget: RecoveryBudget,
+    /// Addresses that wrong tokens came from.
+    guesses: StdMutex<Sources>,
     /// One step at a time: each reads a row and writes it back.
     turn: Mutex<()>,
 }
@@ -169,7 +183,8 @@ impl Enrolments {
         tls: Arc<ServerTls>,
         budget: RecoveryBudget,
     ) -> Result<Self, Error> {
-        let enrolments = Self { unit, tls, budget, turn: Mutex::new(()) };
+        let enrolments =
+            Self { unit, tls, budget, guesses: StdMutex::default(), turn: Mutex::new(()) };
         for child in enrolments.children().await? {
             enrolments.tls.bind(enrolments.unit(), &child.unit, child.tls_key_sha256);
         }
@@ -194,7 +209,8 @@ impl Enrolments {
         let ends = match self.check_invite(&invite, now).await {
             Ok(ends) => ends,
             Err(error) => {
-                return Err(self.refuse((invite.by, act), &invite.child, error).await);
+                let source = invite.by.to_string();
+                return Err(self.refuse(&source, (invite.by, act), &invite.child, error).await);
             }
         };
         let Invite { child, level, title, addresses, by, order, adopts, .. } = invite;
@@ -209,6 +225,7 @@ impl Enrolments {
             state: State::Open,
             refused: 0,
             refused_unix_ms: 0,
+            guessing: Guessing::default(),
             coming: order.map(Coming::from),
             adopting: adopts.map(Adopting),
         };
@@ -221,13 +238,29 @@ impl Enrolments {
         Ok(Invitation { expires_unix_ms: token.expires_unix_ms, token })
     }
 
-    /// Journals an attempt that was refused, and hands its error on.
-    async fn refuse(&self, act: (Actor, &'static str), subject: &UnitCode, error: Error) -> Error {
-        let mut batch = Batch::new(self.unit.code());
-        let (actor, name) = act;
+    /// Journals an attempt of `source` that was refused, unless enough of it stand there for this
+    /// minute, and hands its error on.
+    async fn refuse(
+        &self,
+        source: &str,
+        (actor, name): (Actor, &'static str),
+        subject: &UnitCode,
+        error: Error,
+    ) -> Error {
+        let now = self.unit.clock().now_unix_ms();
+        let (left_out, written) = {
+            let window = self.unit.refusals().lock();
+            let mut window = window.unwrap_or_else(PoisonError::into_inner);
+            (window.turn(now), window.take(source))
+        };
         let act = Act::refused(actor, name, subject.as_str(), error.reason());
-        batch.journal(self.unit.clock().now_unix_ms(), &Leaf::Act(act));
-        if let Err(failure) = self.unit.store().submit(batch).await {
+        let mut batch = Batch::new(self.unit.code());
+        for act in left_out.iter().map(LeftOut::act).chain(written.then_some(act)) {
+            batch.journal(now, &Leaf::Act(act));
+        }
+        if !batch.is_empty()
+            && let Err(failure) = self.unit.store().submit(batch).await
+        {
             // The attempt is refused all the same; the log has it.
             tracing::error!(unit = %self.unit(), error = %failure, "a refusal was not journalled");
         }
@@ -294,12 +327,16 @@ impl Enrolments {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownToken`], [`Error::Expired`], [`Error::Spent`], [`Error::Reserved`],
-    /// [`Error::OtherUnit`], [`Error::Trust`], [`Error::AlreadyJoined`], [`Error::Certificate`],
-    /// [`Error::Store`].
-    pub async fn reserve(&self, application: &Application) -> Result<Reserved, Error> {
+    /// [`Error::UnknownToken`], [`Error::Guessed`], [`Error::Expired`], [`Error::Spent`],
+    /// [`Error::Reserved`], [`Error::OtherUnit`], [`Error::Trust`], [`Error::AlreadyJoined`],
+    /// [`Error::Certificate`], [`Error::Store`].
+    pub async fn reserve(
+        &self,
+        from: IpAddr,
+        application: &Application,
+    ) -> Result<Reserved, Error> {
         let _turn = self.turn.lock().await;
-        match self.try_reserve(application).await {
+        match self.try_reserve(from, application).await {
             Ok(reserved) => Ok(reserved),
             Err(error) => {
                 let name = match (error.is_of_recovery(), &application.adopted) {
@@ -308,17 +345,19 @@ impl Enrolments {
                     (false, None) => "node.join",
                 };
                 let act = (Actor::unit(&application.unit), name);
-                Err(self.refuse(act, &application.unit, error).await)
+                let source = from.to_canonical().to_string();
+                Err(self.refuse(&source, act, &application.unit, error).await)
             }
         }
     }
 
-    async fn try_reserve(&self, application: &Application) -> Result<Reserved, Error> {
+    async fn try_reserve(
+        &self,
+        from: IpAddr,
+        application: &Application,
+    ) -> Result<Reserved, Error> {
         let now = self.unit.clock().now_unix_ms();
-        let (row, stored) = self.row(&application.token_id).await?;
-        if !row.has_secret(&application.secret) {
-            return Err(self.unknown());
-        }
+        let (row, stored) = self.known_token(from, application, now).await?;
         if (&row.child, row.level) != (&application.unit, application.level) {
             let claim = self.claim(&row, application);
             let (invited, level) = (row.child, row.level);
@@ -375,6 +414,39 @@ impl Enrolments {
         })
     }
 
+    /// The token of an application, unless its secret is wrong, or so many were wrong that even the
+    /// right one has to wait.
+    async fn known_token(
+        &self,
+        from: IpAddr,
+        application: &Application,
+        now: UnixMillis,
+    ) -> Result<(TokenRow, Vec<u8>), Error> {
+        let waits = |until_unix_ms| Error::Guessed { until_unix_ms };
+        if let Some(until_unix_ms) = self.guesses().locked_until(from, now) {
+            return Err(waits(until_unix_ms));
+        }
+        let found = self.row(&application.token_id).await;
+        if matches!(found, Err(Error::UnknownToken(_))) {
+            self.guesses().failed(from, ADDRESS_FAILURES, now);
+        }
+        let (row, stored) = found?;
+        if row.guessing.is_locked(now) {
+            return Err(waits(row.guessing.locked_until_unix_ms));
+        }
+        if row.has_secret(&application.secret) {
+            return Ok((row, stored));
+        }
+        self.guesses().failed(from, ADDRESS_FAILURES, now);
+        let guessing = row.guessing.failed(TOKEN_FAILURES, now);
+        self.replace(&application.token_id, &TokenRow { guessing, ..row }, stored).await?;
+        Err(self.unknown())
+    }
+
+    fn guesses(&self) -> MutexGuard<'_, Sources> {
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whose place an application asks for that is not the token's.
     fn claim(&self, row: &TokenRow, application: &Application) -> &'static str {
         if application.unit == row.child {
@@ -419,7 +491,8 @@ impl Enrolments {
         match self.try_confirm(peer, token_id).await {
             Ok(chain) => Ok(chain),
             Err(error) => {
-                Err(self.refuse((Actor::unit(&peer.unit), "node.join"), &peer.unit, error).await)
+                let act = (Actor::unit(&peer.unit), "node.join");
+                Err(self.refuse(peer.unit.as_str(), act, &peer.unit, error).await)
             }
         }
     }

@@ -674,6 +674,10 @@ impl Grantor for Unit {
         self.trust.write().unwrap_or_else(PoisonError::into_inner).take(checked);
         self.roster_learned(&[unit]);
     }
+
+    fn refusals(&self) -> &Mutex<Window> {
+        &self.refusals
+    }
 }
 
 /// Why delegations were not taken in.

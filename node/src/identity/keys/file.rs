@@ -42,6 +42,7 @@ pub(super) enum Kind {
     Next = 4,
     Former = 5,
     Transfer = 6,
+    People = 7,
 }
 
 impl Kind {
@@ -53,6 +54,7 @@ impl Kind {
             Self::Next => "next.keys",
             Self::Former => "former.keys",
             Self::Transfer => "transfer.keys",
+            Self::People => "people.keys",
         }
     }
 }
@@ -70,6 +72,8 @@ pub(super) enum Part {
     Root = 7,
     /// One byte: the number of the suite of every signing key in the file.
     Suite = 8,
+    /// A key that seals what the host keeps of people.
+    Sealing = 9,
 }
 
 /// A file that was read whole.

@@ -28,7 +28,7 @@ const FILE: &str = "host.key";
 const MAGIC: &[u8; 11] = b"lianxi-lock";
 const VERSION: u8 = 1;
 const SALT_BYTES: usize = 16;
-const KEY_BYTES: usize = 32;
+pub(super) const KEY_BYTES: usize = 32;
 const CHECKSUM_BYTES: usize = 32;
 
 /// Fewest characters of a passphrase.
@@ -203,7 +203,7 @@ impl fmt::Debug for Lock {
     }
 }
 
-fn seal(key: &[u8; KEY_BYTES], context: &[u8], plain: &[u8]) -> Vec<u8> {
+pub(super) fn seal(key: &[u8; KEY_BYTES], context: &[u8], plain: &[u8]) -> Vec<u8> {
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce).expect("invariant: the operating system gives random bytes");
     // Grown here in clear and encrypted in place: nothing of it is left behind elsewhere.
@@ -219,7 +219,11 @@ fn seal(key: &[u8; KEY_BYTES], context: &[u8], plain: &[u8]) -> Vec<u8> {
     [&nonce[..], &sealed].concat()
 }
 
-fn unseal(key: &[u8; KEY_BYTES], context: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+pub(super) fn unseal(
+    key: &[u8; KEY_BYTES],
+    context: &[u8],
+    sealed: &[u8],
+) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, content) = sealed.split_first_chunk::<NONCE_LEN>()?;
     let mut content = Zeroizing::new(content.to_vec());
     let nonce = Nonce::assume_unique_for_key(*nonce);

@@ -33,8 +33,9 @@ pub enum Error {
     Code(String),
     /// No such activation.
     #[error(
-        "the activation code does not belong to this name, was used, or has expired: ask an \
-         administrator for `lianxi account reset-factor`"
+        "the activation code does not belong to this name, was used, has expired, or wrong codes \
+         were tried too often: wait a while, or ask an administrator for \
+         `lianxi account reset-factor`"
     )]
     Activation,
     /// No such account, or a closed one.
@@ -93,6 +94,12 @@ pub enum Error {
     /// A request that cannot be kept.
     #[error("the request has {0} bytes, more than can wait for a second person")]
     TooLarge(usize),
+    /// The host's key opens no second factor.
+    #[error(
+        "the second factor of {0} does not open with keys/people.keys: restore that file from the \
+         backup that the store is from"
+    )]
+    Factor(AccountName),
     /// The system gives no random numbers.
     #[error("no random numbers: {0}")]
     Random(String),
@@ -128,7 +135,7 @@ impl Error {
             Self::TokenScope(_) | Self::TokenEnd => Some("token-scope"),
             Self::NotSecond(_) => Some("not-second"),
             Self::TooMany(..) | Self::TooLarge(_) => Some("limit"),
-            Self::Random(_) | Self::Hash(_) | Self::Store(_) => None,
+            Self::Factor(_) | Self::Random(_) | Self::Hash(_) | Self::Store(_) => None,
         }
     }
 }
@@ -152,7 +159,7 @@ impl ServiceError for Error {
             | Self::PasswordOld => ErrorKind::FailedPrecondition,
             Self::Oneself | Self::SamePerson | Self::NotSecond(_) => ErrorKind::PermissionDenied,
             Self::TooMany(..) | Self::TooLarge(_) => ErrorKind::ResourceExhausted,
-            Self::Random(_) | Self::Hash(_) => ErrorKind::Internal,
+            Self::Factor(_) | Self::Random(_) | Self::Hash(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
         }
     }

@@ -13,7 +13,8 @@ use super::{
 use crate::{
     clock::UnixMillis,
     domain::{
-        account::{AccountName, Guessing},
+        account::AccountName,
+        guessing::Guessing,
         journal::{Act, Actor},
         role::{Grant, Role},
     },
@@ -155,7 +156,8 @@ impl Accounts {
         let right = verify_password(password, hash).await;
         let now = self.now();
         let judged = match account {
-            Some(account) => judge(&account, right, code, now).map(|step| (account, step)),
+            Some(account) => judge(&account, self.factor(&account), (right, code), now)
+                .map(|step| (account, step)),
             None => Err("unknown-account"),
         };
         match judged {
@@ -170,14 +172,26 @@ impl Accounts {
                 Ok(account)
             }
             Err(reason) => {
-                let act = Act::refused(Actor::uid(uid), act, name, reason);
-                if matches!(reason, "wrong-password" | "wrong-code" | "code-used") {
-                    self.count_failure(name, now, act).await?;
-                } else {
-                    self.record_refusal(&format!("uid:{uid}"), act).await?;
-                }
+                self.refuse_guess(act, name, reason, uid).await?;
                 Err(Error::Login)
             }
+        }
+    }
+
+    /// Journals a refused attempt at an account; a wrong secret counts towards its lock-out.
+    pub(super) async fn refuse_guess(
+        &self,
+        act: &'static str,
+        name: &str,
+        reason: &'static str,
+        uid: u32,
+    ) -> Result<(), Error> {
+        let act = Act::refused(Actor::uid(uid), act, name, reason);
+        match reason {
+            "wrong-password" | "wrong-code" | "code-used" | "wrong-activation" => {
+                self.count_failure(name, self.now(), act).await
+            }
+            _ => Ok(self.record_refusal(&format!("uid:{uid}"), act).await?),
         }
     }
 
@@ -289,14 +303,19 @@ fn usable<'a>(people: &'a People, name: &AccountName) -> Option<&'a Account> {
 }
 
 /// The step of the code, or the word for what is wrong.
-fn judge(account: &Account, right: bool, code: &str, now: UnixMillis) -> Result<i64, &'static str> {
+fn judge(
+    account: &Account,
+    factor: Option<Secret>,
+    (right, code): (bool, &str),
+    now: UnixMillis,
+) -> Result<i64, &'static str> {
     if account.locked {
         return Err("locked");
     }
     if account.guessing.is_locked(now) {
         return Err("locked-out");
     }
-    let secret = account.factor.as_deref().and_then(Secret::from_hex).ok_or("no-factor")?;
+    let secret = factor.ok_or("no-factor")?;
     let step = secret.verify(code, now, account.last_step);
     match (right, step) {
         (false, _) => Err("wrong-password"),

@@ -12,7 +12,8 @@ use super::{
 use crate::{
     clock::UnixMillis,
     domain::{
-        account::{self, AccountName, Deputy, Guessing},
+        account::{self, AccountName, Deputy},
+        guessing::Guessing,
         journal::Act,
         role::{Grant, Role, check_together},
     },
@@ -180,6 +181,7 @@ impl Accounts {
             let mut account = open_account(&edit.people, name)?;
             account.password = None;
             account.factor = None;
+            account.guessing = Guessing::default();
             account.activation = Some(activation);
             edit.end_sessions_of(name);
             edit.put_account(account);

@@ -1,25 +1,32 @@
 //! What of people is stored: in the host's own space, one row each, a byte of format before it.
 //!
 //! `Accounts` by name, `Sessions` by the SHA-256 of their token, `ApiTokens` and `Approvals` by
-//! number. A password is there as its hash, a token as its SHA-256; the secret of a second factor
-//! has to be there as it is.
+//! number. A password is there as its hash, a token as its SHA-256, the secret of a second factor
+//! sealed with a key that lies with the host's keys. In accounts of format 1 it lay in clear: they
+//! are sealed as they are read, and written anew at once.
 
 use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
+use super::Error;
 use crate::{
     clock::UnixMillis,
     domain::{
-        account::{AccountName, Deputy, Guessing},
+        account::{AccountName, Deputy},
+        guessing::Guessing,
         role::Grant,
         unit::UnitCode,
     },
+    identity::{factor::Secret, keys::PeopleKey},
     store::{self, Batch, Store, Table, format},
 };
 
 const FORMAT: u8 = 1;
+
+/// Format of accounts.
+const ACCOUNT_FORMAT: u8 = 2;
 
 /// Rows read at a time.
 const PAGE: usize = 1_000;
@@ -48,7 +55,7 @@ pub struct Account {
     pub closed: Option<Closed>,
     pub(super) password: Option<String>,
     pub(super) password_changed_unix_ms: UnixMillis,
-    /// Secret of the second factor, in hex.
+    /// Secret of the second factor, sealed.
     pub(super) factor: Option<String>,
     /// Last step of it that was used.
     pub(super) last_step: i64,
@@ -59,6 +66,13 @@ pub struct Account {
 impl fmt::Debug for Account {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Account").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Account {
+    /// The secret of the second factor.
+    pub(super) fn secret(&self, key: &PeopleKey) -> Option<Secret> {
+        Secret::open(key, self.name.as_str(), self.factor.as_deref()?)
     }
 }
 
@@ -205,10 +219,26 @@ pub(super) struct People {
 }
 
 impl People {
-    /// Reads all rows of the host's `space`.
-    pub(super) async fn load(store: &dyn Store, space: &UnitCode) -> Result<Self, store::Error> {
-        let mut people = Self::default();
-        for (_, account) in read::<Account>(store, space, Table::Accounts).await? {
+    /// Reads all rows of the host's `space`; `key` opens the second factors. Gives also the accounts
+    /// that have to be written anew.
+    pub(super) async fn load(
+        store: &dyn Store,
+        space: &UnitCode,
+        key: &PeopleKey,
+    ) -> Result<(Self, Vec<Account>), Error> {
+        let (mut people, mut old) = (Self::default(), Vec::new());
+        for (_, row) in rows(store, space, Table::Accounts).await? {
+            let account = match row.first() {
+                Some(&FORMAT) => {
+                    let account = sealed(format::read(FORMAT, &row)?, key)?;
+                    old.push(account.clone());
+                    account
+                }
+                _ => format::read(ACCOUNT_FORMAT, &row)?,
+            };
+            if account.factor.is_some() && account.secret(key).is_none() {
+                return Err(Error::Factor(account.name));
+            }
             people.accounts.insert(account.name.clone(), account);
         }
         for (key, session) in read::<Session>(store, space, Table::Sessions).await? {
@@ -222,7 +252,47 @@ impl People {
         for (_, approval) in read::<Approval>(store, space, Table::Approvals).await? {
             people.approvals.insert(approval.id, approval);
         }
-        Ok(people)
+        Ok((people, old))
+    }
+}
+
+/// True if the host's `space` holds second factors that are sealed: their key has to be there.
+pub(super) async fn any_sealed(store: &dyn Store, space: &UnitCode) -> Result<bool, store::Error> {
+    for (_, row) in rows(store, space, Table::Accounts).await? {
+        if row.first() == Some(&ACCOUNT_FORMAT)
+            && format::read::<Account>(ACCOUNT_FORMAT, &row)?.factor.is_some()
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// An account of format 1, whose factor is in hex, as it is in the next.
+fn sealed(mut account: Account, key: &PeopleKey) -> Result<Account, store::Error> {
+    if let Some(hex) = account.factor.take() {
+        let secret = Secret::from_hex(&hex);
+        let secret = secret
+            .ok_or_else(|| store::Error::Engine("a stored second factor is damaged".into()))?;
+        account.factor = Some(secret.seal(key, account.name.as_str()));
+    }
+    Ok(account)
+}
+
+async fn rows(
+    store: &dyn Store,
+    space: &UnitCode,
+    table: Table,
+) -> Result<Vec<store::Entry>, store::Error> {
+    let mut found: Vec<store::Entry> = Vec::new();
+    loop {
+        let after = found.last().map(|(key, _)| key.clone());
+        let rows = store.scan(space, table, b"", after.as_deref(), PAGE).await?;
+        let full = rows.len() == PAGE;
+        found.extend(rows);
+        if !full {
+            return Ok(found);
+        }
     }
 }
 
@@ -231,18 +301,8 @@ async fn read<T: DeserializeOwned>(
     space: &UnitCode,
     table: Table,
 ) -> Result<Vec<(Vec<u8>, T)>, store::Error> {
-    let (mut found, mut after) = (Vec::new(), None::<Vec<u8>>);
-    loop {
-        let rows = store.scan(space, table, b"", after.as_deref(), PAGE).await?;
-        let full = rows.len() == PAGE;
-        after = rows.last().map(|(key, _)| key.clone());
-        for (key, row) in rows {
-            found.push((key, format::read(FORMAT, &row)?));
-        }
-        if !full {
-            return Ok(found);
-        }
-    }
+    let rows = rows(store, space, table).await?.into_iter();
+    rows.map(|(key, row)| Ok((key, format::read(FORMAT, &row)?))).collect()
 }
 
 /// A change of people on its way into one batch.
@@ -265,7 +325,7 @@ impl Edit {
     }
 
     pub(super) fn put_account(&mut self, account: Account) {
-        let row = format::write(FORMAT, &account);
+        let row = format::write(ACCOUNT_FORMAT, &account);
         self.batch.put(Table::Accounts, account.name.as_str().as_bytes(), row);
         self.people.accounts.insert(account.name.clone(), account);
     }

@@ -1,7 +1,8 @@
 //! How accounts begin: the first three administrators at once, everybody else by activation.
 //!
 //! Nobody sees another's password or secret: a person takes an account over with a one-time code,
-//! sets a password, and proves that the app shows the right codes before anything is kept.
+//! sets a password, and proves that the app shows the right codes before anything is kept. Wrong
+//! codes count as they do at a login: whoever guesses them waits.
 
 use zeroize::Zeroizing;
 
@@ -13,7 +14,8 @@ use super::{
 use crate::{
     clock::UnixMillis,
     domain::{
-        account::{AccountName, Guessing},
+        account::AccountName,
+        guessing::Guessing,
         journal::{Act, Actor},
         role::{Grant, Role},
     },
@@ -55,6 +57,8 @@ pub struct Prepared {
 /// A set-up between its two steps.
 pub(super) struct Pending {
     ends_unix_ms: UnixMillis,
+    /// Wrong codes so far.
+    failures: u32,
     accounts: Vec<(Account, Secret)>,
 }
 
@@ -101,7 +105,7 @@ impl Accounts {
             prepared.push(self.prepared(&account.name, &secret));
             accounts.push((account, secret));
         }
-        *setup = Some(Pending { ends_unix_ms: now + PENDING_MS, accounts });
+        *setup = Some(Pending { ends_unix_ms: now + PENDING_MS, failures: 0, accounts });
         Ok(prepared)
     }
 
@@ -110,26 +114,28 @@ impl Accounts {
         Prepared { name: name.clone(), uri }
     }
 
-    /// Makes the first three accounts, once each app has shown a code.
+    /// Makes the first three accounts, once each app has shown a code. After too many wrong ones the
+    /// set-up is over.
     ///
     /// # Errors
     ///
-    /// [`Error::NoSetup`], [`Error::Code`] with the name whose code is wrong.
+    /// [`Error::SetUp`], [`Error::NoSetup`], [`Error::Code`] with the name whose code is wrong.
     pub async fn finish_setup(&self, codes: [&str; 3], uid: u32) -> Result<(), Error> {
         let mut setup = self.setup.lock().await;
         let now = self.now();
-        if self.exist().await {
-            return Err(Error::SetUp);
-        }
-        let pending = setup.as_ref().filter(|pending| now < pending.ends_unix_ms);
-        let pending = pending.ok_or(Error::NoSetup)?;
-        let mut ready = Vec::new();
-        for ((account, secret), code) in pending.accounts.iter().zip(codes) {
-            let step = secret.verify(code, now, i64::MIN);
-            let step = step.ok_or_else(|| Error::Code(account.name.to_string()))?;
-            let factor = Some(secret.to_hex());
-            ready.push(Account { factor, last_step: step, ..account.clone() });
-        }
+        let ready = match self.ready(setup.as_mut(), codes, now).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                let is_guessed = |pending: &Pending| pending.failures >= self.parts.rules.failures;
+                if setup.as_ref().is_some_and(is_guessed) {
+                    *setup = None;
+                }
+                let reason = error.reason().unwrap_or("set-up");
+                let act = Act::refused(Actor::uid(uid), "account.setup", "", reason);
+                self.record_refusal(&format!("uid:{uid}"), act).await?;
+                return Err(error);
+            }
+        };
         let names: Vec<&str> = ready.iter().map(|account| account.name.as_str()).collect();
         let act = Act::done(Actor::uid(uid), "account.setup", names.join(" "));
         self.change(act, |edit| {
@@ -141,6 +147,30 @@ impl Accounts {
         .await?;
         *setup = None;
         Ok(())
+    }
+
+    /// The accounts of a set-up whose apps showed the right codes.
+    async fn ready(
+        &self,
+        pending: Option<&mut Pending>,
+        codes: [&str; 3],
+        now: UnixMillis,
+    ) -> Result<Vec<Account>, Error> {
+        if self.exist().await {
+            return Err(Error::SetUp);
+        }
+        let pending = pending.filter(|pending| now < pending.ends_unix_ms);
+        let pending = pending.ok_or(Error::NoSetup)?;
+        let mut ready = Vec::new();
+        for ((account, secret), code) in pending.accounts.iter().zip(codes) {
+            let Some(step) = secret.verify(code, now, i64::MIN) else {
+                pending.failures += 1;
+                return Err(Error::Code(account.name.to_string()));
+            };
+            let factor = Some(secret.seal(&self.parts.key, account.name.as_str()));
+            ready.push(Account { factor, last_step: step, ..account.clone() });
+        }
+        Ok(ready)
     }
 
     /// A new activation code of an account, and the row that accepts it.
@@ -163,9 +193,9 @@ impl Accounts {
         password: Zeroizing<String>,
         uid: u32,
     ) -> Result<Prepared, Error> {
+        let turn = self.turn.lock().await;
         let account = self.activatable(name, code, uid).await?;
         self.parts.rules.check_password(&account.name, &password)?;
-        let turn = self.turn.lock().await;
         let password = hash(password).await?;
         drop(turn);
         let (now, secret) = (self.now(), new_factor()?);
@@ -181,6 +211,7 @@ impl Accounts {
         Ok(prepared)
     }
 
+    /// The open account that `name` and `code` take over. One turn at a time, as at a login.
     async fn activatable(&self, name: &str, code: &str, uid: u32) -> Result<Account, Error> {
         let now = self.now();
         let account = {
@@ -188,15 +219,10 @@ impl Accounts {
             let name = name.parse::<AccountName>().ok();
             name.and_then(|name| super::open_account(&people, &name).ok())
         };
-        let fits = |account: &Account| {
-            let activation = account.activation.as_ref();
-            activation.is_some_and(|own| own.sha256 == sha256(code) && now < own.ends_unix_ms)
-        };
-        match account.filter(fits) {
-            Some(account) => Ok(account),
-            None => {
-                let act = Act::refused(Actor::uid(uid), "account.activate", name, "activation");
-                self.record(act).await?;
+        match account.ok_or("activation").and_then(|account| judge(account, code, now)) {
+            Ok(account) => Ok(account),
+            Err(reason) => {
+                self.refuse_guess("account.activate", name, reason, uid).await?;
                 Err(Error::Activation)
             }
         }
@@ -206,7 +232,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::Activation`], [`Error::Code`].
+    /// [`Error::Activation`], also after too many wrong codes; [`Error::Code`].
     pub async fn finish_activation(
         &self,
         name: &str,
@@ -214,15 +240,21 @@ impl Accounts {
         one_time: &str,
         uid: u32,
     ) -> Result<(), Error> {
+        let _turn = self.turn.lock().await;
         let account = self.activatable(name, code, uid).await?;
         let now = self.now();
         let mut activations = self.activations.lock().await;
-        let pending = activations.get(&account.name);
         let begun = |own: &&Activating| own.code == sha256(code) && now < own.ends_unix_ms;
-        let pending = pending.filter(begun).ok_or(Error::Activation)?;
-        let step = pending.secret.verify(one_time, now, i64::MIN);
-        let step = step.ok_or_else(|| Error::Code(name.to_owned()))?;
-        let (password, factor) = (pending.password.clone(), pending.secret.to_hex());
+        let Some(pending) = activations.get(&account.name).filter(begun) else {
+            self.refuse_guess("account.activate", name, "activation", uid).await?;
+            return Err(Error::Activation);
+        };
+        let Some(step) = pending.secret.verify(one_time, now, i64::MIN) else {
+            self.refuse_guess("account.activate", name, "wrong-code", uid).await?;
+            return Err(Error::Code(name.to_owned()));
+        };
+        let factor = pending.secret.seal(&self.parts.key, account.name.as_str());
+        let password = pending.password.clone();
         let act = Act::done(by(&account.name), "account.activate", name);
         self.change(act, |edit| {
             let mut account = super::open_account(&edit.people, &account.name)?;
@@ -270,6 +302,23 @@ impl Accounts {
         })
         .await
     }
+}
+
+/// The account, if its activation is under way and `code` is its code; else the word for what is
+/// wrong.
+fn judge(account: Account, code: &str, now: UnixMillis) -> Result<Account, &'static str> {
+    // Without an activation there is nothing to guess, and nobody to be locked out.
+    let activation = account.activation.as_ref().ok_or("activation")?;
+    if account.guessing.is_locked(now) {
+        return Err("locked-out");
+    }
+    if activation.sha256 != sha256(code) {
+        return Err("wrong-activation");
+    }
+    if now >= activation.ends_unix_ms {
+        return Err("activation-over");
+    }
+    Ok(account)
 }
 
 /// An account that nobody can log in to yet.

@@ -159,7 +159,7 @@ mod tests {
             unit::Level,
         },
         identity::{issue, keys::UnitKeys, token::Token, trust::root_name},
-        services::enrolments::tests::{City, NOW, application, code, peer_of},
+        services::enrolments::tests::{City, FROM, NOW, application, code, peer_of},
         statement::{Envelope, enrolment::Adopted},
     };
 
@@ -221,7 +221,7 @@ mod tests {
         }
 
         async fn refused(&self, application: &Application) -> &'static str {
-            self.city.enrolments.reserve(application).await.unwrap_err().reason()
+            self.city.enrolments.reserve(FROM, application).await.unwrap_err().reason()
         }
     }
 
@@ -229,9 +229,9 @@ mod tests {
     async fn a_root_that_shows_what_the_offer_asks_for_gets_its_place() {
         let scene = Scene::new().await;
         let application = scene.application(&scene.own_root(), &["BOS-07-W01"]);
-        scene.city.enrolments.reserve(&application).await.unwrap();
+        scene.city.enrolments.reserve(FROM, &application).await.unwrap();
         // Again, with the same.
-        scene.city.enrolments.reserve(&application).await.unwrap();
+        scene.city.enrolments.reserve(FROM, &application).await.unwrap();
     }
 
     #[tokio::test]
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!(scene.refused(&scene.application(&own, &["BOS"])).await, "loop");
         let (token, keys) = (scene.city.token().await, scene.city.keys("child"));
         let joining = application(&token, &keys);
-        let reserved = scene.city.enrolments.reserve(&joining).await.unwrap();
+        let reserved = scene.city.enrolments.reserve(FROM, &joining).await.unwrap();
         let peer = peer_of(&reserved.certificate);
         scene.city.enrolments.confirm(&peer, &token.id).await.unwrap();
         let with = scene.application(&own, &["BOS-07-W01", "BOS-01"]);

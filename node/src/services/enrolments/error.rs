@@ -15,6 +15,15 @@ pub enum Error {
     /// No such token, or not its secret: which of the two is not told.
     #[error("no such token at {0}; ask for a new one, and check that it is from this parent")]
     UnknownToken(UnitCode),
+    /// So many wrong ones came from there, or for this token, that even the right one waits.
+    #[error(
+        "too many wrong tokens were tried from this address or for this token; wait until \
+         {until_unix_ms} ms by this host's clock, and see `lianxi journal show --act node.join`"
+    )]
+    Guessed {
+        /// When attempts are judged again, the parent's clock.
+        until_unix_ms: UnixMillis,
+    },
     /// Its time is over.
     #[error("the token has expired; ask {0} for a new one")]
     Expired(UnitCode),
@@ -178,6 +187,7 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::UnknownToken(_) => "unknown-token",
+            Self::Guessed { .. } => "locked-out",
             Self::Expired(_) => "token-expired",
             Self::Spent(_) => "token-spent",
             Self::Reserved { .. } => "token-reserved",
@@ -210,7 +220,8 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::UnknownToken(_) => ErrorKind::Unauthenticated,
-            Self::Expired(_)
+            Self::Guessed { .. }
+            | Self::Expired(_)
             | Self::Spent(_)
             | Self::Reserved { .. }
             | Self::NotReserved

@@ -209,7 +209,10 @@ impl Enrolments {
         let now = self.unit.clock().now_unix_ms();
         let (mut row, stored) = match self.recovery_row(child).await {
             Ok(row) => row,
-            Err(error) => return Err(self.refuse((by, ACT), child, error).await),
+            Err(error) => {
+                let source = by.to_string();
+                return Err(self.refuse(&source, (by, ACT), child, error).await);
+            }
         };
         row.approved_until_unix_ms = now.saturating_add(APPROVAL_MS);
         if !dry_run {
@@ -310,7 +313,7 @@ mod tests {
         identity::{keys::UnitKeys, token::Token},
         services::enrolments::{
             Reserved,
-            tests::{City, DAY, NOW, application, code, peer_of},
+            tests::{City, DAY, FROM, NOW, application, code, peer_of},
         },
     };
 
@@ -325,7 +328,8 @@ mod tests {
         async fn new() -> Self {
             let city = City::new("boston.example").await;
             let (token, keys) = (city.token().await, city.keys("child"));
-            let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+            let reserved =
+                city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
             let peer = peer_of(&reserved.certificate);
             city.enrolments.confirm(&peer, &token.id).await.unwrap();
             Self { city, token, keys }
@@ -334,7 +338,7 @@ mod tests {
         /// Renews `days` after the child joined.
         async fn renew_at(&self, days: i64) -> Result<Reserved, Error> {
             self.city.clock.set(NOW + days * DAY);
-            self.city.enrolments.reserve(&application(&self.token, &self.keys)).await
+            self.city.enrolments.reserve(FROM, &application(&self.token, &self.keys)).await
         }
 
         async fn seen(&self) -> Vec<ChildRecovery> {

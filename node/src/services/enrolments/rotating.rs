@@ -62,7 +62,8 @@ impl Enrolments {
         match self.try_rotate(peer, request).await {
             Ok(chain) => Ok(chain),
             Err(error) => {
-                Err(self.refuse((Actor::unit(&peer.unit), ACT), &request.unit, error).await)
+                let act = (Actor::unit(&peer.unit), ACT);
+                Err(self.refuse(peer.unit.as_str(), act, &request.unit, error).await)
             }
         }
     }
@@ -139,7 +140,7 @@ mod tests {
             keys::{NextKeys, UnitKeys},
             token::Token,
         },
-        services::enrolments::tests::{City, DAY, NOW, application, code, peer_of},
+        services::enrolments::tests::{City, DAY, FROM, NOW, application, code, peer_of},
     };
 
     /// A city with a child that has joined and made a new STATEMENT key.
@@ -155,7 +156,8 @@ mod tests {
         async fn new() -> Self {
             let city = City::new("boston.example").await;
             let (token, keys) = (city.token().await, city.keys("child"));
-            let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+            let reserved =
+                city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
             let peer = peer_of(&reserved.certificate);
             city.enrolments.confirm(&peer, &token.id).await.unwrap();
             city.clock.set(NOW + DAY);
@@ -290,15 +292,16 @@ mod tests {
         let (old, delegation) = (&child.keys.statement, &child.keys.delegation);
         child.ask(child.both(), &[old, delegation, child.next_signer()]).await.unwrap();
         let renewed = application(&child.token, &child.keys);
-        child.city.enrolments.reserve(&renewed).await.unwrap();
+        child.city.enrolments.reserve(FROM, &renewed).await.unwrap();
         child.ask(child.new_alone(), &[child.next_signer(), delegation]).await.unwrap();
-        let refused = child.city.enrolments.reserve(&renewed).await.unwrap_err();
+        let refused = child.city.enrolments.reserve(FROM, &renewed).await.unwrap_err();
         assert_eq!(refused.reason(), "token-spent", "the former key renews nothing");
         let place = crate::identity::keys::Place::from(&child.city.directory.path().join("child"));
         let keys = child.next.take_into_use(&place).unwrap();
-        child.city.enrolments.reserve(&application(&child.token, &keys)).await.unwrap();
+        child.city.enrolments.reserve(FROM, &application(&child.token, &keys)).await.unwrap();
         let stranger = child.city.keys("stranger");
-        let refused = child.city.enrolments.reserve(&application(&child.token, &stranger)).await;
+        let refused =
+            child.city.enrolments.reserve(FROM, &application(&child.token, &stranger)).await;
         assert_eq!(refused.unwrap_err().reason(), "token-spent");
     }
 }

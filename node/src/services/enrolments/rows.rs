@@ -9,6 +9,7 @@ use crate::{
     clock::UnixMillis,
     domain::{
         delegation::{KeyUse, PublicKey, Suite},
+        guessing::Guessing,
         reform::Order,
         unit::{Level, UnitCode},
     },
@@ -113,6 +114,9 @@ pub(super) struct TokenRow {
     pub(super) state: State,
     pub(super) refused: u32,
     pub(super) refused_unix_ms: UnixMillis,
+    /// Wrong secrets in a row. Absent in rows from before they were counted.
+    #[serde(default)]
+    pub(super) guessing: Guessing,
     /// Order by which the child comes from another parent. Absent in rows from before there were any.
     #[serde(default)]
     pub(super) coming: Option<Coming>,

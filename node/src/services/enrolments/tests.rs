@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex as StdMutex, PoisonError, RwLock,
+        RwLock,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
@@ -28,6 +28,9 @@ use crate::{
 
 /// 2025-10-09.
 pub(crate) const NOW: UnixMillis = 1_760_000_000_000;
+
+/// Where children join from.
+pub(super) const FROM: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 const MINUTE: i64 = 60 * 1000;
 pub(super) const DAY: i64 = 24 * 60 * MINUTE;
@@ -62,7 +65,7 @@ pub(crate) struct MemoryStore {
 }
 
 impl MemoryStore {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Rows> {
+    fn lock(&self) -> MutexGuard<'_, Rows> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -158,6 +161,7 @@ pub(crate) struct TestUnit {
     pub(crate) store: Arc<MemoryStore>,
     trust: RwLock<Trust>,
     clock: SetClock,
+    refusals: StdMutex<Window>,
 }
 
 impl Grantor for TestUnit {
@@ -183,6 +187,10 @@ impl Grantor for TestUnit {
 
     fn believe(&self, checked: Checked) {
         self.trust.write().unwrap().take(checked);
+    }
+
+    fn refusals(&self) -> &StdMutex<Window> {
+        &self.refusals
     }
 }
 
@@ -234,8 +242,14 @@ impl City {
         let tls = Arc::new(ServerTls::new(Arc::new(clock.clone())));
         tls.set(&identity.tls(&keys)).unwrap();
         let keys = Arc::new(keys);
-        let unit =
-            TestUnit { identity, keys, store: Arc::clone(&store), trust, clock: clock.clone() };
+        let unit = TestUnit {
+            identity,
+            keys,
+            store: Arc::clone(&store),
+            trust,
+            clock: clock.clone(),
+            refusals: StdMutex::default(),
+        };
         let unit = Arc::new(unit);
         let granting: Arc<dyn Grantor> = Arc::<TestUnit>::clone(&unit);
         let budget = RecoveryBudget { within: Duration::from_secs(90 * 24 * 60 * 60), times: 3 };
@@ -316,7 +330,7 @@ async fn a_child_reserves_and_confirms_and_its_delegation_starts_then() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
     let keys = city.keys("child");
-    let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    let reserved = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     assert_eq!(reserved.reserved_until_unix_ms, NOW + 10 * MINUTE);
     assert!(city.enrolments.children().await.unwrap().is_empty(), "reserved is not joined");
     city.clock.set(NOW + 5 * MINUTE);
@@ -338,9 +352,9 @@ async fn every_step_can_be_repeated_by_the_same_keys_and_survives_restarts() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
     let keys = city.keys("child");
-    city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     let city = city.restart().await;
-    let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    let reserved = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     let peer = peer_of(&reserved.certificate);
     let city = city.restart().await;
     let chain = city.enrolments.confirm(&peer, &token.id).await.unwrap();
@@ -348,7 +362,7 @@ async fn every_step_can_be_repeated_by_the_same_keys_and_survives_restarts() {
     assert_eq!(city.enrolments.confirm(&peer, &token.id).await.unwrap(), chain);
     // The child lost the answer and its certificate, and begins anew: long after the token's end.
     city.clock.set(NOW + 20 * DAY);
-    let again = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    let again = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     assert_eq!(peer_of(&again.certificate), peer);
     assert_eq!(city.enrolments.confirm(&peer, &token.id).await.unwrap(), chain);
     assert_eq!(city.enrolments.children().await.unwrap().len(), 1);
@@ -360,8 +374,8 @@ async fn a_second_key_is_refused_and_reported_until_the_reservation_ends() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
     let (first, second) = (city.keys("first"), city.keys("second"));
-    let reserved = city.enrolments.reserve(&application(&token, &first)).await.unwrap();
-    let error = city.enrolments.reserve(&application(&token, &second)).await.unwrap_err();
+    let reserved = city.enrolments.reserve(FROM, &application(&token, &first)).await.unwrap();
+    let error = city.enrolments.reserve(FROM, &application(&token, &second)).await.unwrap_err();
     assert!(matches!(error, Error::Reserved { .. }), "{error}");
     assert!(error.to_string().contains("tell its parent"), "{error}");
     assert_eq!(city.status().await.refused, 1);
@@ -370,12 +384,12 @@ async fn a_second_key_is_refused_and_reported_until_the_reservation_ends() {
     city.clock.set(NOW + 10 * MINUTE);
     let late = city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await;
     assert!(matches!(late, Err(Error::NotReserved)));
-    let taken = city.enrolments.reserve(&application(&token, &second)).await.unwrap();
+    let taken = city.enrolments.reserve(FROM, &application(&token, &second)).await.unwrap();
     // The certificate of the first is still valid, and must not spend the second's token.
     let stale = city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await;
     assert!(matches!(stale, Err(Error::Reserved { .. })));
     city.enrolments.confirm(&peer_of(&taken.certificate), &token.id).await.unwrap();
-    let error = city.enrolments.reserve(&application(&token, &first)).await.unwrap_err();
+    let error = city.enrolments.reserve(FROM, &application(&token, &first)).await.unwrap_err();
     assert!(matches!(error, Error::Spent(_)), "{error}");
     let stale = city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await;
     assert!(matches!(stale, Err(Error::Spent(_))));
@@ -387,19 +401,19 @@ async fn one_changed_key_is_another_child() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
     let (first, second) = (city.keys("first"), city.keys("second"));
-    city.enrolments.reserve(&application(&token, &first)).await.unwrap();
+    city.enrolments.reserve(FROM, &application(&token, &first)).await.unwrap();
     let mut mixed = application(&token, &first);
     mixed.keys = application(&token, &second).keys;
     mixed.keys.retain(|key| key.key_use != KeyUse::Statement);
     mixed.keys.extend(first.public_keys().into_iter().take(1));
-    let error = city.enrolments.reserve(&mixed).await.unwrap_err();
+    let error = city.enrolments.reserve(FROM, &mixed).await.unwrap_err();
     assert!(matches!(error, Error::Reserved { .. }), "{error}");
     let mut mixed = application(&token, &first);
     mixed.certificate_request = certificates::request(&second.tls).unwrap();
-    assert!(matches!(city.enrolments.reserve(&mixed).await, Err(Error::Reserved { .. })));
+    assert!(matches!(city.enrolments.reserve(FROM, &mixed).await, Err(Error::Reserved { .. })));
     let mut mixed = application(&token, &first);
     mixed.ca_sha256 = second.ca_sha256();
-    assert!(matches!(city.enrolments.reserve(&mixed).await, Err(Error::Reserved { .. })));
+    assert!(matches!(city.enrolments.reserve(FROM, &mixed).await, Err(Error::Reserved { .. })));
 }
 
 #[tokio::test]
@@ -407,7 +421,8 @@ async fn an_expired_token_is_refused_with_the_remedy() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
     city.clock.set(token.expires_unix_ms);
-    let error = city.enrolments.reserve(&application(&token, &city.keys("a"))).await.unwrap_err();
+    let error =
+        city.enrolments.reserve(FROM, &application(&token, &city.keys("a"))).await.unwrap_err();
     assert_eq!(error.to_string(), "the token has expired; ask BOS for a new one");
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
 }
@@ -418,10 +433,10 @@ async fn a_foreign_token_and_a_wrong_secret_look_the_same() {
     let other = City::new("cambridge.example").await;
     let foreign = other.token().await;
     let keys = city.keys("a");
-    let unknown = city.enrolments.reserve(&application(&foreign, &keys)).await.unwrap_err();
+    let unknown = city.enrolments.reserve(FROM, &application(&foreign, &keys)).await.unwrap_err();
     let mut guessed = city.token().await;
     guessed.secret[31] ^= 1;
-    let wrong = city.enrolments.reserve(&application(&guessed, &keys)).await.unwrap_err();
+    let wrong = city.enrolments.reserve(FROM, &application(&guessed, &keys)).await.unwrap_err();
     assert_eq!(unknown.to_string(), wrong.to_string());
     assert_eq!(wrong.kind(), ErrorKind::Unauthenticated);
     assert_eq!(city.status().await.state, TokenState::Open);
@@ -431,7 +446,7 @@ async fn a_foreign_token_and_a_wrong_secret_look_the_same() {
 async fn the_secret_is_not_in_the_store() {
     let city = City::new("boston.example").await;
     let token = city.token().await;
-    city.enrolments.reserve(&application(&token, &city.keys("a"))).await.unwrap();
+    city.enrolments.reserve(FROM, &application(&token, &city.keys("a"))).await.unwrap();
     let secret = hex::encode(token.secret.as_slice());
     for value in city.store.lock().values() {
         assert!(!value.windows(32).any(|window| window == token.secret.as_slice()));
@@ -445,13 +460,13 @@ async fn a_child_with_keys_of_a_suite_that_the_root_does_not_accept_is_refused()
     let token = city.token().await;
     let unit = code("BOS-01");
     let keys = UnitKeys::generate_in(Suite::Sm2Sm3, &unit, "boston.example", NOW).unwrap();
-    let error = city.enrolments.reserve(&application(&token, &keys)).await.unwrap_err();
+    let error = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap_err();
     let Error::Trust(refused) = &error else { panic!("{error:?}") };
     assert_eq!(refused.reason(), "suite-not-accepted");
     assert!(error.to_string().contains("sm2-sm3"), "{error}");
     // The token is as it was: the same unit can join with keys that are accepted.
     let keys = city.keys("again");
-    assert!(city.enrolments.reserve(&application(&token, &keys)).await.is_ok());
+    assert!(city.enrolments.reserve(FROM, &application(&token, &keys)).await.is_ok());
 }
 
 #[tokio::test]
@@ -461,13 +476,13 @@ async fn a_child_that_claims_another_unit_or_level_is_refused() {
     let keys = city.keys("a");
     let mut other = application(&token, &keys);
     other.unit = code("BOS-02");
-    let error = city.enrolments.reserve(&other).await.unwrap_err();
+    let error = city.enrolments.reserve(FROM, &other).await.unwrap_err();
     assert!(error.to_string().contains("for BOS-01, a district, not for BOS-02"), "{error}");
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     let mut other = application(&token, &keys);
     other.level = Level::Street;
-    assert!(matches!(city.enrolments.reserve(&other).await, Err(Error::OtherUnit { .. })));
-    let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    assert!(matches!(city.enrolments.reserve(FROM, &other).await, Err(Error::OtherUnit { .. })));
+    let reserved = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     let peer = Peer { unit: code("BOS-02"), ..peer_of(&reserved.certificate) };
     let error = city.enrolments.confirm(&peer, &token.id).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
@@ -489,10 +504,10 @@ async fn nothing_is_told_before_it_is_durable() {
     let token = city.token().await;
     let application = application(&token, &city.keys("a"));
     city.store.full.store(true, Ordering::Relaxed);
-    let error = city.enrolments.reserve(&application).await.unwrap_err();
+    let error = city.enrolments.reserve(FROM, &application).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ResourceExhausted);
     city.store.full.store(false, Ordering::Relaxed);
-    let reserved = city.enrolments.reserve(&application).await.unwrap();
+    let reserved = city.enrolments.reserve(FROM, &application).await.unwrap();
     city.store.full.store(true, Ordering::Relaxed);
     let peer = peer_of(&reserved.certificate);
     assert!(matches!(city.enrolments.confirm(&peer, &token.id).await, Err(Error::Store(_))));
@@ -507,7 +522,7 @@ async fn only_lower_units_that_are_new_are_invited() {
     let token = city.token().await;
     let second = city.token().await;
     let keys = city.keys("a");
-    let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    let reserved = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await.unwrap();
     let invite = |child: &str, level| Invite {
         child: code(child),
@@ -529,7 +544,7 @@ async fn only_lower_units_that_are_new_are_invited() {
     let past = Invite { valid_for_ms: Some(0), ..invite("BOS-9", Level::Street) };
     assert!(matches!(refused(past).await, Error::Malformed(_)));
     // A token that was made before the child joined does not let in a second one.
-    let other = city.enrolments.reserve(&application(&second, &city.keys("b"))).await;
+    let other = city.enrolments.reserve(FROM, &application(&second, &city.keys("b"))).await;
     assert!(matches!(other, Err(Error::AlreadyJoined(_))));
 }
 
@@ -538,14 +553,15 @@ async fn a_delegation_ends_with_its_issuers() {
     let city = City::new("boston.example").await;
     city.clock.set(NOW + (3650 - 100) * DAY);
     let token = city.token().await;
-    let reserved = city.enrolments.reserve(&application(&token, &city.keys("a"))).await.unwrap();
+    let reserved =
+        city.enrolments.reserve(FROM, &application(&token, &city.keys("a"))).await.unwrap();
     city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await.unwrap();
     let known = city.unit.trust().delegation(&code("BOS-01"), None).unwrap().clone();
     assert_eq!(known.delegation.not_after_unix_ms, NOW + 3650 * DAY);
     let keys = UnitKeys::generate(&code("BOS-03"), "boston.example", NOW).unwrap();
     city.clock.set(NOW + 3650 * DAY - MINUTE);
     let token = city.invite("BOS-03", Level::District, &["a:1"]).await;
-    let reserved = city.enrolments.reserve(&application(&token, &keys)).await.unwrap();
+    let reserved = city.enrolments.reserve(FROM, &application(&token, &keys)).await.unwrap();
     city.clock.set(NOW + 3650 * DAY);
     let confirmed = city.enrolments.confirm(&peer_of(&reserved.certificate), &token.id).await;
     assert!(matches!(confirmed, Err(Error::IssuerExpired(_))));
@@ -592,7 +608,7 @@ impl Door for LyingDoor<'_> {
         signer: &Signer,
     ) -> Result<Reserved, DoorError> {
         let application = Application::read(application.prove(signer))?;
-        let mut reserved = self.city.enrolments.reserve(&application).await.unwrap();
+        let mut reserved = self.city.enrolments.reserve(FROM, &application).await.unwrap();
         (self.lie)(&mut reserved, &mut Vec::new());
         Ok(reserved)
     }

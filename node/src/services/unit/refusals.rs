@@ -5,14 +5,11 @@ use std::sync::PoisonError;
 use super::Unit;
 use crate::{
     domain::{
-        journal::{Act, Actor, Leaf},
+        journal::{Act, Leaf},
         refusals::LeftOut,
     },
     store::{self, Batch},
 };
-
-/// Name of the act that counts what was left out.
-const LEFT_OUT: &str = "refusals.left-out";
 
 impl Unit {
     /// Journals a refused attempt of `source`, unless enough of it stand there for this minute: then
@@ -46,10 +43,7 @@ impl Unit {
         left_out: Vec<LeftOut>,
         act: Option<Act>,
     ) -> Result<(), store::Error> {
-        let counts = left_out.into_iter().map(|LeftOut { source, count }| {
-            let subject = format!("{count} of {}", source.as_deref().unwrap_or("others"));
-            Act::refused(Actor::node(), LEFT_OUT, subject, "too-many")
-        });
+        let counts = left_out.iter().map(LeftOut::act);
         let mut batch = Batch::new(&self.code);
         batch.urgent();
         for act in counts.chain(act) {
