@@ -377,7 +377,8 @@ async fn serve(listener: TcpListener, server: ServerTls, host: LinkHost) {
         let (unit, peer, certified) = (accepted.unit, accepted.peer, accepted.certified);
         let host = host.clone();
         tokio::spawn(async move {
-            host.serve_stream(accepted.stream, Connection { unit, peer, certified }).await;
+            host.serve_stream(accepted.stream, Connection { unit, peer, certified, from: None })
+                .await;
         });
     }
 }
