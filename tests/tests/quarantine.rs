@@ -8,6 +8,7 @@ use std::sync::Arc;
 use lianxi_node::{
     domain::{quarantine::PEER_STATEMENTS, unit::UnitCode},
     services::{hosted::Hosted, journal::Filter},
+    statement::{Envelope, journal::Line},
 };
 use lianxi_proto::{
     admin::v1::{
@@ -210,6 +211,37 @@ async fn a_neighbour_that_sends_what_does_not_hold_fills_its_own_share_and_nothi
     let started = status(&breach.federation, "C-1").await;
     assert_eq!(started.quarantined, PEER_STATEMENTS - 150);
     assert_eq!(started.quarantine_percent, after.quarantine_percent);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_refused_and_comes_again_is_acknowledged_and_leaves_no_second_trace() {
+    let mut breach = Breach::of("C-1-1").await;
+    let (envelope, mut cells) = breach.summary(|_| {});
+    cells.pop();
+    for _ in 0..2 {
+        let lane_seq = breach.link.deliver(Lane::Summary, envelope.clone(), cells.clone()).await;
+        breach.link.acknowledged(Lane::Summary, lane_seq).await;
+        breach.goes_on().await;
+    }
+    assert_eq!(waiting(&breach.federation, "C-1").await.len(), 1);
+    let refused = events(&breach.federation, "statement-refused").await;
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    let rejections = events(&breach.federation, "lianxi.rejection").await;
+    assert_eq!(rejections.len(), 1, "its sender is told once: {rejections:?}");
+
+    // Refused for another reason, that is told.
+    let unsigned = Envelope { signatures: Vec::new(), ..envelope };
+    let lane_seq = breach.link.deliver(Lane::Summary, unsigned, cells).await;
+    breach.link.acknowledged(Lane::Summary, lane_seq).await;
+    assert_eq!(events(&breach.federation, "statement-refused").await.len(), 2);
+    breach.goes_on().await;
+}
+
+/// Leaves of the district's journal of that kind, or about statements of that type.
+async fn events(federation: &Federation, act: &str) -> Vec<Line> {
+    let filter = Filter { act: act.to_owned(), ..Filter::default() };
+    let page = hosted(federation, "C-1").journal.show(0, &filter).await.unwrap();
+    page.lines.into_iter().map(|(_, line)| line).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,6 +127,11 @@ fn a_correction_that_is_dropped_is_found() {
 }
 
 #[test]
+fn a_rollback_that_hides_is_found() {
+    is_found(Break::HiddenRestore, &["P2: ", "P3: ", "P9: "]);
+}
+
+#[test]
 fn a_delivery_that_is_forgotten_is_found() {
     is_found(Break::LostDelivery, &["P2: ", "P3: ", "P6: ", "P9: "]);
 }

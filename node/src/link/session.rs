@@ -843,8 +843,9 @@ impl Session {
         if self.quiet {
             return;
         }
-        // Deliveries that came after an introduction may need it.
-        let may_receive = !self.introducing && !self.flood.is_taking();
+        // Deliveries that came after an introduction may need it, and what is sent again to a restored
+        // unit may follow its own statements.
+        let may_receive = !self.introducing && !self.flood.is_taking() && !self.returns.is_behind();
         for lane in Lane::ALL {
             let outbound = &mut self.outbound[index(lane)];
             if let Some(after) = outbound.fetch() {

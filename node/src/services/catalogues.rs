@@ -9,7 +9,7 @@ use super::{
     exchange::Lane,
     intake::{Arrived, Plan, Refused, Undecided},
     records::Records,
-    unit::{self, Draft, Unit},
+    unit::{self, Draft, Unit, Work},
 };
 use crate::{
     domain::{
@@ -18,7 +18,7 @@ use crate::{
     },
     statement::{
         catalogue::{CatalogueBody, decode_body, encode_body},
-        header::{StatementId, kinds},
+        header::{Statement, StatementId, kinds},
     },
     store::{self, Table, format},
 };
@@ -245,10 +245,44 @@ impl Catalogues {
         let (source, id) = (arrived.source().clone(), arrived.id());
         plan.writes.push(current_row(&catalogue, &source, id));
         plan.relay = children(&self.unit);
+        plan.settled = Some(self.enforce(catalogue, body, (source, id), plan.relay.clone()));
+        Ok(plan)
+    }
+
+    /// Puts an own catalogue that came back after a restore into force again, unless a later one is,
+    /// and sends it to all; returns what is to be done once that is durable.
+    pub(super) fn replay(
+        &self,
+        work: &mut Work,
+        statement: &Statement,
+    ) -> Option<Box<dyn FnOnce() + Send>> {
+        let body = decode_body(&statement.body).ok()?;
+        let catalogue = Catalogue::parse(&body.document).ok()?;
+        if self.in_force().is_some_and(|it| {
+            it.catalogue.name == catalogue.name && it.catalogue.version >= catalogue.version
+        }) {
+            return None;
+        }
+        let (source, id) = (self.unit.code.clone(), statement.header.id);
+        let (table, key, value) = current_row(&catalogue, &source, id);
+        work.batch.put(table, key, value);
+        let children = children(&self.unit);
+        work.enqueue_all(&children, Lane::Catalogue, id);
+        Some(self.enforce(catalogue, body, (source, id), children))
+    }
+
+    /// What is done once a catalogue is durable: it comes into force. `told`: children that get it.
+    fn enforce(
+        &self,
+        catalogue: Catalogue,
+        body: CatalogueBody,
+        (source, id): (UnitCode, StatementId),
+        told: Vec<UnitCode>,
+    ) -> Box<dyn FnOnce() + Send> {
         let in_force = Arc::clone(&self.in_force);
         let records = Arc::clone(&self.records);
-        let (unit, told) = (Arc::clone(&self.unit), plan.relay.clone());
-        plan.settled = Some(Box::new(move || {
+        let unit = Arc::clone(&self.unit);
+        Box::new(move || {
             let catalogue = Arc::new(catalogue);
             tokio::spawn(async move {
                 let code = &unit.code;
@@ -262,8 +296,7 @@ impl Catalogues {
                     tracing::error!(unit = %code, %error, "catalogue not sent to new children");
                 }
             });
-        }));
-        Ok(plan)
+        })
     }
 
     /// Sends the catalogue in force to a child that does not have it, unless it is on its way.

@@ -5,6 +5,7 @@
 //! and no other; and that what they keep of each other finds its way back once. Must not decide
 //! which history is the true one: a breach that nobody announced stays an alarm.
 
+mod again;
 mod returns;
 mod rows;
 
@@ -20,11 +21,13 @@ pub use self::rows::EpochRow;
 use self::rows::StopRow;
 use super::{
     error::{ErrorKind, ServiceError},
+    escalations::Escalations,
     exchange::{Meeting, Refusal, Seen, ShownOpening, Standing},
     journal::{Journal, Signed},
+    notices::Notices,
     receipts::Receipts,
     summaries::Summaries,
-    unit::{self, Draft, Redelivered, Unit, Withdrawn},
+    unit::{self, Draft, Redelivered, Removed, Unit, Withdrawn},
     witness::Witness,
 };
 use crate::{
@@ -140,6 +143,8 @@ pub struct Epochs {
     witness: Arc<Witness>,
     summaries: Arc<Summaries>,
     receipts: Receipts,
+    notices: Arc<Notices>,
+    escalations: Arc<Escalations>,
     stopped: RwLock<Option<StopRow>>,
     /// Peers that were rolled back, by their newest hello.
     behind: Mutex<BTreeSet<UnitCode>>,
@@ -159,16 +164,28 @@ impl Epochs {
         witness: Arc<Witness>,
         summaries: Arc<Summaries>,
         receipts: Receipts,
-    ) -> Result<Self, store::Error> {
+        (notices, escalations): (Arc<Notices>, Arc<Escalations>),
+    ) -> Result<Arc<Self>, store::Error> {
         let stopped = RwLock::new(StopRow::load(unit.store.as_ref(), &unit.code).await?);
         let changing = tokio::sync::Mutex::default();
         let behind = Mutex::default();
-        let epochs =
-            Self { unit, journal, witness, summaries, receipts, stopped, behind, changing };
+        let epochs = Arc::new(Self {
+            unit,
+            journal,
+            witness,
+            summaries,
+            receipts,
+            notices,
+            escalations,
+            stopped,
+            behind,
+            changing,
+        });
         if let Some(stopped) = epochs.stopped() {
             tracing::error!(unit = %epochs.unit.code, reason = %stopped, "the unit stands still");
             epochs.unit.metrics.rolled_back(1);
         }
+        epochs.go_on();
         Ok(epochs)
     }
 
@@ -470,7 +487,7 @@ impl Epochs {
     /// # Errors
     ///
     /// [`Error`]; nothing was opened.
-    pub async fn begin(&self, order: Order) -> Result<EpochRow, Error> {
+    pub async fn begin(self: &Arc<Self>, order: Order) -> Result<EpochRow, Error> {
         let by = order.by.clone();
         match self.try_begin(order).await {
             Ok(row) => Ok(row),
@@ -482,12 +499,13 @@ impl Epochs {
         }
     }
 
-    async fn try_begin(&self, order: Order) -> Result<EpochRow, Error> {
+    async fn try_begin(self: &Arc<Self>, order: Order) -> Result<EpochRow, Error> {
         if !order.dry_run {
             check_approvers(&order.approvers)?;
         }
         let words = text("text", order.text.clone())?;
         let _changing = self.changing.lock().await;
+        let _reports = self.summaries.hold().await;
         let reach = self.unit.reach().await?;
         let row = self.row();
         let left = row.as_ref().map_or(reach.number, |row| row.left.into());
@@ -495,6 +513,11 @@ impl Epochs {
         let epoch = reach.number.epoch.max(seen.number.epoch) + 1;
         let peer = row.as_ref().map(|row| &row.peer);
         let (proved, base) = self.proved(reach.journal_size, peer).await?;
+        let return_after = match &row {
+            Some(_) => left,
+            // Nobody has said what is missing, and numbers may have been used twice by now.
+            None => self.number_before(proved).await?,
+        };
         // A peer that had seen little may have cosigned since what was written after the restore.
         let before = row.as_ref().map_or(proved, |row| row.proved.min(proved));
         let withdrawn = match order.reason {
@@ -524,21 +547,32 @@ impl Epochs {
             let would = EpochRow::of(&opening, (StatementId::generate(0), [0; 32]), lost, none, 0);
             return Ok(would.with(times, &withdrawn));
         }
-        let (first, last) = withdrawn.split_at(withdrawn.len().saturating_sub(WITHDRAWN));
-        for some in first.chunks(WITHDRAWN) {
-            let mut batch = Batch::new(&self.unit.code);
-            let removed = self.withdraw(&mut batch, some, &order.by).await?;
-            self.unit.store.submit(batch).await?;
-            self.unit.metrics.outbox_changed(-removed);
-        }
-        self.unit.recount_outbox().await?;
-        let told = (lost, times, &withdrawn[..]);
+        let last = self.withdraw_first(&withdrawn, &order.by).await?;
+        let told = (lost, times, return_after, &withdrawn[..]);
         let opened = self.announce(&order.by, opening, base, told, last).await?;
         for one in withdrawn.iter().filter(|one| one.kind == kinds::SUMMARY) {
             self.summaries.wait_for(&one.subject);
         }
+        self.go_on();
         tracing::warn!(unit = %self.unit.code, epoch, "an epoch was opened");
         Ok(opened)
+    }
+
+    /// Withdraws what one commit does not hold; the rest goes into the one that opens the epoch.
+    async fn withdraw_first<'a>(
+        &self,
+        withdrawn: &'a [Withdrawn],
+        by: &Actor,
+    ) -> Result<&'a [Withdrawn], store::Error> {
+        let (first, last) = withdrawn.split_at(withdrawn.len().saturating_sub(WITHDRAWN));
+        for some in first.chunks(WITHDRAWN) {
+            let mut batch = Batch::new(&self.unit.code);
+            let removed = self.withdraw(&mut batch, some, by).await?;
+            self.unit.store.submit(batch).await?;
+            self.unit.metrics.outbox_changed(-removed.deliveries);
+        }
+        self.unit.recount_outbox().await?;
+        Ok(last)
     }
 
     /// One batch: the first leaf, the statement, the new numbers, and no more reason to stand still.
@@ -547,7 +581,7 @@ impl Epochs {
         by: &Actor,
         opening: Opening,
         base: Option<Signed>,
-        (lost, times, told): (Lost, (UnixMillis, UnixMillis), &[Withdrawn]),
+        (lost, times, return_after, told): (Lost, (UnixMillis, UnixMillis), Number, &[Withdrawn]),
         withdrawn: &[Withdrawn],
     ) -> Result<EpochRow, Error> {
         let head = |signed: Option<&Signed>| {
@@ -578,11 +612,13 @@ impl Epochs {
         let none = Redelivered::default();
         let named = (signed.id, signed.payload_sha256);
         let row = EpochRow::of(&opening, named, lost, none, signed.time_unix_ms);
-        let row = row.with(times, told);
+        let return_after = Some(return_after.into());
+        let row = EpochRow { return_after, ..row.with(times, told) };
         row.put(&mut work.batch);
         let removed = self.withdraw(&mut work.batch, withdrawn, by).await?;
+        work.close_ranks(&removed)?;
         work.commit().await?;
-        self.unit.metrics.outbox_changed(-removed);
+        self.unit.metrics.outbox_changed(-removed.deliveries);
         self.unit.recount_outbox().await?;
         self.set(None);
         self.unit.greet_anew();
@@ -595,14 +631,14 @@ impl Epochs {
         batch: &mut Batch,
         withdrawn: &[Withdrawn],
         by: &Actor,
-    ) -> Result<i64, store::Error> {
+    ) -> Result<Removed, store::Error> {
         let ids = withdrawn.iter().map(|one| one.id).collect();
         let reports = withdrawn.iter().filter(|one| one.kind == kinds::SUMMARY);
         let periods: BTreeSet<&str> = reports.map(|one| one.subject.as_str()).collect();
         for period in periods {
             self.summaries.take_back(batch, period, &ids).await?;
         }
-        self.unit.withdraw(batch, &ids, by).await
+        self.unit.withdraw(batch, &ids, &again::made_again(withdrawn), by).await
     }
 
     /// The newest checkpoint of at most `size` leaves that `peer` cosigned, or anybody: what it covers
@@ -693,6 +729,7 @@ impl EpochRow {
             opened_unix_ms,
             after: lost.after.into(),
             to: lost.to.into(),
+            return_after: None,
             journal_from: lost.journal_from,
             journal_to: lost.journal_to,
             lost_after_unix_ms: 0,

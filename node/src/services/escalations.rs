@@ -4,10 +4,13 @@
 //! The whistle and its steps are sealed to the street, the called unit and its called desks: units
 //! in between see headers.
 
+mod returning;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::returning::Waiting;
 use super::{
     catalogues::Catalogues,
     error::{ErrorKind, ServiceError},
@@ -248,7 +251,7 @@ impl Escalations {
     /// # Errors
     ///
     /// [`Undecided::Refused`] for one that does not hold.
-    pub fn take(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
+    pub async fn take(&self, arrived: &Arrived) -> Result<Plan, Undecided> {
         if !arrived.from_child || arrived.desk.is_some() {
             let detail = "an escalation comes from a street below";
             return Err(Refused::new("wrong-source", "header.source", detail).into());
@@ -290,6 +293,17 @@ impl Escalations {
             succeeded: Vec::new(),
             history: Vec::new(),
         };
+        let own = self.waiting(arrived.id()).await?;
+        if !own.iter().any(Waiting::begins) {
+            self.route(&mut case, arrived, &mut plan);
+        }
+        self.catch_up(&mut case, own, &mut plan);
+        plan.writes.push(row(arrived.id(), &case));
+        Ok(plan)
+    }
+
+    /// Gives a case to its desks, or sends it back if one of them is not there.
+    fn route(&self, case: &mut Case, arrived: &Arrived, plan: &mut Plan) {
         let missing = self.missing_desk(&case.escalation);
         let (step, note) = match missing {
             None => (Step::Routed, String::new()),
@@ -302,11 +316,9 @@ impl Escalations {
             note: note.clone(),
             time_unix_ms: self.unit.clock.now_unix_ms(),
         });
-        plan.writes.push(row(arrived.id(), &case));
         let event = EventBody { escalation_id: *arrived.id().as_bytes(), step, desk: None, note };
-        let draft = self.event_draft(&event, arrived.id(), &case);
+        let draft = self.event_draft(&event, arrived.id(), case);
         plan.replies.push(Reply { draft, to: arrived.peer.clone(), lane: Lane::Escalation });
-        Ok(plan)
     }
 
     fn missing_desk(&self, escalation: &Escalation) -> Option<DeskId> {
@@ -372,6 +384,7 @@ impl Escalations {
             note: event.note,
             time_unix_ms: arrived.statement.header.time_unix_ms,
         });
+        self.catch_up(&mut case, self.waiting(id).await?, &mut plan);
         plan.requires.push((Table::Escalations, id.as_bytes().to_vec(), held));
         plan.writes.push(row(id, &case));
         Ok(plan)
@@ -497,7 +510,8 @@ impl Escalations {
         Err(Error::Sealed(statement.header.source))
     }
 
-    /// A step, for the other side of the case and the desks that are called to it.
+    /// A step, for the other side of the case and the desks that are called to it, and for this unit
+    /// should it come back.
     fn event_draft(&self, event: &EventBody, id: StatementId, case: &Case) -> Draft {
         let to = other_side(case, &self.unit.code);
         let mut draft = Draft::new(kinds::ESCALATION_EVENT, id.to_string(), encode_event(event));
@@ -505,7 +519,8 @@ impl Escalations {
         draft.exercise = case.exercise;
         let desks = case.escalation.desks().chain(&case.added);
         let desks = desks.map(|desk| (&case.destination, Some(desk)));
-        let readers = self.unit.readers([(to, None)].into_iter().chain(desks));
+        let units = [(to, None), (&self.unit.code, None)];
+        let readers = self.unit.readers(units.into_iter().chain(desks));
         draft.seal = Some(Seal { readers, outline: None });
         draft
     }
@@ -630,6 +645,7 @@ impl Escalations {
             }
         }
         join(&mut case, desk, grant.succeeds.as_ref());
+        self.catch_up(&mut case, self.waiting(id).await?, &mut plan);
         plan.requires.push((Table::Escalations, id.as_bytes().to_vec(), held));
         plan.writes.push(row(id, &case));
         Ok(plan)

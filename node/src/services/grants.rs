@@ -11,7 +11,7 @@ use super::{
     exchange::Lane,
     intake::{Arrived, Plan, Refused, Undecided},
     notices::Notices,
-    unit::{self, Draft, Given, Unit},
+    unit::{self, Draft, Given, Unit, Work},
 };
 use crate::{
     domain::{journal, unit::UnitCode},
@@ -226,6 +226,33 @@ impl Grants {
         };
         let (unit, desk) = holder.unwrap_or_else(|| (self.unit.code.clone(), None));
         (unit, grant.desk.clone().or(desk))
+    }
+
+    /// Keeps again what an own grant gave, which came back after a restore.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn replay(
+        &self,
+        work: &mut Work,
+        statement: &Statement,
+    ) -> Result<(), store::Error> {
+        let Ok(grant) = decode_grant(&statement.body) else { return Ok(()) };
+        let header = &statement.header;
+        // Of keys for many the giver keeps no list.
+        if header.destination.is_some() {
+            let keys = self.unit.own_keys(&grant.recipients);
+            let to = self.reader_of(&grant, &keys);
+            let (by, time_unix_ms) = (self.unit.code.clone(), header.time_unix_ms);
+            let given = Given { by, to, time_unix_ms, keys };
+            let (table, key, value) = given.row(grant.statement_id, header.id);
+            work.batch.put(table, key, value);
+        }
+        if grant.desk.is_some() {
+            self.escalations.replay_act(work, statement).await?;
+        }
+        Ok(())
     }
 
     async fn open_held(

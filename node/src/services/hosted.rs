@@ -19,7 +19,7 @@ use super::{
     escalations::Escalations,
     exchange::{
         Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Meeting, Occasion,
-        Page, Parcel, Question, Refusal, Standing, Wanted, Witnessing,
+        Page, Parcel, Question, Refusal, Returned, Standing, Wanted, Witnessing,
     },
     grants::Grants,
     intake::{Arrived, Plan, Refused, Undecided},
@@ -32,7 +32,7 @@ use super::{
     reforms::Reforms,
     revocations, rotations,
     summaries::Summaries,
-    unit::{LearnError, Unit},
+    unit::{LearnError, Unit, Work},
     witness::Witness,
 };
 use crate::{
@@ -46,7 +46,7 @@ use crate::{
     identity::trust::{Opened, Trust},
     statement::{
         Envelope,
-        header::{self, StatementId, kinds},
+        header::{self, Statement, StatementId, kinds},
         rejection,
         revocation::Proven,
     },
@@ -145,10 +145,11 @@ impl Hosted {
         let reports = Arc::clone(&summaries);
         let receipts =
             Receipts::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations));
-        let epochs = Epochs::open(Arc::clone(&unit), of, seen, reports, receipts).await?;
+        let cases = (Arc::clone(&notices), Arc::clone(&escalations));
+        let epochs = Epochs::open(Arc::clone(&unit), of, seen, reports, receipts, cases).await?;
         Ok(Arc::new(Self {
             witness,
-            epochs: Arc::new(epochs),
+            epochs,
             journal,
             grants: Grants::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations)),
             notices,
@@ -332,7 +333,7 @@ impl Hosted {
             kinds::REJECTION => quarantine::take_rejection(&self.unit, arrived).await?,
             kinds::NOTICE => self.notices.take(arrived, &[]).await?,
             kinds::RECEIPT => self.notices.take_receipt(arrived).await?,
-            kinds::ESCALATION => self.escalations.take(arrived)?,
+            kinds::ESCALATION => self.escalations.take(arrived).await?,
             kinds::ESCALATION_EVENT => self.escalations.take_event(arrived).await?,
             kinds::LEAVE => leaving::take(self, arrived).await?,
             kinds::CATALOGUE => self.catalogues.take(arrived)?,
@@ -562,23 +563,76 @@ impl Hosted {
             let Some(statement) = self.epochs.own(peer, one).await? else { continue };
             let header = &statement.header;
             reached = reached.max(Some(Number { epoch: header.epoch, seq: header.seq }));
-            if self.unit.statement(header.id).await?.is_some() {
+            let _reports = self.summaries.hold().await;
+            let mut work = self.unit.begin().await;
+            let is_known = self.unit.statement(header.id).await?.is_some();
+            let settled = if is_known {
+                self.confirm(&mut work, one, &statement).await?;
+                None
+            } else {
+                self.epochs.keep_own(&mut work.batch, header, one);
+                self.epochs.count_returned(peer, &mut work.batch).await?;
+                self.apply_own(&mut work, (peer, one), &statement).await?
+            };
+            if work.batch.is_empty() {
                 continue;
             }
-            let mut batch = Batch::new(&self.unit.code);
-            self.epochs.keep_own(&mut batch, header, one);
-            self.epochs.count_returned(peer, &mut batch).await?;
-            let digest = lianxi_proto::envelope::payload_sha256(&one.envelope);
-            if header.kind == kinds::SUMMARY {
-                self.summaries.replay(&mut batch, &statement, digest).await?;
-            }
-            self.unit.store.submit(batch).await?;
+            work.submit(settled.unwrap_or_else(|| Box::new(|| ()))).await?;
             if header.kind == kinds::SUMMARY {
                 self.summaries.wait_for(&header.subject);
             }
         }
         self.epochs.returned_to(peer, reached, page.last).await?;
         self.epochs.wanted(peer).await
+    }
+
+    /// A peer has an own statement that is here too: if it was withdrawn, its number is its own after
+    /// all, and it goes on to those who may not have it.
+    async fn confirm(
+        &self,
+        work: &mut Work,
+        one: &Returned,
+        statement: &Statement,
+    ) -> Result<(), store::Error> {
+        let id = statement.header.id;
+        if let Some(held_back) = self.unit.held_back(id).await? {
+            work.put_back(held_back, Some(id));
+        }
+        if statement.header.kind == kinds::SUMMARY {
+            let digest = lianxi_proto::envelope::payload_sha256(&one.envelope);
+            self.summaries.replay(&mut work.batch, statement, digest).await?;
+        }
+        Ok(())
+    }
+
+    /// Does again what an own statement did that came back; returns what is to be done once that is
+    /// durable. What is not named here left nothing behind but itself. All of it is sent once more to
+    /// the peer that returned it, which passes it over, so that it can be sent again should that peer
+    /// lose it.
+    async fn apply_own(
+        &self,
+        work: &mut Work,
+        (peer, one): (&UnitCode, &Returned),
+        statement: &Statement,
+    ) -> Result<Option<Box<dyn FnOnce() + Send>>, store::Error> {
+        let kind = statement.header.kind.as_str();
+        if let Some(lane) = lanes_of(kind).first().filter(|_| kind != kinds::NOTICE) {
+            work.enqueue(peer, *lane, statement.header.id);
+        }
+        match statement.header.kind.as_str() {
+            kinds::SUMMARY => {
+                let digest = lianxi_proto::envelope::payload_sha256(&one.envelope);
+                self.summaries.replay(&mut work.batch, statement, digest).await?;
+            }
+            kinds::NOTICE => self.notices.replay(work, statement),
+            kinds::RECEIPT => self.notices.replay_receipt(work, statement).await?,
+            kinds::ESCALATION => self.escalations.replay(&mut work.batch, statement),
+            kinds::ESCALATION_EVENT => self.escalations.replay_act(work, statement).await?,
+            kinds::KEY_GRANT => self.grants.replay(work, statement).await?,
+            kinds::CATALOGUE => return Ok(self.catalogues.replay(work, statement)),
+            _ => {}
+        }
+        Ok(None)
     }
 
     /// True for the parent and for children: a unit that moves has a link to its old parent for a
@@ -877,7 +931,8 @@ impl Exchange for Hosted {
                 (plan, known)
             }
             Err(Undecided::Refused(refused)) => {
-                let plan = quarantine::refuse(&self.unit, peer, &parked(&arrival), &refused)?;
+                let parked = parked(&arrival);
+                let plan = quarantine::refuse_once(&self.unit, peer, &parked, &refused).await?;
                 (plan, Known::Held)
             }
             Err(Undecided::Store(error)) => return Err(error.into()),

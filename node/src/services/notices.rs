@@ -4,6 +4,8 @@
 //! the stages that pass, so that it can show its subtree. It cannot read: a notice is sealed to its
 //! issuer and the units that have to act, a receipt to the issuer of the notice.
 
+mod returning;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -321,7 +323,9 @@ impl Notices {
             let keys = self.unit.keys_given(arrived.id()).await?;
             notice = self.open(&arrived.statement, &keys)?;
         }
-        if let Some(notice) = notice {
+        // After a restore the own decision may have come back before the notice does.
+        let decided = self.receipt(&receipt_key(arrived.id(), &self.unit.code)).await?.is_some();
+        if let Some(notice) = notice.filter(|_| !decided) {
             self.admit(&mut plan, header, &notice);
         }
         Ok(plan)
@@ -614,7 +618,7 @@ impl Notices {
         self.open(statement, given).map_err(|refused| unreadable(&refused))
     }
 
-    /// A receipt, for the issuer of its notice to read.
+    /// A receipt, for the issuer of its notice to read, and for this unit should it come back.
     fn receipt_draft(
         &self,
         receipt: &Receipt,
@@ -627,7 +631,7 @@ impl Notices {
         draft.exercise = exercise;
         let (stage, reason) = (receipt.stage, receipt.reason.clone());
         draft.seal = Some(Seal {
-            readers: self.unit.readers([(issuer, None)]),
+            readers: self.unit.readers([(issuer, None), (&self.unit.code, None)]),
             outline: Some(Outline::Receipt { stage, reason }),
         });
         draft

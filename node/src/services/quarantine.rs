@@ -199,6 +199,44 @@ pub fn refuse(
     Ok(plan)
 }
 
+/// As [`refuse`]. What waits already, refused for the same reason, is neither told nor journalled
+/// again: a delivery that is sent again changes nothing.
+pub async fn refuse_once(
+    unit: &Unit,
+    peer: &UnitCode,
+    kept: &rejection::Refused,
+    refused: &Refused,
+) -> Result<Plan, store::Error> {
+    if waits(unit, peer, &kept.envelope, refused.reason).await? {
+        tracing::info!(
+            unit = %unit.code, %peer, reason = refused.reason, "refused before for the same reason"
+        );
+        return Ok(Plan::default());
+    }
+    refuse(unit, peer, kept, refused)
+}
+
+/// True if the statement waits, sent by `peer` and refused here for this reason.
+async fn waits(
+    unit: &Unit,
+    peer: &UnitCode,
+    envelope: &Envelope,
+    reason: &str,
+) -> Result<bool, store::Error> {
+    if unit.quarantine().statements() == 0 {
+        return Ok(false);
+    }
+    // It may still be on its way to the store: an empty batch waits for it.
+    unit.store.submit(Batch::new(&unit.code)).await?;
+    let payload_sha256 = lianxi_proto::envelope::payload_sha256(envelope);
+    let key = kept_key(&payload_sha256, 0);
+    if unit.store.get(&unit.code, Table::Quarantine, &key).await?.is_none() {
+        return Ok(false);
+    }
+    let waiting = of_digest(unit, &payload_sha256).await?;
+    Ok(waiting.iter().any(|one| one.refused_here && one.peer == *peer && one.reason == reason))
+}
+
 /// Counts what is to wait; false: there is no room for it.
 fn admit(unit: &Unit, peer: &UnitCode, bytes: u64) -> bool {
     let mut ledger = unit.quarantine();

@@ -251,7 +251,7 @@ pub(super) async fn take(
             Err(RevocationError::Refused { envelope, error, .. }) => {
                 let refused = Refused::new(error.reason(), error.field(), error.to_string());
                 let kept = rejection::Refused { envelope, cells: Vec::new(), evidence: None };
-                let plan = quarantine::refuse(&hosted.unit, peer, &kept, &refused)?;
+                let plan = quarantine::refuse_once(&hosted.unit, peer, &kept, &refused).await?;
                 let mut work = hosted.unit.begin().await;
                 for (table, key, value) in plan.writes {
                     work.batch.put(table, key, value);

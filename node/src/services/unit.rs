@@ -4,6 +4,7 @@
 //! either all of it is durable or nothing. Nothing here knows what a statement means.
 
 mod addresses;
+mod again;
 mod changing;
 mod epoch;
 mod fan_out;
@@ -16,11 +17,11 @@ mod sealing;
 
 use self::{
     addresses::Addresses,
-    outbox::{Added, Queued},
+    outbox::{Added, LaneEnd, Queued},
     roster::Rosters,
 };
 pub use self::{
-    epoch::{FinalReceipts, Redelivered, Withdrawn},
+    epoch::{FinalReceipts, Redelivered, Removed, Withdrawn},
     outbox::{Budgets, LaneState, OutboxState},
     sealing::{Given, ReadError, Seal},
 };
@@ -153,7 +154,7 @@ struct Counters {
     epoch: u64,
     seq: u64,
     link_epoch: u64,
-    lanes: HashMap<(UnitCode, Lane), u64>,
+    lanes: HashMap<(UnitCode, Lane), LaneEnd>,
 }
 
 /// What a [`Unit`] is made of.
@@ -956,7 +957,7 @@ async fn load_counters(store: &dyn Store, unit: &UnitCode) -> Result<Counters, s
         let peer = std::str::from_utf8(peer).ok().and_then(|text| text.parse().ok());
         let lane = Lane::ALL.into_iter().find(|known| *known as u8 == lane[1]);
         let key = peer.zip(lane).ok_or_else(damaged)?;
-        lanes.insert(key, long(&value, 1)?);
+        lanes.insert(key, LaneEnd::decode(&value)?);
     }
     Ok(Counters {
         epoch: long(&source, 1)?,

@@ -127,6 +127,9 @@ pub enum Table {
     /// Statements that its old parent returned to the unit and that wait to be taken in, by order,
     /// number and place.
     Returned = 40,
+    /// Own statements about a case that came back after a restore and cannot follow yet, by case and
+    /// number.
+    OwnSteps = 48,
 }
 
 impl Table {
@@ -184,7 +187,8 @@ impl Table {
             Self::Courier => Some(Self::Delivered),
             Self::Delivered => Some(Self::Received),
             Self::Received => Some(Self::Epochs),
-            Self::Epochs => None,
+            Self::Epochs => Some(Self::OwnSteps),
+            Self::OwnSteps => None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use lianxi_node::{
     domain::{notice::Stage, unit::UnitCode},
-    statement::header::StatementId,
+    statement::header::{StatementId, kinds},
 };
 use serde_json::Value;
 
@@ -21,8 +21,8 @@ pub(super) type Possible = Vec<Option<Value>>;
 pub(super) struct Entry<T> {
     pub(super) by: UnitCode,
     pub(super) at: Duration,
-    /// It was done between a backup and the epoch that was opened after the backup came back: a
-    /// restore may lose it, and says so.
+    /// A restore may have lost it, or withdrawn it and said so; where anybody got it, it holds as any
+    /// other.
     pub(super) doubtful: bool,
     pub(super) what: T,
 }
@@ -31,6 +31,7 @@ pub(super) struct Entry<T> {
 #[derive(Clone, Debug)]
 pub(super) struct Issued {
     pub(super) id: StatementId,
+    pub(super) number: String,
     pub(super) addressed: Vec<UnitCode>,
 }
 
@@ -45,12 +46,14 @@ pub(super) struct Marked {
 #[derive(Clone, Debug)]
 pub(super) struct Raised {
     pub(super) id: StatementId,
+    pub(super) number: String,
     pub(super) destination: UnitCode,
 }
 
 /// A statement that its receiver has to refuse.
 #[derive(Clone, Debug)]
 pub(super) struct Poison {
+    pub(super) number: String,
     pub(super) payload_sha256: String,
     pub(super) parent: UnitCode,
 }
@@ -101,7 +104,23 @@ impl Ledger {
     }
 
     pub(super) fn entry<T>(&self, by: &UnitCode, at: Duration, what: T) -> Entry<T> {
-        Entry { by: by.clone(), at, doubtful: self.unsettled.contains(by), what }
+        Entry { by: by.clone(), at, doubtful: false, what }
+    }
+
+    /// The units said that they withdrew statements of these types and subjects.
+    pub(super) fn withdraw(&mut self, withdrawn: &BTreeSet<(UnitCode, String)>) {
+        let is_withdrawn = |by: &UnitCode, kind: &str, number: &str| {
+            withdrawn.contains(&(by.clone(), format!("{kind} {number}")))
+        };
+        for entry in &mut self.notices {
+            entry.doubtful |= is_withdrawn(&entry.by, kinds::NOTICE, &entry.what.number);
+        }
+        for entry in &mut self.whistles {
+            entry.doubtful |= is_withdrawn(&entry.by, kinds::ESCALATION, &entry.what.number);
+        }
+        for entry in &mut self.poison {
+            entry.doubtful |= is_withdrawn(&entry.by, kinds::NOTICE, &entry.what.number);
+        }
     }
 
     /// What is known of the records of one host.
@@ -130,13 +149,10 @@ impl Ledger {
             entry.doubtful |= is_lost(&entry.by, entry.at);
         }
         for entry in &mut self.whistles {
-            // Own steps come back as statements, not as steps of the case (ADR 15): sides may differ.
-            entry.doubtful |= is_there(&entry.by) || is_there(&entry.what.destination);
+            entry.doubtful |= is_lost(&entry.by, entry.at);
         }
         for entry in &mut self.poison {
-            // A quarantine is of the one store alone: neither side tells it again.
-            let is_lost = is_lost(&entry.by, entry.at) || is_lost(&entry.what.parent, entry.at);
-            entry.doubtful |= is_lost || is_there(&entry.what.parent) || is_there(&entry.by);
+            entry.doubtful |= is_lost(&entry.by, entry.at);
         }
     }
 }

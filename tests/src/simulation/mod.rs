@@ -6,7 +6,10 @@
 //! (they break, wait, and bring late what was sent before), the clocks, the randomness, and the people
 //! who do the work. TLS and HTTP/2 are not in it: frames go over the pipes that units of one host
 //! use. The same seed does the same, event by event.
+//!
+//! [`Apart`] is another world: two units that nothing joins but files.
 
+mod apart;
 mod checks;
 mod city;
 mod faults;
@@ -19,6 +22,7 @@ mod work;
 mod world;
 
 pub use self::{
+    apart::{Apart, run_apart},
     trace::{Failure, Report},
     world::{Break, Plan, run},
 };

@@ -22,7 +22,7 @@ use lianxi_node::{
     store::Table,
     watch,
 };
-use lianxi_proto::link::v1::{Acknowledgement, Frame, frame::Kind};
+use lianxi_proto::link::v1::{Acknowledgement, Frame, Hello, Reached, frame::Kind};
 use prost::Message as _;
 use tokio::{
     sync::mpsc,
@@ -31,7 +31,7 @@ use tokio::{
 
 use super::{
     node::Host,
-    world::{World, lock},
+    world::{Break, World, lock},
 };
 
 /// Frames of one direction that are on their way at a time.
@@ -216,6 +216,11 @@ impl Relay {
                 frame = from.recv() => frame,
             };
             let Some(frame) = frame else { return };
+            let hides = self
+                .world
+                .upgrade()
+                .is_some_and(|world| world.plan.broken == Some(Break::HiddenRestore));
+            let frame = if hides { hide(frame) } else { frame };
             let due = Instant::now() + self.draw(1, self.slow);
             last = last.max(due);
             tokio::select! {
@@ -286,6 +291,16 @@ impl Relay {
     }
 }
 
+/// The same frame; a hello says nothing of how far either side is any more.
+fn hide(bytes: Bytes) -> Bytes {
+    let Ok(Frame { kind: Some(Kind::Hello(hello)) }) = Frame::decode(&bytes[..]) else {
+        return bytes;
+    };
+    let reached = Reached { seq: u64::MAX, journal_size: u64::MAX, stopped: false };
+    let hello = Hello { received: Vec::new(), seen: None, reached: Some(reached), ..hello };
+    Frame { kind: Some(Kind::Hello(hello)) }.encode_to_vec().into()
+}
+
 /// Waits until the wire breaks.
 async fn broken(state: &mut watch::Receiver<Wire>) -> Wire {
     match state.wait_for(|state| *state != Wire::Up).await {
@@ -327,6 +342,12 @@ pub(super) fn heard(world: &World, from: &UnitCode, to: &UnitCode, bytes: &[u8])
             format!("hello {} {cursors:?} {:?}", hello.epoch, hello.reached)
         }
         Kind::Refusal(refusal) => format!("refusal {} {}", refusal.reason, refusal.detail),
+        Kind::PullItem(item) => {
+            if let Some(envelope) = &item.envelope {
+                lock(&world.truth).signed(world, envelope, &item.cells);
+            }
+            format!("PullItem {}", bytes.len())
+        }
         other => {
             let name = format!("{other:?}");
             let name = name.split(['(', ' ', '{']).next().unwrap_or_default();

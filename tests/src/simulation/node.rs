@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use super::{
-    city::BEGINNING,
+    city::{BEGINNING, Member},
     ledger::Ledger,
     network, work,
     world::{Break, World, lock},
@@ -298,7 +298,6 @@ impl Host {
 
 /// Opens a host as the product does: its identities, its units with their services, its links.
 async fn open(world: &Arc<World>, host: &Host, life: u64) -> Result<Running, String> {
-    let text = |error: &dyn std::error::Error| error.to_string();
     let (disk, clock) = {
         let inner = host.inner();
         (inner.disk.clone(), Arc::clone(&inner.clock))
@@ -313,32 +312,7 @@ async fn open(world: &Arc<World>, host: &Host, life: u64) -> Result<Running, Str
     let mut units = BTreeMap::new();
     for member in world.city.hosted(&host.code) {
         let code = &member.code;
-        let is_new = Identity::load(store.as_ref(), code).await.map_err(|error| text(&error))?;
-        if is_new.is_none() {
-            let act = Act::done(Actor::node(), "node.join", code.as_str());
-            let kept = member.identity.persist(store.as_ref(), clock.now_unix_ms(), act).await;
-            kept.map_err(|error| text(&error))?;
-        }
-        let trust =
-            member.identity.load_trust(store.as_ref()).await.map_err(|error| text(&error))?;
-        let parts = Parts {
-            code: code.clone(),
-            level: member.level,
-            parent: member.parent.clone(),
-            trust_domain: member.identity.trust_domain.clone(),
-            keys: member.keys(),
-            former: Vec::new(),
-            desks: member.desk().into_iter().collect(),
-            trust,
-            budgets: Budgets::default(),
-        };
-        let unit = Unit::open(parts, Arc::clone(&store), Arc::clone(&clock), Metrics::installed());
-        let unit = unit.await.map_err(|error| text(&error))?;
-        unit.learn(&member.granted).await.map_err(|error| text(&error))?;
-        let (of, at) = (Arc::clone(&store), Arc::clone(&clock));
-        let records = Arc::new(Records::new(code.clone(), of, at, None));
-        let hosted = Hosted::open(unit, records, links.downlinks(code)).await;
-        let hosted = hosted.map_err(|error| text(&error))?;
+        let hosted = serve(member, &store, &clock, &links).await?;
         units.insert(code.clone(), Arc::clone(&hosted));
         let uplink = member.parent.clone().map(|parent| {
             if units.contains_key(&parent) {
@@ -351,6 +325,42 @@ async fn open(world: &Arc<World>, host: &Host, life: u64) -> Result<Running, Str
         links.attach(hosted, uplink);
     }
     Ok(Running { links, units, store })
+}
+
+/// Opens a unit with its services.
+pub(super) async fn serve(
+    member: &Member,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    links: &LinkHost,
+) -> Result<Arc<Hosted>, String> {
+    let text = |error: &dyn std::error::Error| error.to_string();
+    let code = &member.code;
+    let is_new = Identity::load(store.as_ref(), code).await.map_err(|error| text(&error))?;
+    if is_new.is_none() {
+        let act = Act::done(Actor::node(), "node.join", code.as_str());
+        let kept = member.identity.persist(store.as_ref(), clock.now_unix_ms(), act).await;
+        kept.map_err(|error| text(&error))?;
+    }
+    let trust = member.identity.load_trust(store.as_ref()).await.map_err(|error| text(&error))?;
+    let parts = Parts {
+        code: code.clone(),
+        level: member.level,
+        parent: member.parent.clone(),
+        trust_domain: member.identity.trust_domain.clone(),
+        keys: member.keys(),
+        former: Vec::new(),
+        desks: member.desk().into_iter().collect(),
+        trust,
+        budgets: Budgets::default(),
+    };
+    let unit = Unit::open(parts, Arc::clone(store), Arc::clone(clock), Metrics::installed());
+    let unit = unit.await.map_err(|error| text(&error))?;
+    unit.learn(&member.granted).await.map_err(|error| text(&error))?;
+    let (of, at) = (Arc::clone(store), Arc::clone(clock));
+    let records = Arc::new(Records::new(code.clone(), of, at, None));
+    let hosted = Hosted::open(unit, records, links.downlinks(code)).await;
+    hosted.map_err(|error| text(&error))
 }
 
 /// What a host does by itself.

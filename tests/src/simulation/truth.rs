@@ -71,7 +71,7 @@ impl Truth {
     }
 
     /// Figures of the children that a report says it holds.
-    fn children<'a>(
+    pub(super) fn children<'a>(
         &'a self,
         world: &World,
         unit: &UnitCode,

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lianxi_node::{domain::unit::UnitCode, random, store::memory::Disk};
+use lianxi_node::{domain::unit::UnitCode, random, services::hosted::Hosted, store::memory::Disk};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -55,6 +55,8 @@ pub enum Break {
     UnknownDuplicate,
     /// The second version of a summary changes nothing at its receiver.
     DroppedCorrection,
+    /// Wires take out of each hello what shows that a store was brought back, and nobody knows of it.
+    HiddenRestore,
     /// A delivery is forgotten as soon as it is put into the outbox.
     LostDelivery,
 }
@@ -180,6 +182,11 @@ impl World {
     /// The host of a unit.
     pub(super) fn host_of(&self, unit: &UnitCode) -> &Host {
         &self.hosts[&self.city.member(unit).host]
+    }
+
+    /// A unit that runs.
+    pub(super) fn unit(&self, unit: &UnitCode) -> Result<Arc<Hosted>, String> {
+        self.host_of(unit).unit(unit).ok_or_else(|| format!("{unit} is down"))
     }
 
     /// The disk of a unit's host.

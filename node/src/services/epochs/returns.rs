@@ -100,7 +100,8 @@ impl Epochs {
         let (store, own) = (self.unit.store.as_ref(), &self.unit.code);
         for row in EpochRow::list(store, own, Some(own)).await? {
             let known = ReturnRow::load(store, own, row.epoch, peer).await?;
-            let known = known.unwrap_or(ReturnRow { after: row.after, done: false });
+            let after = row.return_after.unwrap_or(row.after);
+            let known = known.unwrap_or(ReturnRow { after, done: false });
             if Reason::of(&row.reason) == Some(Reason::Restore) && !known.done {
                 return Ok(Some((row, known)));
             }

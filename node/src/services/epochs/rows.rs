@@ -98,6 +98,9 @@ pub struct EpochRow {
     /// Last statement that is not lost, and last one that was seen.
     pub(super) after: NumberRow,
     pub(super) to: NumberRow,
+    /// Of an own epoch: above which number peers are asked for statements; unset: above `after`.
+    #[serde(default)]
+    pub(super) return_after: Option<NumberRow>,
     /// Leaves that are not lost, and leaves that were seen.
     pub(super) journal_from: u64,
     pub(super) journal_to: u64,

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use tokio::sync::MutexGuard;
+
 use super::{FORMAT, Pointer, Summaries, summary_key};
 use crate::{
     domain::{period::Period, summary::SummaryKind},
@@ -14,6 +16,13 @@ use crate::{
 };
 
 impl Summaries {
+    /// While it is held, nothing is published: a report that is under way would follow the version that
+    /// it has read, and put it in the place of one that came back meanwhile. Taken before the unit's
+    /// work is begun.
+    pub(in crate::services) async fn hold(&self) -> MutexGuard<'_, ()> {
+        self.publishing.lock().await
+    }
+
     /// The period is computed again, and published if it changed.
     pub(in crate::services) fn wait_for(&self, period: &str) {
         self.waiting.add(period.to_owned());
@@ -87,7 +96,10 @@ impl Summaries {
         let row = self.unit.store.get(&self.unit.code, Table::Summaries, &key).await?;
         let known: Option<Pointer> =
             row.as_deref().map(|row| format::read(FORMAT, row)).transpose()?;
-        if known.is_some_and(|known| known.version > summary.version) {
+        let id = statement.header.id.to_string();
+        let is_newest =
+            |known: Pointer| known.version > summary.version || known.statement_id == id;
+        if known.is_some_and(is_newest) {
             return Ok(());
         }
         match row {
@@ -96,7 +108,7 @@ impl Summaries {
         }
         let pointer = Pointer {
             version: summary.version,
-            statement_id: statement.header.id.to_string(),
+            statement_id: id,
             payload_sha256: hex::encode(payload_sha256),
             received_unix_ms: statement.header.time_unix_ms,
         };

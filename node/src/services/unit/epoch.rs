@@ -4,14 +4,14 @@
 //! what a restored peer lost of this unit's outbox stands there again, in its old order.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
 use async_trait::async_trait;
 
 use super::{
-    Counters, FORMAT, LINK_EPOCH_KEY, Unit, Work, draw_link_epoch,
+    Counters, FORMAT, LINK_EPOCH_KEY, Unit, Work, again, draw_link_epoch,
     outbox::{OutboxRow, outbox_key, outbox_prefix, sequence_of},
 };
 use crate::{
@@ -43,6 +43,15 @@ pub struct Redelivered {
     pub again: u64,
     /// Deliveries that are no longer kept.
     pub gone: u64,
+}
+
+/// What was taken out of the outboxes.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// Deliveries that no longer wait.
+    pub deliveries: i64,
+    /// Place of the last one that still does, by lane.
+    ends: BTreeMap<Vec<u8>, u64>,
 }
 
 /// A statement that was taken out of the outboxes: its number stands for another one at a peer.
@@ -147,8 +156,8 @@ impl Unit {
     pub async fn is_outrun(&self, peer: &UnitCode, received: &[Cursor]) -> bool {
         let counters = self.counters.lock().await;
         received.iter().any(|cursor| {
-            let last = counters.lanes.get(&(peer.clone(), cursor.lane)).copied().unwrap_or(0);
-            cursor.link_epoch == counters.link_epoch && cursor.lane_seq > last
+            let end = counters.lanes.get(&(peer.clone(), cursor.lane)).copied().unwrap_or_default();
+            cursor.link_epoch == counters.link_epoch && cursor.lane_seq > end.last
         })
     }
 
@@ -199,7 +208,7 @@ impl Unit {
     ///
     /// The store's; a part may wait again.
     pub async fn redeliver(
-        &self,
+        self: &Arc<Self>,
         peer: &UnitCode,
         received: &[Cursor],
     ) -> Result<Redelivered, store::Error> {
@@ -218,7 +227,7 @@ impl Unit {
     }
 
     async fn redeliver_lane(
-        &self,
+        self: &Arc<Self>,
         peer: &UnitCode,
         lane: Lane,
         have: Option<u64>,
@@ -254,25 +263,30 @@ impl Unit {
         self.close_gap(peer, lane, last, done).await
     }
 
-    /// The first delivery that waits behind `last` follows it, whatever was between them.
+    /// The first delivery that waits behind `last` follows it, whatever was between them; if none waits,
+    /// the next one does.
     async fn close_gap(
-        &self,
+        self: &Arc<Self>,
         peer: &UnitCode,
         lane: Lane,
         last: u64,
         done: &mut Redelivered,
     ) -> Result<(), store::Error> {
         let (prefix, from) = (outbox_prefix(peer, lane), outbox_key(peer, lane, last));
+        let mut work = self.begin().await;
         let rows = self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), 1).await?;
-        let Some((key, value)) = rows.into_iter().next() else { return Ok(()) };
-        let row = OutboxRow::decode(&value)?;
-        if row.after <= last {
-            return Ok(());
+        match rows.into_iter().next() {
+            Some((key, value)) => {
+                let row = OutboxRow::decode(&value)?;
+                if row.after <= last {
+                    return Ok(());
+                }
+                done.gone += row.after - last;
+                work.batch.put(Table::Outbox, key, OutboxRow { after: last, ..row }.encode());
+            }
+            None => work.follow(peer, lane, last),
         }
-        done.gone += row.after - last;
-        let mut batch = Batch::new(&self.code);
-        batch.put(Table::Outbox, key, OutboxRow { after: last, ..row }.encode());
-        self.store.submit(batch).await
+        if work.batch.is_empty() { Ok(()) } else { work.submit(|| ()).await }
     }
 
     /// Statements of this unit that wait in its outboxes under a number up to `seen` and stand in the
@@ -325,7 +339,8 @@ impl Unit {
     }
 
     /// Takes statements out of every outbox in `batch`, each with a leaf that says so; what waits
-    /// behind one follows what was before it. Returns how many deliveries no longer wait.
+    /// behind one follows what was before it. Those of `again` are noted to be made again, the others
+    /// to go on once a peer returns them.
     ///
     /// # Errors
     ///
@@ -334,13 +349,14 @@ impl Unit {
         &self,
         batch: &mut Batch,
         ids: &BTreeSet<StatementId>,
+        again: &BTreeSet<StatementId>,
         by: &Actor,
-    ) -> Result<i64, store::Error> {
+    ) -> Result<Removed, store::Error> {
         for id in ids {
             let act = Act::done(by.clone(), "epoch.withdraw", id.to_string());
             batch.journal(self.clock.now_unix_ms(), &Leaf::Act(act));
         }
-        let mut removed = 0;
+        let mut removed = Removed::default();
         let mut before: Option<(Vec<u8>, u64)> = None;
         let rows = self.store.scan(&self.code, Table::Outbox, b"", None, usize::MAX).await?;
         for (key, value) in rows {
@@ -350,11 +366,16 @@ impl Unit {
                 Some((same, after)) if same == lane => Some(after),
                 Some(_) | None => None,
             };
-            if ids.contains(&row.statement_id()?) {
-                removed += 1;
+            let id = row.statement_id()?;
+            if ids.contains(&id) {
+                removed.deliveries += 1;
+                again::note(batch, id, &lane, again.contains(&id));
                 before = Some((lane, after.unwrap_or(row.after)));
                 batch.delete(Table::Outbox, key);
-            } else if let Some(after) = after {
+                continue;
+            }
+            removed.ends.insert(lane, sequence_of(&key)?);
+            if let Some(after) = after {
                 batch.put(Table::Outbox, key, OutboxRow { after, ..row }.encode());
             }
         }
@@ -414,6 +435,21 @@ impl Unit {
         if work.next.epoch == seen.epoch && work.next.seq < seen.seq {
             work.next.seq = seen.seq;
             work.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Work {
+    /// What is put into the outboxes next follows what is left there.
+    ///
+    /// # Errors
+    ///
+    /// A key is damaged.
+    pub fn close_ranks(&mut self, removed: &Removed) -> Result<(), store::Error> {
+        for (lane, place) in &removed.ends {
+            let (peer, lane) = again::outbox(lane)?;
+            self.follow(&peer, lane, *place);
         }
         Ok(())
     }

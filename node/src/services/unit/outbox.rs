@@ -24,6 +24,9 @@ const SIZED_FORMAT: u8 = 2;
 
 const SIZED_ROW_BYTES: usize = 37;
 
+/// Format of a lane's end that the next delivery does not follow.
+const BRIDGED_FORMAT: u8 = 2;
+
 /// Share of a budget, in percent, from which on it is an early alarm.
 const EARLY_PERCENT: u64 = 80;
 
@@ -346,22 +349,32 @@ impl Work {
         id: StatementId,
         bytes: u32,
     ) {
-        let last = self.next.lanes.entry((peer.clone(), lane)).or_insert(0);
+        let end = self.next.lanes.entry((peer.clone(), lane)).or_default();
         let row = OutboxRow {
-            after: *last,
+            after: end.follows,
             id: *id.as_bytes(),
             enqueued_unix_ms: self.unit.clock.now_unix_ms(),
             bytes,
         };
-        *last += 1;
+        let last = end.last + 1;
+        *end = LaneEnd { last, follows: last };
+        let end = end.encode();
         let added = &mut self.added[place(lane)];
         added.rows += 1;
         added.bytes += i64::from(bytes);
-        self.batch.put(Table::Outbox, outbox_key(peer, lane, *last), row.encode());
-        let counter = [&[FORMAT][..], &last.to_be_bytes()].concat();
-        self.batch.put(Table::Meta, super::lane_key(peer, lane), counter);
+        self.batch.put(Table::Outbox, outbox_key(peer, lane, last), row.encode());
+        self.batch.put(Table::Meta, super::lane_key(peer, lane), end);
         if !self.peers.contains(peer) {
             self.peers.push(peer.clone());
+        }
+    }
+
+    /// What is put into a lane next follows `place`: what was behind that is gone for good.
+    pub(super) fn follow(&mut self, peer: &UnitCode, lane: Lane, place: u64) {
+        let Some(end) = self.next.lanes.get_mut(&(peer.clone(), lane)) else { return };
+        if end.follows > place {
+            end.follows = place;
+            self.batch.put(Table::Meta, super::lane_key(peer, lane), end.encode());
         }
     }
 
@@ -423,6 +436,41 @@ pub(super) fn sequence_of(key: &[u8]) -> Result<u64, store::Error> {
     let tail = key.last_chunk::<8>();
     tail.map(|bytes| u64::from_be_bytes(*bytes))
         .ok_or_else(|| store::Error::Engine("an outbox key is damaged".into()))
+}
+
+/// Where a lane of an outbox ends.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct LaneEnd {
+    /// Place of the newest delivery that was ever put there.
+    pub(super) last: u64,
+    /// Place that the next one follows: lower where the newest ones were taken out again.
+    pub(super) follows: u64,
+}
+
+impl LaneEnd {
+    fn encode(&self) -> Vec<u8> {
+        if self.follows == self.last {
+            return [&[FORMAT][..], &self.last.to_be_bytes()].concat();
+        }
+        let places = [self.last.to_be_bytes(), self.follows.to_be_bytes()].concat();
+        [&[BRIDGED_FORMAT][..], &places].concat()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, store::Error> {
+        let damaged = || store::Error::Engine("a counter in the store is damaged".into());
+        let (&found, rest) = bytes.split_first().ok_or_else(damaged)?;
+        let (longs, odd) = rest.as_chunks::<8>();
+        let longs: Vec<u64> = longs.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
+        match (found, longs.as_slice(), odd) {
+            (FORMAT, &[last], []) => Ok(Self { last, follows: last }),
+            (BRIDGED_FORMAT, &[last, follows], []) => Ok(Self { last, follows }),
+            (FORMAT | BRIDGED_FORMAT, _, _) => Err(damaged()),
+            (found, _, _) => {
+                let known = u32::from(BRIDGED_FORMAT);
+                Err(store::Error::Format { found: u32::from(found), known })
+            }
+        }
+    }
 }
 
 /// A delivery that waits.
@@ -496,6 +544,21 @@ mod tests {
         assert_eq!(OutboxRow::decode(&plain).expect("of an earlier version").bytes, 0);
         for damaged in [&sized[..sized.len() - 1], &plain[..plain.len() - 1], &[][..], &[3; 37]] {
             assert!(OutboxRow::decode(damaged).is_err(), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn ends_of_lanes_are_read_in_both_formats_and_others_are_not() {
+        let plain = LaneEnd { last: 7, follows: 7 };
+        assert_eq!(plain.encode(), [&[FORMAT][..], &7_u64.to_be_bytes()].concat());
+        let bridged = LaneEnd { last: 7, follows: 5 };
+        for end in [plain, bridged] {
+            assert_eq!(LaneEnd::decode(&end.encode()).expect("as written"), end);
+        }
+        let mut other = bridged.encode();
+        other[0] = 3;
+        for damaged in [&bridged.encode()[..16], &plain.encode()[..8], &[][..], &other[..]] {
+            assert!(LaneEnd::decode(damaged).is_err(), "{damaged:?}");
         }
     }
 
