@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use lianxi_node::process::secret::hidden;
 use zeroize::Zeroizing;
 
 use crate::{failure::Failure, output::Output, texts::Text};
@@ -30,7 +30,7 @@ pub(crate) fn ask(output: &Output, text: Text, values: &[&dyn Display]) -> anyho
 ///
 /// # Errors
 ///
-/// Nothing more can be read, or the terminal cannot be told to be quiet.
+/// Nothing more can be read, or there is no terminal to ask at.
 pub(crate) fn secret(
     output: &Output,
     text: Text,
@@ -39,9 +39,8 @@ pub(crate) fn secret(
     if !io::stdin().is_terminal() {
         return line();
     }
-    output.note(output.fill(text, values));
-    let _quiet = Quiet::begin().context("cannot turn the terminal's echo off")?;
-    line()
+    let prompt = format!("{}: ", output.fill(text, values));
+    hidden(&prompt).context("cannot ask at the terminal")
 }
 
 /// Asks for a new password, twice where a person types.
@@ -68,24 +67,4 @@ fn line() -> anyhow::Result<Zeroizing<String>> {
         return Err(Failure::Usage("standard input ended before every answer".to_owned()).into());
     }
     Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()))
-}
-
-/// A terminal without echo, until dropped.
-struct Quiet(Termios);
-
-impl Quiet {
-    fn begin() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut quiet = before.clone();
-        quiet.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(io::stdin(), OptionalActions::Flush, &quiet)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for Quiet {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no echo.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
-    }
 }

@@ -104,8 +104,25 @@ texts! {
     WitnessedHere: "seen by {} at {}, on the same host: that proves less", "{} 于 {} 见证（同一主机，证明力较弱）";
     Unwitnessed: "no neighbour has cosigned it: it proves what this unit says, not that anybody saw it",
         "尚无其他单位会签：只能证明本单位的陈述，不能证明他人见过";
-    RootWitness: "this unit has no parent: only units below it can be its witnesses",
-        "本单位没有上级：只能由下级见证";
+    RootWitness: "this unit has no parent: beside units below it only a witness outside the tree can see it, see `lianxi journal witness`",
+        "本单位没有上级：除下级外，只有体系之外的见证方能够见证，见 `lianxi journal witness`";
+    Settled: "settled", "处置";
+    WouldSettleAlarm: "alarm {} would be settled by {}; nothing was changed", "告警 {} 将由 {} 处置；未作改动";
+    AlarmSettled: "alarm {} is settled by {}; it stays listed", "告警 {} 已由 {} 处置；仍保留在列表中";
+    NoPeers: "no witness outside the tree is named; see `lianxi journal witness add`", "尚未指定体系外的见证方；见 `lianxi journal witness add`";
+    CosignedByPeer: "it cosigned up to", "对方已会签至";
+    CosignedForPeer: "cosigned for it up to", "已为对方会签至";
+    WouldAddPeer: "{} would be a witness of {}, and it of that; nothing was changed", "{} 将与 {} 互为见证；未作改动";
+    PeerAdded: "{} and {} can witness each other from now on", "{} 与 {} 从现在起可以互为见证";
+    WouldRemovePeer: "{} would be no witness of {} any more; nothing was changed", "{} 将不再见证 {}；未作改动";
+    PeerRemoved: "{} is no witness of {} any more", "{} 不再见证 {}";
+    WouldRequest: "{} would be asked for a cosignature from size {} to {} in {}; nothing was written",
+        "将请 {} 会签 {} 至 {} 的日志，写入 {}；未写文件";
+    CosignatureRequested: "give {} the request for size {} to {}: {}", "请将 {} 的会签请求（{} 至 {}）交给对方：{}";
+    WouldCosign: "{} goes on up to size {} and would be cosigned; nothing was changed", "{} 的日志连贯至 {}，可以会签；未作改动";
+    Cosigned: "cosigned {} up to size {}", "已会签 {}，至 {}";
+    WouldTakeCosignature: "the cosignature of {} over size {} holds; nothing was changed", "{} 对 {} 的会签有效；未作改动";
+    CosignatureTaken: "took in the cosignature of {} over size {}", "已收入 {} 对 {} 的会签";
     JournalChecked: "{}: {} leaves, {} checkpoints, {} of them witnessed", "{}：{} 条，{} 个检查点，其中 {} 个已见证";
     WouldPrune: "{} leaves are older than {} days and would be dropped; nothing was changed",
         "{} 条早于 {} 天，将被清除；未作改动";
@@ -160,6 +177,15 @@ texts! {
     WitnessBelow: "units below it alone", "仅下级单位";
     WitnessHere: "its parent, which is on this host", "上级单位（在同一主机）";
     WitnessParent: "its parent", "上级单位";
+    WitnessPeer: "a witness outside the tree", "体系之外的见证方";
+    WitnessSilent: "a witness outside the tree that has not cosigned for 30 days", "体系之外的见证方已 30 天未会签";
+    DoctorWitness: "let the witness cosign: lianxi journal witness request, and take in its answer",
+        "请见证方会签：lianxi journal witness request，并收入其答复";
+    CheckAlarms: "alarms about journals", "存证告警";
+    DoctorAlarms: "find out who restored or changed a store: lianxi journal alarms, then --settle with what was found",
+        "查明是谁恢复或改动了存储：lianxi journal alarms，再用 --settle 记录查明的情况";
+    OpenAlarms: "{}: {} alarms about journals are not settled; see `lianxi journal alarms`",
+        "{}：有 {} 条存证告警尚未处置；见 `lianxi journal alarms`";
     NoUnits: "no units yet", "尚无单位";
 
     // Custody of the root key.

@@ -332,9 +332,15 @@ impl Default for JournalTable {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AlarmsTable {
-    /// Address that gets each alarm as JSON by POST, `http://host:port/path`. Absent: nobody.
-    #[serde(deserialize_with = "endpoint")]
+    /// Address that gets each alarm as JSON by POST, `https://host/path`, or `http://` within the same
+    /// machine. Absent: nobody.
+    #[serde(deserialize_with = "webhook")]
     pub webhook: Option<String>,
+    /// Certificate of the CA that the receiver's is from, PEM, from the host's directory. Needed for
+    /// `https`: no other CA is believed.
+    pub ca_file: Option<PathBuf>,
+    /// File with a secret of at least 32 bytes that the receiver shares. Absent: bodies bear no HMAC.
+    pub secret_file: Option<PathBuf>,
 }
 
 /// `[telemetry]`: logs, traces, metrics.
@@ -515,6 +521,12 @@ impl HostConfig {
             let remedy = "write for example \"1m\"";
             return Err(document.at("journal", "checkpoint_interval", 0, reason, remedy));
         }
+        let is_tls = self.webhook().is_some_and(|webhook| webhook.scheme_str() == Some("https"));
+        if is_tls && self.alarms.ca_file.is_none() {
+            let reason = "nobody says which CA the receiver's certificate is from".to_owned();
+            let remedy = "set ca_file to the CA's certificate in PEM";
+            return Err(document.at("alarms", "webhook", 0, reason, remedy));
+        }
         let socket_bytes = self.admin_socket().as_os_str().len();
         if socket_bytes > MAX_SOCKET_PATH_BYTES {
             let reason = format!("the path of the socket has {socket_bytes} bytes, over 107");
@@ -623,6 +635,19 @@ fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>
         Ok(uri) if plain(&uri) => Ok(Some(text)),
         _ => Err(de::Error::custom(format_args!(
             "{text:?} is no address of the form \"http://host:port\""
+        ))),
+    }
+}
+
+fn webhook<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let uri: Result<Uri, _> = text.parse();
+    let known =
+        |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some();
+    match uri {
+        Ok(uri) if known(&uri) => Ok(Some(text)),
+        _ => Err(de::Error::custom(format_args!(
+            "{text:?} is no address of the form \"https://host/path\""
         ))),
     }
 }
@@ -788,7 +813,7 @@ mod tests {
                 checkpoint_interval: Duration::from_secs(5),
                 retention_days: 365,
             },
-            alarms: AlarmsTable { webhook: Some("http://127.0.0.1:8080/alarms".to_owned()) },
+            alarms: every_key_of_alarms(),
             telemetry: TelemetryConfig {
                 log_level: "warn,lianxi_node::link=debug".to_owned(),
                 log_format: LogFormat::Json,
@@ -799,6 +824,14 @@ mod tests {
         }
     }
 
+    fn every_key_of_alarms() -> AlarmsTable {
+        AlarmsTable {
+            webhook: Some("https://alarms.example/lianxi".to_owned()),
+            ca_file: Some("alarms-ca.pem".into()),
+            secret_file: Some("alarms-secret".into()),
+        }
+    }
+
     #[test]
     fn a_journal_is_kept_for_as_long_as_the_law_asks() {
         let text = refusal("[journal]\nretention_days = 179\n");
@@ -806,7 +839,8 @@ mod tests {
         assert!(parse("[journal]\nretention_days = 180\n").is_ok());
         let text = refusal("[journal]\ncheckpoint_interval = \"10ms\"\n");
         assert!(text.contains("checkpoint_interval"), "{text}");
-        assert!(refusal("[alarms]\nwebhook = \"https://a.example/\"\n").contains("http://"));
+        assert!(refusal("[alarms]\nwebhook = \"ftp://a.example/\"\n").contains("https://"));
+        assert!(refusal("[alarms]\nwebhook = \"https://a.example/\"\n").contains("ca_file"));
     }
 
     /// `FULL` with the keys that are absent by default put in.

@@ -18,6 +18,7 @@ mod root_rotation;
 mod rotation;
 mod setup;
 mod transfer;
+mod webhook;
 
 pub use at_rest::{StoreRewritten, lock_of_store, rewrite_store};
 pub use custody::{
@@ -25,7 +26,9 @@ pub use custody::{
 };
 pub use host::{Host, Options};
 pub use protection::{change_secret, open_lock, protect_keys, unprotect_keys};
-pub use setup::{InitOptions, JoinOptions, check_token, init, join_offline, receive_offline};
+pub use setup::{
+    InitOptions, JoinOptions, Sealing, check_token, init, join_offline, receive_offline,
+};
 
 use std::{future::Future, io, path::PathBuf, sync::Arc};
 
@@ -105,6 +108,9 @@ pub enum Error {
         /// On disk.
         found: Cipher,
     },
+    /// The receiver of alarms.
+    #[error("the webhook of [alarms] in node.toml: {0}; correct it, or take the key out")]
+    Webhook(String),
     /// Making or joining a unit failed.
     #[error(transparent)]
     Operation(#[from] OperationError),
@@ -116,7 +122,7 @@ impl ServiceError for Error {
             Self::Store(error) => error.kind(),
             Self::Config(error) => error.kind(),
             Self::HostExists(_) => ErrorKind::AlreadyExists,
-            Self::Listen { .. } => ErrorKind::FailedPrecondition,
+            Self::Listen { .. } | Self::Webhook(_) => ErrorKind::FailedPrecondition,
             Self::Protection { .. } | Self::StoreProtection { .. } => ErrorKind::FailedPrecondition,
             Self::Keys(error) => protection::kind(error),
             Self::File { .. } | Self::Unit { .. } => ErrorKind::Internal,

@@ -13,13 +13,13 @@ mod revoked;
 mod root_key;
 
 pub use broken::Broken;
-pub use evidence::{Witness, Witnessed};
+pub use evidence::{Outside, Witness, Witnessed};
 pub use revoked::{Completeness, Resting, Revocations, VerifiedRevocation};
 pub use root_key::{Error as RootKeyError, RootKey};
 
 use std::collections::BTreeSet;
 
-use lianxi_proto::envelope::payload_sha256;
+use lianxi_proto::envelope::{VerifyingKey, payload_sha256};
 
 use self::{broken::Place, evidence::Keys};
 use crate::{
@@ -154,6 +154,8 @@ pub struct Beside<'a> {
     pub revocations: &'a [Proven],
     /// Grants by which root keys name each other, perhaps younger than the file.
     pub roots: &'a [Envelope],
+    /// Names and keys of witnesses outside the tree: the verifying side has them from elsewhere.
+    pub witnesses: &'a [(String, VerifyingKey)],
 }
 
 /// Verifies a whole file by what was revoked since its export, and by root keys that followed each
@@ -179,8 +181,11 @@ pub fn verify_beside(
         Some((part, envelope)) => Some(open_catalogue(&trust, *part, envelope, &pack.head)?),
         None => None,
     };
-    let statements =
-        if pack.head.period.is_empty() { single(&trust, &pack)? } else { figures(&trust, &pack)? };
+    let statements = if pack.head.period.is_empty() {
+        single(&trust, &pack, beside)?
+    } else {
+        figures(&trust, &pack, beside)?
+    };
     if let (Some(catalogue), Some(first)) = (&catalogue, statements.first())
         && first.header.dataschema != catalogue.label
     {
@@ -282,7 +287,11 @@ fn open_catalogue(
 }
 
 /// The one statement of a file without a period.
-fn single(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> {
+fn single(
+    trust: &Trust,
+    pack: &Pack,
+    beside: Beside<'_>,
+) -> Result<Vec<Verification>, Box<Broken>> {
     if let Some((part, packed)) = pack.statements.get(1) {
         let place = Place { part: *part, envelope: &packed.envelope };
         return Err(place.broken("part-order", "", "a file without a period has one statement"));
@@ -292,8 +301,13 @@ fn single(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> 
     }
     let (part, packed) = &pack.statements[0];
     let place = Place { part: *part, envelope: &packed.envelope };
-    let (verification, _) =
-        statement(trust, &Keys::of(trust), place, packed, pack.head.exported_unix_ms)?;
+    let (verification, _) = statement(
+        trust,
+        &Keys::of(trust, beside.witnesses),
+        place,
+        packed,
+        pack.head.exported_unix_ms,
+    )?;
     if verification.header.source != pack.head.unit {
         return Err(place.broken("wrong-source", "header.source", "is not the unit of the file"));
     }
@@ -368,9 +382,13 @@ fn key_ids(envelope: &Envelope) -> Vec<String> {
 
 /// The summaries of a period: each was added by the unit above it, none is left out unsaid, and
 /// totals are the sums of their parts.
-fn figures(trust: &Trust, pack: &Pack) -> Result<Vec<Verification>, Box<Broken>> {
+fn figures(
+    trust: &Trust,
+    pack: &Pack,
+    beside: Beside<'_>,
+) -> Result<Vec<Verification>, Box<Broken>> {
     let mut tree = fold::Tree::new(&pack.head, grants(trust));
-    let keys = Keys::of(trust);
+    let keys = Keys::of(trust, beside.witnesses);
     for (part, packed) in &pack.statements {
         let place = Place { part: *part, envelope: &packed.envelope };
         let (verification, disclosed) =

@@ -282,6 +282,41 @@ pub fn origin(trust_domain: &str, unit: &str) -> String {
     format!("{trust_domain}/unit/{unit}")
 }
 
+/// A key with its name as C2SP `signed-note` writes it, for people to hand on: name, hash and key.
+pub fn key_text(name: &str, key: &VerifyingKey) -> String {
+    let kind = LineKind::Cosignature;
+    let hash = hex::encode(key_hash(name, kind, key));
+    let bytes = [signature_type(key.suite(), kind), key.public_key()].concat();
+    format!("{name}+{hash}+{}", STANDARD.encode(bytes))
+}
+
+/// Reads what [`key_text`] writes: the key of a journal or of a witness, which are one here.
+///
+/// # Errors
+///
+/// [`Error::Malformed`] for another form, [`Error::BadSignature`] if hash and key do not belong
+/// together: a character was mistyped.
+pub fn parse_key(text: &str) -> Result<(String, VerifyingKey), Error> {
+    let mut parts = text.splitn(3, '+');
+    let mut part = || parts.next().filter(|part| !part.is_empty()).ok_or(Error::Malformed(1));
+    let (name, hash, key) = (part()?, part()?, part()?);
+    if name.contains(char::is_whitespace) {
+        return Err(Error::Malformed(1));
+    }
+    let bytes = STANDARD.decode(key).map_err(|_| Error::Malformed(1))?;
+    for kind in [LineKind::Cosignature, LineKind::Plain] {
+        for suite in [Suite::Sm2Sm3, Suite::Ed25519] {
+            let Some(public) = bytes.strip_prefix(signature_type(suite, kind)) else { continue };
+            let Ok(key) = VerifyingKey::new(suite, public) else { continue };
+            return match hash == hex::encode(key_hash(name, kind, &key)) {
+                true => Ok((name.to_owned(), key)),
+                false => Err(Error::BadSignature(name.to_owned())),
+            };
+        }
+    }
+    Err(Error::Malformed(1))
+}
+
 /// Hash of a key in a signature line: first 4 bytes of SHA-256(name || 0x0A || type || key).
 fn key_hash(name: &str, kind: LineKind, key: &VerifyingKey) -> [u8; KEY_HASH_BYTES] {
     let hash = Sha256::new_with_prefix(name).chain_update(b"\n");
@@ -321,6 +356,23 @@ mod tests {
         assert_eq!(note.verify("PeterNeumann", &key), Ok(()));
         assert_eq!(note.to_string(), GO_NOTE);
         assert_eq!(hex::encode(note.lines[0].key_hash), "c74f20a3");
+    }
+
+    #[test]
+    fn a_key_is_one_line_and_a_mistyped_one_is_told() {
+        assert_eq!(parse_key(GO_KEY).unwrap().0, "PeterNeumann");
+        let key = signer(1).verifying_key();
+        let text = key_text("other.example/unit/X", &key);
+        assert_eq!(parse_key(&text), Ok(("other.example/unit/X".to_owned(), key)));
+        for at in 0..text.len() {
+            let mut changed = text.clone().into_bytes();
+            changed[at] = if changed[at] == b'7' { b'8' } else { b'7' };
+            let changed = String::from_utf8(changed).unwrap();
+            assert!(changed == text || parse_key(&changed).is_err(), "byte {at}");
+        }
+        for wrong in ["", "a", "a+b", "a+b+c", "a b+00000000+AQ=="] {
+            assert!(parse_key(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

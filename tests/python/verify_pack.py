@@ -507,6 +507,7 @@ class Trust:
         self.revocations, self.believed = {}, {}
         self.history, self.holders, self.digests, self.grants = {}, {}, set(), set()
         self.seen = {}
+        self.outside, self.seen_outside = [], set()
 
     def beginning(self):
         """The same root keys, and nothing else believed."""
@@ -1073,7 +1074,33 @@ def check_evidence(trust, data, source, digest):
             # The source is no witness of its own statements.
             if good and not revoked and unit != source:
                 times.append(min(time + 999, (1 << 63) - 1))
+    for name, key in trust.outside:
+        signature = note.signature(name, 1, key)
+        if signature is None:
+            continue
+        require(len(signature) >= 8, "cosignature")
+        time = int.from_bytes(signature[:8], "big")
+        text = f"cosignature/v1\ntime {time}\n{note.text}".encode()
+        require(holds(*key, signature[8:], text), "cosignature")
+        time = min(time * 1000, (1 << 63) - 1)
+        trust.seen_outside.add((name, time, source))
+        times.append(min(time + 999, (1 << 63) - 1))
     return min(times, default=None)
+
+
+def read_witness(text):
+    """Name and key of a witness outside the tree: name+hash+key of C2SP signed-note."""
+    name, hashed, encoded = text.strip().split("+", 2)
+    data = decode_base64(encoded)
+    kinds = [(b"\x04", ED25519, 1), (b"\x01", ED25519, 0)]
+    kinds += [(b"\xfflianxi/sm2-sm3/cosignature/v1", SM2, 1), (b"\xfflianxi/sm2-sm3/v1", SM2, 0)]
+    for begin, suite, kind in kinds:
+        key = suite, data[len(begin) :]
+        if data.startswith(begin) and is_safe_key(*key):
+            if key_hash(name, kind, key).hex() != hashed:
+                raise ValueError("the hash is not that of the key of the witness")
+            return name, key
+    raise ValueError("no key of a witness")
 
 
 # --- summaries and cells ---
@@ -1597,12 +1624,13 @@ def believe(trust, envelopes):
         envelopes = [(envelope, is_beside) for envelope, is_beside, _ in later]
 
 
-def verify(data, domain, root_key, beside=(), roots=()):
-    """Returns if everything holds, raises Broken if not."""
+def verify(data, domain, root_key, beside=(), roots=(), outside=()):
+    """Returns who outside the tree had seen it if everything holds, raises Broken if not."""
     head, parts, seal, sealed = parts_of(data)
     if head.domain != domain:
         raise Broken("wrong-domain")
     trust = Trust(domain, root_key, head.exported)
+    trust.outside = list(outside)
     label = None
     granted = [(Envelope(content), False) for number, content in parts if number == 2]
     believe(trust, granted + [(Envelope(content), True) for content in roots])
@@ -1626,6 +1654,7 @@ def verify(data, domain, root_key, beside=(), roots=()):
     if label not in (None, schema):
         raise Broken("unknown-catalogue", claimed_unit(first))
     check_seal(trust, head, Envelope(seal), sealed, in_file)
+    return sorted(trust.seen_outside)
 
 
 def read_root(text):
@@ -1671,12 +1700,12 @@ def read_roots(text):
     return read(data, grants=[1])["grants"]
 
 
-def verdict(data, root, beside, roots):
+def verdict(data, root, *more):
     try:
-        verify(data, *root, beside, roots)
+        seen = verify(data, *root, *more)
     except Broken as broken:
         return f"{broken.reason} {broken.unit}".strip()
-    return "valid"
+    return "\n".join(["valid", *(f"seen by {name} at {time}: {unit}" for name, time, unit in seen)])
 
 
 def main():
@@ -1686,18 +1715,21 @@ def main():
     arguments.add_argument("--batch", type=pathlib.Path)
     arguments.add_argument("--revocations", type=pathlib.Path)
     arguments.add_argument("--roots", type=pathlib.Path)
+    arguments.add_argument("--witness", type=read_witness, action="append", default=[])
     arguments = arguments.parse_args()
     root = read_root(arguments.root.read_text(encoding="utf-8"))
     beside = read_revocations(arguments.revocations.read_bytes()) if arguments.revocations else ()
     roots = read_roots(arguments.roots.read_text(encoding="ascii")) if arguments.roots else ()
     if arguments.batch:
         files = sorted(arguments.batch.iterdir())
-        answers = [(file.name, verdict(file.read_bytes(), root, beside, roots)) for file in files]
+        more = beside, roots, arguments.witness
+        answers = [(file.name, verdict(file.read_bytes(), root, *more)) for file in files]
         print("\n".join(f"{name} {answer}" for name, answer in answers))
     else:
-        answers = [("", verdict(arguments.file.read_bytes(), root, beside, roots))]
+        more = beside, roots, arguments.witness
+        answers = [("", verdict(arguments.file.read_bytes(), root, *more))]
         print(answers[0][1])
-    sys.exit(0 if all(answer == "valid" for _, answer in answers) else 1)
+    sys.exit(0 if all(answer.split("\n")[0] == "valid" for _, answer in answers) else 1)
 
 
 if __name__ == "__main__":

@@ -105,6 +105,7 @@ impl Federation {
     ) {
         let host = self.directory.path().join(code);
         let options = InitOptions {
+            sealed: None,
             dir: host.clone(),
             code: code.parse().unwrap(),
             level,
@@ -170,7 +171,7 @@ impl Federation {
     /// Adds a host of its own for the unit of a token, joined and started.
     pub async fn join(&mut self, token: &str, code: &str) {
         let directory = self.directory.path().join(code);
-        let options = JoinOptions { listen: Some(free_address()), advertise: Vec::new() };
+        let options = JoinOptions { listen: Some(free_address()), ..JoinOptions::default() };
         node::join_offline(&directory, token, options).await.unwrap();
         self.hosts.insert(code.to_owned(), TestHost::new(directory));
         self.places.insert(code.to_owned(), code.to_owned());
@@ -180,7 +181,7 @@ impl Federation {
     /// Adds a host without units under a name, which awaits `unit`: what that says of itself.
     pub async fn await_unit(&mut self, name: &str, unit: &str) -> String {
         let directory = self.directory.path().join(name);
-        let options = JoinOptions { listen: Some(free_address()), advertise: Vec::new() };
+        let options = JoinOptions { listen: Some(free_address()), ..JoinOptions::default() };
         let unit = unit.parse().unwrap();
         let request = node::receive_offline(&directory, &unit, options).await.unwrap();
         self.hosts.insert(name.to_owned(), TestHost::new(directory));

@@ -154,6 +154,49 @@ async fn records(place: &Path) -> u64 {
     status["units"][0]["records"].as_u64().unwrap()
 }
 
+/// Made encrypted, a host has nothing in clear from its first byte on, keys included.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_made_encrypted_never_had_anything_in_clear() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path();
+    let init = "node init --dir host --code C --level city --title C --domain c.example \
+                --listen 127.0.0.1:0";
+    refused(place, &format!("{init} --encrypt rot13 --passphrase-fd 3"), PASSPHRASE, 2, "sm4-gcm");
+    refused(place, &format!("{init} --passphrase-fd 3"), PASSPHRASE, 2, "--encrypt");
+    refused(
+        place,
+        &format!("{init} --encrypt sm4-gcm --passphrase-fd 3"),
+        "short",
+        5,
+        "12 characters",
+    );
+    done(place, &format!("{init} --encrypt sm4-gcm --passphrase-fd 3"));
+    let cipher = SledStore::cipher_of(&place.join("host/store")).unwrap();
+    assert_eq!(cipher, Some(Cipher::Sm4Gcm));
+    let text = fs::read_to_string(place.join("host/node.toml")).unwrap();
+    assert!(text.contains("encrypt = \"sm4-gcm\"") && text.contains("protect = \"passphrase\""));
+    fs::write(place.join("catalogue.json"), CATALOGUE).unwrap();
+    fs::write(place.join("mapping.toml"), MAPPING).unwrap();
+    refused(place, "node run --dir host", PASSPHRASE, 5, "no terminal");
+    refused(place, "node run --dir host --passphrase-fd 3", WRONG, 6, "the passphrase is wrong");
+    let node = Node::start(place).await;
+    ask(place, "catalogue publish catalogue.json").await;
+    import(place, 0, 100).await;
+    assert_eq!(records(place).await, 100);
+    assert_nothing_planted(place, "running");
+    node.kill().await;
+    assert_nothing_planted(place, "killed");
+    let keys: Vec<PathBuf> = files_below(&place.join("host/keys"))
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|extension| extension == "keys"))
+        .collect();
+    assert!(keys.len() >= 3, "{keys:?}");
+    for path in keys {
+        // Magic, then the version of a sealed file.
+        assert_eq!(fs::read(&path).unwrap()[11], 3, "{}", path.display());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_of_a_record_is_on_the_disk_of_an_encrypted_host() {
     let directory = tempfile::tempdir().unwrap();

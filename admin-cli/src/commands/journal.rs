@@ -1,5 +1,8 @@
 //! `lianxi journal`: the audit log of a unit, its checkpoints, and proofs.
 
+mod alarms;
+mod witness;
+
 use std::{collections::VecDeque, num::NonZeroU32};
 
 use anyhow::Context as _;
@@ -9,9 +12,8 @@ use lianxi_node::{
     domain::unit::UnitCode,
 };
 use lianxi_proto::admin::v1::{
-    AlarmsRequest, AlarmsResponse, CheckpointRequest, CheckpointResponse, Cosigner, JournalLine,
-    ProveRequest, ProveResponse, PruneJournalRequest, ShowJournalRequest, VerifyJournalRequest,
-    VerifyJournalResponse,
+    CheckpointRequest, CheckpointResponse, Cosigner, JournalLine, ProveRequest, ProveResponse,
+    PruneJournalRequest, ShowJournalRequest, VerifyJournalRequest, VerifyJournalResponse,
 };
 use serde_json::{Value, json};
 
@@ -36,8 +38,11 @@ pub(crate) enum Verb {
     Prove(Prove),
     /// Check the stored journal for anything changed, removed or put back
     Verify(Verify),
-    /// List journals that do not go on from what was seen of them
-    Alarms(Alarms),
+    /// List journals that do not go on from what was seen of them, and settle what was found out
+    Alarms(alarms::Alarms),
+    /// Witnesses outside the tree: a root has no parent that could be one
+    #[command(subcommand)]
+    Witness(witness::Verb),
     /// Drop leaves that are older than they have to be kept
     Prune(Prune),
 }
@@ -95,14 +100,6 @@ pub(crate) struct Verify {
     unit: Option<UnitCode>,
 }
 
-/// Arguments of `lianxi journal alarms`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Alarms {
-    /// Unit [default: the one that the host is for]
-    #[arg(long)]
-    unit: Option<UnitCode>,
-}
-
 /// Arguments of `lianxi journal prune`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Prune {
@@ -123,6 +120,7 @@ impl Verb {
             Self::Prove(prove) => prove.run(context).await,
             Self::Verify(verify) => verify.run(context).await,
             Self::Alarms(alarms) => alarms.run(context).await,
+            Self::Witness(verb) => verb.run(context).await,
             Self::Prune(prune) => prune.run(context).await,
         }
     }
@@ -218,7 +216,8 @@ fn witness_lines(output: &Output, witnesses: &[Cosigner], is_root: bool) -> anyh
     if witnesses.is_empty() {
         output.note(output.text(Text::Unwitnessed));
     }
-    if is_root {
+    // A name of another tree is no code.
+    if is_root && !witnesses.iter().any(|witness| witness.unit.contains('/')) {
         output.note(output.text(Text::RootWitness));
     }
     Ok(())
@@ -322,63 +321,6 @@ impl Verify {
             count => Err(Failure::BrokenJournal(count).into()),
         }
     }
-}
-
-impl Alarms {
-    async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
-        let client = context.client().await?;
-        let unit = context.unit(&client, self.unit).await?;
-        let answer = client.journals().alarms(AlarmsRequest { unit: unit.clone() }).await;
-        let known: AlarmsResponse = answer.context("cannot list the alarms")?.into_inner();
-        let output = context.output();
-        if output.is_json() {
-            return Ok(output.document(&alarms_json(&unit, &known))?);
-        }
-        let mut table = Table::new()
-            .text(output.text(Text::Time))
-            .text(output.text(Text::Unit))
-            .text(output.text(Text::Reason))
-            .text(output.text(Text::Witness))
-            .text(output.text(Text::Id));
-        for alarm in &known.alarms {
-            table.row([
-                &values::time(alarm.time_unix_ms),
-                &alarm.unit,
-                &alarm.reason,
-                &alarm.witness,
-                &alarm.id,
-            ]);
-        }
-        Ok(output.table(&table, Text::NoAlarms)?)
-    }
-}
-
-fn alarms_json(unit: &str, known: &AlarmsResponse) -> Value {
-    let alarms = known.alarms.iter().map(|alarm| {
-        json!({
-            "id": alarm.id,
-            "unit": alarm.unit,
-            "reason": alarm.reason,
-            "witness": alarm.witness,
-            "time_unix_ms": alarm.time_unix_ms,
-            "held": alarm.held,
-            "offered": alarm.offered,
-        })
-    });
-    let held = known.held.iter().map(|held| {
-        json!({
-            "unit": held.unit,
-            "size": held.size,
-            "time_unix_ms": held.time_unix_ms,
-            "checkpoint": held.checkpoint,
-            "others": held.others,
-        })
-    });
-    json!({
-        "unit": unit,
-        "alarms": alarms.collect::<Vec<Value>>(),
-        "held": held.collect::<Vec<Value>>(),
-    })
 }
 
 impl Prune {

@@ -1,11 +1,16 @@
 //! What opens the keys and the store of a host that does not run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use lianxi_node::{
     config::HostConfig,
+    domain::protection::Cipher,
     identity::keys::{Lock, Method, Secret},
-    node, process,
+    node::{self, Sealing},
+    process,
     process::secret,
 };
 
@@ -68,6 +73,37 @@ pub(crate) fn config_file(context: &Context<'_>) -> anyhow::Result<PathBuf> {
 pub(crate) fn new_passphrase(fd: Option<u32>, context: &Context<'_>) -> anyhow::Result<Secret> {
     let prompts = [Text::NewPassphrase, Text::PassphraseAgain];
     Ok(secret::new_passphrase(fd, prompts.map(|prompt| context.output().text(prompt)))?)
+}
+
+/// Whether a new host is sealed from its first byte on.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Sealed {
+    /// Encrypt the store of the new host: aes-256-gcm, or sm4-gcm (GB/T 32907); its keys are sealed with
+    /// the passphrase or credential
+    #[arg(long, value_name = "CIPHER", value_parser = cipher)]
+    encrypt: Option<Cipher>,
+    /// File descriptor from which the passphrase of a sealed host is read
+    #[arg(long, value_name = "N", requires = "encrypt")]
+    passphrase_fd: Option<u32>,
+    /// File of at least 32 random bytes that is the service's credential `lianxi-key`
+    #[arg(long, value_name = "FILE", conflicts_with = "passphrase_fd", requires = "encrypt")]
+    credential: Option<PathBuf>,
+}
+
+impl Sealed {
+    /// How the host is sealed; asks for a passphrase, twice, if that is what opens it.
+    pub(crate) fn sealing(self, context: &Context<'_>) -> anyhow::Result<Option<Sealing>> {
+        let Some(cipher) = self.encrypt else { return Ok(None) };
+        let opens = Opens { passphrase_fd: self.passphrase_fd, credential: self.credential };
+        let secret = Arc::new(opens.new_secret(context)?);
+        Ok(Some(Sealing { secret, cipher }))
+    }
+}
+
+/// The name of a cipher.
+pub(crate) fn cipher(name: &str) -> Result<Cipher, &'static str> {
+    let cipher = Cipher::named(name).filter(|cipher| *cipher != Cipher::None);
+    cipher.ok_or("write aes-256-gcm or sm4-gcm")
 }
 
 /// What opens the store where it is encrypted; where it is not, nobody is asked.

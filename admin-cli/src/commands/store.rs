@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     Context,
-    opens::{Opens, config_file},
+    opens::{Opens, cipher, config_file},
 };
 use crate::{arguments::block_on, output::Output, texts::Text, values};
 
@@ -53,11 +53,6 @@ pub(crate) struct Encrypt {
     cipher: Cipher,
     #[command(flatten)]
     rewrite: Rewrite,
-}
-
-fn cipher(name: &str) -> Result<Cipher, &'static str> {
-    let cipher = Cipher::named(name).filter(|cipher| *cipher != Cipher::None);
-    cipher.ok_or("write aes-256-gcm or sm4-gcm")
 }
 
 /// Arguments of `lianxi store decrypt` and `lianxi store rotate-key`.

@@ -22,11 +22,13 @@ use lianxi_node::{
         summary::{figures_to_proto, to_proto},
     },
     verify::{
-        Beside, Broken, Completeness, Link, Resting, RootKey, Verification, Verified,
+        Beside, Broken, Completeness, Link, Outside, Resting, RootKey, Verification, Verified,
         VerifiedSummary, Witness, verify_beside,
     },
 };
-use lianxi_proto::{local::v1::UnitFigures, types::v1::Scope};
+use lianxi_proto::{
+    envelope::VerifyingKey, local::v1::UnitFigures, note::parse_key, types::v1::Scope,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -56,6 +58,10 @@ pub(crate) struct Verify {
     /// How root keys followed each other: a file of `lianxi pack root --grants`
     #[arg(long, value_name = "FILE")]
     roots: Option<PathBuf>,
+    /// Key of a witness outside the tree, from somewhere else than the pack: the line that
+    /// `lianxi journal witness key` prints there; the option once for each
+    #[arg(long, value_name = "KEY", value_parser = parse_key)]
+    witness: Vec<(String, VerifyingKey)>,
     /// Show this unit and those below it alone
     #[arg(long)]
     unit: Option<UnitCode>,
@@ -92,7 +98,7 @@ impl Verify {
                 parsed.map_err(|error| Failure::Usage(format!("{}: {error}", path.display())))?
             }
         };
-        let beside = Beside { revocations: &beside, roots: &roots.0 };
+        let beside = Beside { revocations: &beside, roots: &roots.0, witnesses: &self.witness };
         let verified = match verify_beside(&file, &root, beside) {
             Ok(verified) => verified,
             Err(broken) => {
@@ -330,10 +336,12 @@ fn statement_json(verified: &Verified, one: &Verification) -> anyhow::Result<Val
     more["journal"] = one.witnessed.as_ref().map_or(Value::Null, |witnessed| {
         let witness =
             |it: &Witness| json!({ "unit": it.unit.to_string(), "unix_ms": it.time_unix_ms });
+        let outside = |it: &Outside| json!({ "name": it.name, "unix_ms": it.time_unix_ms });
         json!({
             "unit": witnessed.journal.to_string(),
             "leaf_index": witnessed.leaf_index,
             "witnesses": witnessed.witnesses.iter().map(witness).collect::<Value>(),
+            "outside": witnessed.outside.iter().map(outside).collect::<Value>(),
         })
     });
     if let Some(found) = &one.summary {
@@ -522,14 +530,17 @@ fn signers(output: &Output, verified: &Verified, shown: &[(usize, &Verification)
 
 /// The first that saw it, which is what its age rests on, and how many did after that.
 fn witnesses(output: &Output, one: &Verification) -> String {
-    let witnesses = one.witnessed.iter().flat_map(|witnessed| &witnessed.witnesses);
-    let count = witnesses.clone().count();
-    let Some(first) = witnesses.min_by_key(|witness| witness.time_unix_ms) else {
-        return output.text(Text::NotWitnessed).to_owned();
-    };
-    let mut shown = format!("{} {}", first.unit, values::time(first.time_unix_ms));
-    if count > 1 {
-        shown += &format!(" +{}", count - 1);
+    let all = one.witnessed.iter();
+    let inside = all.clone().flat_map(|witnessed| &witnessed.witnesses);
+    let inside = inside.map(|witness| (witness.time_unix_ms, witness.unit.to_string()));
+    let count = inside.clone().count();
+    let outside = all.flat_map(|witnessed| &witnessed.outside);
+    let outside = outside.map(|witness| (witness.time_unix_ms, witness.name.clone()));
+    let mut shown = Vec::new();
+    if let Some((time, unit)) = inside.min() {
+        let more = if count > 1 { format!(" +{}", count - 1) } else { String::new() };
+        shown.push(format!("{unit} {}{more}", values::time(time)));
     }
-    shown
+    shown.extend(outside.map(|(time, name)| format!("{name} {}", values::time(time))));
+    if shown.is_empty() { output.text(Text::NotWitnessed).to_owned() } else { shown.join(", ") }
 }

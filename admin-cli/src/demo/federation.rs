@@ -151,6 +151,7 @@ impl<'a> Federation<'a> {
         let dir = self.home.host(&root.code);
         if !is_host(&dir) {
             let options = InitOptions {
+                sealed: None,
                 dir: dir.clone(),
                 code: root.code.parse()?,
                 level: root.level,

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     access::caller,
+    epochs::approvers,
     status::{statement_id, to_status, unit},
 };
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
         host::Units,
         hosted::Hosted,
         journal::{Filter, Signed},
+        witness::{AlarmRow, CosignRequest, Cosignature, Peer},
     },
     statement::journal::Line,
     store,
@@ -44,8 +46,21 @@ impl JournalHandler {
     }
 }
 
-/// Units whose cosignatures of the note hold.
-fn cosigners(units: &Units, hosted: &Hosted, note: &Note) -> Vec<pb::Cosigner> {
+/// Units whose cosignatures of the note hold, and witnesses outside the tree.
+async fn cosigners(
+    units: &Units,
+    hosted: &Hosted,
+    note: &Note,
+) -> Result<Vec<pb::Cosigner>, Status> {
+    let peers = hosted.witness.peers().await.map_err(to_status)?;
+    let outside = peers.into_iter().filter_map(|peer| {
+        let time_unix_s = peer.cosigned(note)?;
+        Some(pb::Cosigner { unit: peer.name, time_unix_s, same_host: false })
+    });
+    Ok(inside(units, hosted, note).into_iter().chain(outside).collect())
+}
+
+fn inside(units: &Units, hosted: &Hosted, note: &Note) -> Vec<pb::Cosigner> {
     let trust = hosted.unit.trust();
     let prefix = note::origin(&hosted.unit.trust_domain, "");
     let named = note.names().filter_map(|name| name.strip_prefix(&prefix)?.parse().ok());
@@ -57,6 +72,43 @@ fn cosigners(units: &Units, hosted: &Hosted, note: &Note) -> Vec<pb::Cosigner> {
         Some(pb::Cosigner { unit: unit.to_string(), time_unix_s: time, same_host })
     });
     cosigned.collect()
+}
+
+fn alarm(alarm: AlarmRow) -> pb::JournalAlarm {
+    let journal = Note::parse(&alarm.held).and_then(|note| Checkpoint::of(&note));
+    let settled = alarm.settled;
+    pb::JournalAlarm {
+        id: alarm.id,
+        unit: alarm.unit.to_string(),
+        reason: alarm.breach,
+        witness: alarm.witness.to_string(),
+        time_unix_ms: alarm.time_unix_ms,
+        held: alarm.held,
+        offered: alarm.offered,
+        journal: journal.map(|it| it.origin).unwrap_or_default(),
+        settled_unix_ms: settled.as_ref().map(|it| it.at_unix_ms).unwrap_or_default(),
+        approvers: settled.as_ref().map(|it| it.approvers.clone()).unwrap_or_default(),
+        found: settled.map(|it| it.text).unwrap_or_default(),
+    }
+}
+
+fn peer(peer: Peer) -> pb::Peer {
+    let held = peer.held.as_ref().and_then(|held| Note::parse(&held.checkpoint).ok());
+    let held_size = held.and_then(|note| Checkpoint::of(&note).ok()).map_or(0, |it| it.size);
+    pb::Peer {
+        name: peer.name,
+        keys: peer.keys,
+        added_unix_ms: peer.added_unix_ms,
+        cosigned_size: peer.cosigned_size,
+        cosigned_unix_ms: peer.cosigned_unix_ms,
+        held_size,
+        held_unix_ms: peer.held.map(|held| held.time_unix_ms).unwrap_or_default(),
+    }
+}
+
+fn cosignature(made: Cosignature) -> pb::PeerCosignature {
+    let Cosignature { name, size, time_unix_s, note } = made;
+    pb::PeerCosignature { name, size, time_unix_s, checkpoint: note }
 }
 
 fn line(index: u64, line: Line) -> pb::JournalLine {
@@ -117,7 +169,7 @@ impl pb::journal_service_server::JournalService for JournalHandler {
         Ok(Response::new(pb::CheckpointResponse {
             checkpoint: signed.note.to_string(),
             size: signed.checkpoint.size,
-            witnesses: cosigners(&self.units, &hosted, &signed.note),
+            witnesses: cosigners(&self.units, &hosted, &signed.note).await?,
             is_root,
         }))
     }
@@ -139,8 +191,10 @@ impl pb::journal_service_server::JournalService for JournalHandler {
                  `lianxi journal checkpoint`",
             )
         })?;
-        let note = Note::parse(&evidence.checkpoint);
-        let witnesses = note.map(|note| cosigners(&self.units, &hosted, &note)).unwrap_or_default();
+        let witnesses = match Note::parse(&evidence.checkpoint) {
+            Ok(note) => cosigners(&self.units, &hosted, &note).await?,
+            Err(_) => Vec::new(),
+        };
         let evidence = Some(evidence.to_message());
         Ok(Response::new(pb::ProveResponse { evidence, witnesses }))
     }
@@ -171,15 +225,7 @@ impl pb::journal_service_server::JournalService for JournalHandler {
     ) -> Result<Response<pb::AlarmsResponse>, Status> {
         let hosted = self.find(&request.into_inner().unit)?;
         let alarms = hosted.witness.list_alarms().await.map_err(to_status)?;
-        let alarms = alarms.into_iter().map(|alarm| pb::JournalAlarm {
-            id: alarm.id,
-            unit: alarm.unit.to_string(),
-            reason: alarm.breach,
-            witness: alarm.witness.to_string(),
-            time_unix_ms: alarm.time_unix_ms,
-            held: alarm.held,
-            offered: alarm.offered,
-        });
+        let alarms = alarms.into_iter().map(alarm);
         let held = hosted.witness.list_held().await.map_err(to_status)?;
         let held = held.into_iter().map(|(unit, held)| {
             let checkpoint = Note::parse(&held.checkpoint).and_then(|note| Checkpoint::of(&note));
@@ -193,6 +239,89 @@ impl pb::journal_service_server::JournalService for JournalHandler {
         });
         let (alarms, held) = (alarms.collect(), held.collect());
         Ok(Response::new(pb::AlarmsResponse { alarms, held }))
+    }
+
+    async fn settle_alarm(
+        &self,
+        request: Request<pb::SettleAlarmRequest>,
+    ) -> Result<Response<pb::SettleAlarmResponse>, Status> {
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let hosted = self.find(&request.unit)?;
+        let two = approvers(&caller, request.approved_by);
+        let (id, found, dry_run) = (request.id, request.found, request.dry_run);
+        let settled = hosted.witness.settle_alarm(caller.actor, &id, two, &found, dry_run).await;
+        let alarm = Some(alarm(settled.map_err(to_status)?));
+        Ok(Response::new(pb::SettleAlarmResponse { alarm }))
+    }
+
+    async fn peers(
+        &self,
+        request: Request<pb::PeersRequest>,
+    ) -> Result<Response<pb::PeersResponse>, Status> {
+        let hosted = self.find(&request.into_inner().unit)?;
+        let peers = hosted.witness.peers().await.map_err(to_status)?;
+        let peers = peers.into_iter().map(peer).collect();
+        Ok(Response::new(pb::PeersResponse { own_key: hosted.witness.own_key(), peers }))
+    }
+
+    async fn add_peer(
+        &self,
+        request: Request<pb::AddPeerRequest>,
+    ) -> Result<Response<pb::AddPeerResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.find(&request.unit)?;
+        let added = hosted.witness.add_peer(by, &request.key, request.dry_run).await;
+        let peer = Some(peer(added.map_err(to_status)?));
+        Ok(Response::new(pb::AddPeerResponse { peer }))
+    }
+
+    async fn remove_peer(
+        &self,
+        request: Request<pb::RemovePeerRequest>,
+    ) -> Result<Response<pb::RemovePeerResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.find(&request.unit)?;
+        let removed = hosted.witness.remove_peer(by, &request.name, request.dry_run).await;
+        removed.map_err(to_status)?;
+        Ok(Response::new(pb::RemovePeerResponse {}))
+    }
+
+    async fn request_cosignature(
+        &self,
+        request: Request<pb::RequestCosignatureRequest>,
+    ) -> Result<Response<pb::RequestCosignatureResponse>, Status> {
+        let request = request.into_inner();
+        let hosted = self.find(&request.unit)?;
+        let made = hosted.witness.request_of_peer(&request.name, request.from_size).await;
+        let CosignRequest { text, size, from } = made.map_err(to_status)?;
+        Ok(Response::new(pb::RequestCosignatureResponse { request: text, size, from_size: from }))
+    }
+
+    async fn cosign_peer(
+        &self,
+        request: Request<pb::CosignPeerRequest>,
+    ) -> Result<Response<pb::CosignPeerResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.find(&request.unit)?;
+        let given = hosted.witness.cosign_for_peer(by, &request.request, request.dry_run).await;
+        let cosignature = Some(cosignature(given.map_err(to_status)?));
+        Ok(Response::new(pb::CosignPeerResponse { cosignature }))
+    }
+
+    async fn take_cosignature(
+        &self,
+        request: Request<pb::TakeCosignatureRequest>,
+    ) -> Result<Response<pb::TakeCosignatureResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.find(&request.unit)?;
+        let taken = hosted.witness.take_from_peer(by, &request.checkpoint, request.dry_run).await;
+        let cosignature = Some(cosignature(taken.map_err(to_status)?));
+        Ok(Response::new(pb::TakeCosignatureResponse { cosignature }))
     }
 
     async fn prune(

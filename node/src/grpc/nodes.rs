@@ -55,6 +55,9 @@ impl std::fmt::Debug for NodeHandler {
     }
 }
 
+/// Silence of a witness outside the tree that is told, in milliseconds.
+const PEER_SILENT_MS: i64 = 30 * 24 * 60 * 60 * 1_000;
+
 impl NodeHandler {
     /// A handler over the hosted units.
     pub fn new(units: Arc<Units>, operations: Arc<dyn Operations>, store: Arc<dyn Store>) -> Self {
@@ -65,12 +68,20 @@ impl NodeHandler {
         Ok(self.operations.rotation(unit).await.map_err(to_status)?.map(key_rotation))
     }
 
-    fn witness_gap(&self, parent: Option<&UnitCode>) -> &'static str {
-        match parent {
-            None => "no-parent",
-            Some(parent) if self.units.get(parent).is_some() => "same-host",
-            Some(_) => "",
-        }
+    /// What the unit's journal lacks of a witness. A root has one outside its tree if that cosigned
+    /// within [`PEER_SILENT_MS`].
+    async fn witness_gap(&self, hosted: &Hosted) -> Result<&'static str, Status> {
+        let Some(parent) = hosted.unit.parent() else {
+            let now = hosted.unit.clock.now_unix_ms();
+            let peers = hosted.witness.peers().await.map_err(to_status)?;
+            let newest = peers.iter().map(|peer| peer.cosigned_unix_ms).max().unwrap_or_default();
+            return Ok(match (newest, now.saturating_sub(newest) < PEER_SILENT_MS) {
+                (0, _) => "no-parent",
+                (_, false) => "peer-silent",
+                (_, true) => "",
+            });
+        };
+        Ok(if self.units.get(&parent).is_some() { "same-host" } else { "" })
     }
 
     async fn unit_status(&self, hosted: &Hosted) -> Result<pb::UnitStatus, Status> {
@@ -127,7 +138,8 @@ impl NodeHandler {
             rolled_back: hosted.epochs.stopped().map(|it| it.to_string()).unwrap_or_default(),
             rolled_back_peers: hosted.epochs.behind().iter().map(ToString::to_string).collect(),
             key_rotation: self.key_rotation(&unit.code).await?,
-            witness_gap: self.witness_gap(unit.parent().as_ref()).to_owned(),
+            witness_gap: self.witness_gap(hosted).await?.to_owned(),
+            open_alarms: hosted.witness.open_alarms().await.map_err(to_status)?,
         })
     }
 }

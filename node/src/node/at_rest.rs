@@ -52,6 +52,8 @@ pub(super) fn options(config: &HostConfig, lock: &Lock) -> Options {
         cache_bytes: config.cache_bytes(),
         reserve_bytes: config.reserve_bytes(),
         secret: lock.derived(PURPOSE).map(HostSecret::new),
+        // For a store that is not there yet; what another one is encrypted with, it says itself.
+        cipher: config.store.encrypt,
         ..Options::default()
     }
 }

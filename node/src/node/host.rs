@@ -15,7 +15,7 @@ use tokio::{
 };
 use tonic::service::Routes;
 
-use super::{Error, admin, admission::Admission, at_rest, journals, kept, setup};
+use super::{Error, admin, admission::Admission, at_rest, journals, kept, setup, webhook::Webhook};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
@@ -92,6 +92,8 @@ pub struct Host {
     tls: Arc<ServerTls>,
     enrolments: RwLock<HashMap<UnitCode, Arc<Enrolments>>>,
     certificates: Mutex<HashMap<UnitCode, UnixMillis>>,
+    /// Who is told of alarms.
+    webhook: Option<Webhook>,
     shown: Mutex<HashMap<UnitCode, Shown>>,
     link_address: Option<SocketAddr>,
     started_unix_ms: UnixMillis,
@@ -177,6 +179,7 @@ impl Host {
         let clock = options.clock;
         let units = Arc::new(Units::default());
         let imports = setup::imports(&config, &store, &units, &clock)?;
+        let webhook = Webhook::of(&config)?;
         Ok(Arc::new_cyclic(|me: &Weak<Self>| {
             let enrolment =
                 crate::grpc::enrolment::service(Arc::new(setup::HostEnrolments(me.clone())));
@@ -201,6 +204,7 @@ impl Host {
                 imports,
                 enrolments: RwLock::default(),
                 certificates: Mutex::default(),
+                webhook,
                 shown: Mutex::default(),
                 link_address,
                 tasks: Mutex::default(),
@@ -301,8 +305,8 @@ impl Host {
             let carrying = super::reforms::run(host, Arc::clone(hosted));
             tasks.push(self.until_gone(code, carrying));
         }
-        if let Some(webhook) = self.config.webhook() {
-            tasks.push(self.until_gone(code, journals::tell(Arc::clone(hosted), webhook)));
+        if let Some(webhook) = self.webhook.clone() {
+            tasks.push(self.until_gone(code, webhook.tell(Arc::clone(hosted))));
         }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }

@@ -16,13 +16,14 @@ use crate::{
     domain::{
         delegation::Suite,
         journal::{Act, Actor},
+        protection::Cipher,
         unit::{DeskId, Level, UnitCode},
     },
     grpc::{enrolment::GrpcDoor, status::chain},
     identity::{
         certificates,
         keys::{
-            DeskKeys, Lock, PeopleKey, Place, UnitKeys, former_agreement_keys,
+            self, Cost, DeskKeys, Lock, PeopleKey, Place, Secret, UnitKeys, former_agreement_keys,
             transfer::TransferKey,
         },
         tls::{ParentPin, UnitTls},
@@ -71,6 +72,17 @@ pub struct InitOptions {
     pub listen: Option<SocketAddr>,
     /// Addresses that tokens carry; empty: `listen`.
     pub advertise: Vec<String>,
+    /// Sealed from the first byte on; `None`: keys and store in clear.
+    pub sealed: Option<Sealing>,
+}
+
+/// How a new host is sealed.
+#[derive(Clone, Debug)]
+pub struct Sealing {
+    /// What opens its keys.
+    pub secret: Arc<Secret>,
+    /// With what its store is encrypted.
+    pub cipher: Cipher,
 }
 
 /// What a host's first join writes into its configuration.
@@ -80,6 +92,8 @@ pub struct JoinOptions {
     pub listen: Option<SocketAddr>,
     /// Addresses that tokens carry; empty: `listen`.
     pub advertise: Vec<String>,
+    /// Sealed from the first byte on; `None`: keys and store in clear.
+    pub sealed: Option<Sealing>,
 }
 
 /// Where a unit's parent is.
@@ -103,10 +117,11 @@ pub(super) struct OpenIdentity {
 ///
 /// The directory holds a host, or keys, certificates or store could not be made.
 pub async fn init(options: InitOptions) -> Result<(), Error> {
-    let config = new_config(&options.dir, options.listen, options.advertise)?;
-    let store = host::open_store(&config, &Lock::none())?;
+    let mut config = new_config(&options.dir, options.listen, options.advertise)?;
+    let lock = seal(&mut config, options.sealed.as_ref())?;
+    let store = host::open_store(&config, &lock)?;
     let root = NewRoot {
-        keys_directory: keys_place(&config, &Lock::none(), &options.code),
+        keys_directory: keys_place(&config, &lock, &options.code),
         unit: options.code,
         level: options.level,
         title: options.title,
@@ -131,12 +146,13 @@ pub async fn join_offline(
     token: &str,
     options: JoinOptions,
 ) -> Result<JoinedUnit, Error> {
-    let config = new_config(dir, options.listen, options.advertise)?;
+    let mut config = new_config(dir, options.listen, options.advertise)?;
     let token = parse_token(token)?;
-    let store = host::open_store(&config, &Lock::none())?;
+    let lock = seal(&mut config, options.sealed.as_ref())?;
+    let store = host::open_store(&config, &lock)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let door = GrpcDoor::new(Arc::clone(&clock));
-    let joined = joining(&config, &Lock::none(), &token, &door, clock).run().await;
+    let joined = joining(&config, &lock, &token, &door, clock).run().await;
     let joined = joined.map_err(|error| failed(error.kind(), &error))?;
     keep(&joined, store.as_ref(), &SystemClock, (whoever_runs_this(), "node.join")).await?;
     store.close().await?;
@@ -154,10 +170,11 @@ pub async fn receive_offline(
     unit: &UnitCode,
     options: JoinOptions,
 ) -> Result<Request, Error> {
-    let config = new_config(dir, options.listen, options.advertise)?;
-    let store = host::open_store(&config, &Lock::none())?;
+    let mut config = new_config(dir, options.listen, options.advertise)?;
+    let lock = seal(&mut config, options.sealed.as_ref())?;
+    let store = host::open_store(&config, &lock)?;
     store.close().await?;
-    let place = transfer_place(&config, &Lock::none(), unit);
+    let place = transfer_place(&config, &lock, unit);
     let TransferKey(key) = TransferKey::load_or_generate(&place).map_err(Error::Keys)?;
     write_config(&config)?;
     let listens = config.link.listen.map(|address| config.advertised(address));
@@ -253,6 +270,18 @@ fn new_config(
     config.link.listen = listen;
     config.link.advertise = advertise;
     Ok(config)
+}
+
+/// Puts the lock on a host that has no keys yet, and asks in its configuration for what was chosen.
+/// Once more with the same secret after a run that was cut off.
+fn seal(config: &mut HostConfig, sealing: Option<&Sealing>) -> Result<Lock, Error> {
+    let Some(Sealing { secret, cipher }) = sealing else { return Ok(Lock::none()) };
+    let keys = config.keys_dir();
+    private_directory(&keys)?;
+    keys::protect(&keys, secret, Cost::default(), false).map_err(Error::Keys)?;
+    config.keys.protect = Lock::method(&keys).map_err(Error::Keys)?;
+    config.store.encrypt = *cipher;
+    Lock::open(&keys, secret).map_err(Error::Keys)
 }
 
 /// Written last: a directory with a configuration is a host. It is there for good when this

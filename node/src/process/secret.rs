@@ -110,8 +110,17 @@ pub fn new_passphrase(fd: Option<u32>, prompts: [&str; 2]) -> Result<Secret, Err
     Ok(Secret::passphrase(first)?)
 }
 
+/// What a person types at the terminal after `prompt`, without echo: the one way to ask for a secret.
+///
+/// # Errors
+///
+/// There is no terminal.
+pub fn hidden(prompt: &str) -> io::Result<Zeroizing<String>> {
+    rpassword::prompt_password(prompt).map(Zeroizing::new)
+}
+
 fn typed(prompt: &str) -> Result<Zeroizing<String>, Error> {
-    rpassword::prompt_password(prompt).map(Zeroizing::new).map_err(Error::NoTerminal)
+    hidden(prompt).map_err(Error::NoTerminal)
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {

@@ -19,11 +19,14 @@ pub use self::{
     audit::{Filter, Page, Pruned},
     verify::{Finding, Verified},
 };
-use super::unit::Unit;
+use super::{
+    unit::Unit,
+    witness::{PEER, Peer},
+};
 use crate::{
     domain::unit::UnitCode,
     statement::{header::StatementId, journal::Evidence},
-    store::{self, Batch, Table, journal},
+    store::{self, Batch, Table, format, journal},
     watch,
 };
 
@@ -210,12 +213,17 @@ impl Journal {
     }
 
     /// Adds the cosignatures of `cosigned`, which were verified, to the stored checkpoint, unless
-    /// they are a child's and it has enough of those. False if no such checkpoint was made.
+    /// they are a child's, not of a peer outside the tree, and it has enough of those. False if no such
+    /// checkpoint was made.
     ///
     /// # Errors
     ///
     /// The store's.
-    pub(super) async fn add_cosignatures(&self, cosigned: &Signed) -> Result<bool, store::Error> {
+    pub(super) async fn add_cosignatures(
+        &self,
+        cosigned: &Signed,
+        of_peer: bool,
+    ) -> Result<bool, store::Error> {
         let _writing = self.writing.lock().await;
         let size = cosigned.checkpoint.size;
         let key = size.to_be_bytes();
@@ -226,7 +234,7 @@ impl Journal {
         let parent = parent.map(|unit| note::origin(&self.unit.trust_domain, unit.as_str()));
         let is_child = |witness: &&str| Some(*witness) != parent.as_deref();
         let is_full = known.witnesses().filter(is_child).count() >= MAX_CHILD_WITNESSES;
-        if is_full && cosigned.witnesses().all(|witness| is_child(&witness)) {
+        if is_full && !of_peer && cosigned.witnesses().all(|witness| is_child(&witness)) {
             return Ok(known.note.text() == cosigned.note.text());
         }
         if !known.note.merge(&cosigned.note) {
@@ -241,6 +249,50 @@ impl Journal {
             self.made.send_modify(|count| *count += 1);
         }
         Ok(true)
+    }
+
+    /// True if this unit made the checkpoint, with this very text.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn is_own(&self, signed: &Signed) -> Result<bool, store::Error> {
+        let key = signed.checkpoint.size.to_be_bytes();
+        let row = self.unit.store.get(&self.unit.code, Table::Checkpoints, &key).await?;
+        let own = row.map(|row| decode(&row)).transpose()?;
+        Ok(own.is_some_and(|own| own.note.text() == signed.note.text()))
+    }
+
+    /// Witnesses outside the tree, by name.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn peers(&self) -> Result<Vec<Peer>, store::Error> {
+        let (store, unit) = (&self.unit.store, &self.unit.code);
+        let rows = store.scan(unit, Table::Witnessed, PEER, None, PAGE).await?;
+        rows.iter().map(|(_, row)| format::read(FORMAT, row)).collect()
+    }
+
+    /// The checkpoint that evidence of the leaf `index` rests on: the first that was cosigned; of a
+    /// root with a witness outside its tree the first that this one cosigned, unless the key was
+    /// replaced since: then the earlier one proves more.
+    async fn witnessed(&self, index: u64) -> Result<Option<Signed>, store::Error> {
+        let Some(first) = self.covering(index).await? else { return Ok(None) };
+        let own = self.unit.keys().statement.verifying_key();
+        if self.unit.parent().is_some() || first.note.verify(&self.origin, &own).is_err() {
+            return Ok(Some(first));
+        }
+        let mut peers = self.peers().await?;
+        peers.retain(|peer| peer.cosigned_size > index);
+        let mut known = Some(first.clone());
+        while let Some(one) = known.filter(|_| !peers.is_empty()) {
+            if peers.iter().any(|peer| peer.cosigned(&one.note).is_some()) {
+                return Ok(Some(one));
+            }
+            known = self.covering(one.checkpoint.size).await?;
+        }
+        Ok(Some(first))
     }
 
     fn remember(&self, cosigned: Signed) {
@@ -281,7 +333,7 @@ impl Journal {
     /// The store's.
     pub async fn evidence(&self, index: u64) -> Result<Option<Evidence>, store::Error> {
         let (store, unit) = (self.unit.store.as_ref(), &self.unit.code);
-        let Some(covering) = self.covering(index).await? else { return Ok(None) };
+        let Some(covering) = self.witnessed(index).await? else { return Ok(None) };
         let leaves = journal::leaves(store, unit, index).await?;
         let Some((_, leaf)) = leaves.into_iter().next().filter(|(found, _)| *found == index) else {
             return Ok(None);

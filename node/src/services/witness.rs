@@ -5,6 +5,7 @@
 //! a signed alarm, once per breach. Which of two histories is the true one is for people to find out.
 
 mod alarms;
+mod peers;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,11 @@ use lianxi_proto::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-pub use self::alarms::AlarmRow;
+pub(super) use self::peers::PEER;
+pub use self::{
+    alarms::{AlarmRow, SettleError, Settled},
+    peers::{CosignRequest, Cosignature, Peer, PeerError},
+};
 use super::{
     exchange::{Occasion, Offer, Witnessing},
     journal::{Journal, Signed},
@@ -479,7 +484,7 @@ impl Witness {
         });
         let cosignature = cosigned.map(|signed| Signed { note: signed.note.only(&name), ..signed });
         let is_own = match &cosignature {
-            Some(cosignature) => self.journal.add_cosignatures(cosignature).await?,
+            Some(cosignature) => self.journal.add_cosignatures(cosignature, false).await?,
             None => false,
         };
         let Some(cosignature) = cosignature.filter(|_| is_own) else {

@@ -34,6 +34,17 @@ pub struct Witnessed {
     pub leaf_index: u64,
     /// Other units that had seen the journal with it, by code. Empty: nobody but the owner.
     pub witnesses: Vec<Witness>,
+    /// Witnesses outside the tree that the verifying side knows by their keys, by name.
+    pub outside: Vec<Outside>,
+}
+
+/// A witness outside the tree that had seen a journal.
+#[derive(Clone, Debug)]
+pub struct Outside {
+    /// Name of its key.
+    pub name: String,
+    /// When, by its clock.
+    pub time_unix_ms: UnixMillis,
 }
 
 /// A unit that had seen a journal.
@@ -50,7 +61,9 @@ impl Witnessed {
     /// cosign with any time. The end of that second: never earlier than it was.
     pub(super) fn earliest(&self, source: &UnitCode) -> Option<UnixMillis> {
         let others = self.witnesses.iter().filter(|witness| witness.unit != *source);
-        others.map(|witness| witness.time_unix_ms.saturating_add(999)).min()
+        let times = others.map(|witness| witness.time_unix_ms);
+        let outside = self.outside.iter().map(|witness| witness.time_unix_ms);
+        times.chain(outside).min().map(|time| time.saturating_add(999))
     }
 }
 
@@ -64,11 +77,13 @@ struct Held<'a> {
 pub(super) struct Keys<'a> {
     trust: &'a Trust,
     trust_domain: &'a str,
+    /// Names and keys of witnesses outside the tree.
+    outside: &'a [(String, VerifyingKey)],
     by_unit: BTreeMap<&'a UnitCode, BTreeMap<String, Held<'a>>>,
 }
 
 impl<'a> Keys<'a> {
-    pub(super) fn of(trust: &'a Trust) -> Self {
+    pub(super) fn of(trust: &'a Trust, outside: &'a [(String, VerifyingKey)]) -> Self {
         let mut by_unit: BTreeMap<_, BTreeMap<String, Held<'a>>> = BTreeMap::new();
         for known in trust.all().filter(|known| known.delegation.desk.is_none()) {
             let held = by_unit.entry(&known.delegation.unit).or_default();
@@ -77,7 +92,7 @@ impl<'a> Keys<'a> {
                 held.entry(key.key_id().to_owned()).or_insert_with(new).grants.push(known);
             }
         }
-        Self { trust, trust_domain: trust.trust_domain(), by_unit }
+        Self { trust, trust_domain: trust.trust_domain(), outside, by_unit }
     }
 
     fn of_unit(&self, unit: &UnitCode) -> impl Iterator<Item = &Held<'a>> {
@@ -124,7 +139,26 @@ pub(super) fn check(
     }
     let witnesses = witnesses(&note, &unsigned.origin, keys)
         .map_err(|error| wrong("evidence.checkpoint", &error))?;
-    Ok(Witnessed { journal: owner, leaf_index: evidence.leaf_index, witnesses })
+    let outside = outside(&note, keys).map_err(|error| wrong("evidence.checkpoint", &error))?;
+    Ok(Witnessed { journal: owner, leaf_index: evidence.leaf_index, witnesses, outside })
+}
+
+/// Cosignatures by keys that were given beside the file.
+fn outside(note: &Note, keys: &Keys<'_>) -> Result<Vec<Outside>, note::Error> {
+    let mut found: BTreeMap<&str, UnixMillis> = BTreeMap::new();
+    for (name, key) in keys.outside {
+        let time_unix_s = match note.verify_cosignature(name, key) {
+            Err(note::Error::NotSigned(_)) => continue,
+            other => other?,
+        };
+        let time = i64::try_from(time_unix_s).unwrap_or(i64::MAX).saturating_mul(1_000);
+        let first = found.entry(name).or_insert(time);
+        *first = time.min(*first);
+    }
+    let outside = found.into_iter();
+    Ok(outside
+        .map(|(name, time_unix_ms)| Outside { name: name.to_owned(), time_unix_ms })
+        .collect())
 }
 
 fn witnesses(note: &Note, origin: &str, keys: &Keys<'_>) -> Result<Vec<Witness>, note::Error> {

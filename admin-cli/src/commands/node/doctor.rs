@@ -206,6 +206,7 @@ fn of_unit(output: &Output, unit: &UnitStatus, now: UnixMillis) -> Vec<Finding> 
     findings.push(of_quarantine(unit));
     findings.extend(of_rotation(unit, now));
     findings.push(of_witness(output, unit));
+    findings.push(of_alarms(unit));
     findings.extend(of_lanes(unit));
     if unit.parent_link() != LinkState::Unspecified {
         findings.extend(of_link(unit));
@@ -238,21 +239,24 @@ fn of_rotation(unit: &UnitStatus, now: UnixMillis) -> Option<Finding> {
     Some(finding("rotation", text, &unit.unit, worst, found.join(", "), remedy))
 }
 
-/// Said, not warned of: no command of this host gives it another witness.
+/// Said, not warned of, where no command of this host alone gives the unit another witness.
 fn of_witness(output: &Output, unit: &UnitStatus) -> Finding {
-    let witness = match unit.witness_gap.as_str() {
-        "no-parent" => Text::WitnessBelow,
-        "same-host" => Text::WitnessHere,
-        _ => Text::WitnessParent,
+    let (witness, severity) = match unit.witness_gap.as_str() {
+        "no-parent" => (Text::WitnessBelow, Severity::Good),
+        "same-host" => (Text::WitnessHere, Severity::Good),
+        "peer-silent" => (Text::WitnessSilent, Severity::Warning),
+        _ if unit.parent.is_empty() => (Text::WitnessPeer, Severity::Good),
+        _ => (Text::WitnessParent, Severity::Good),
     };
-    Finding {
-        check: "witness",
-        text: Text::CheckWitness,
-        place: unit.unit.clone(),
-        severity: Severity::Good,
-        found: output.text(witness).to_owned(),
-        remedy: None,
-    }
+    let found = output.text(witness).to_owned();
+    finding("witness", Text::CheckWitness, &unit.unit, severity, found, Text::DoctorWitness)
+}
+
+/// Alarms that nobody has settled.
+fn of_alarms(unit: &UnitStatus) -> Finding {
+    let severity = if unit.open_alarms > 0 { Severity::Alarm } else { Severity::Good };
+    let (check, found) = (Text::CheckAlarms, unit.open_alarms.to_string());
+    finding("alarms", check, &unit.unit, severity, found, Text::DoctorAlarms)
 }
 
 /// Lanes that come near their budget, and those that rest for want of room here.
@@ -514,7 +518,17 @@ mod tests {
             (found.severity, found.found)
         };
         assert_eq!(witness("no-parent"), (Severity::Good, "units below it alone".to_owned()));
+        assert_eq!(witness("peer-silent").0, Severity::Warning);
         assert_eq!(witness("").1, "its parent");
+        let root = UnitStatus { parent: String::new(), ..well() };
+        let found = of_witness(&output(), &root);
+        assert_eq!((found.severity, &*found.found), (Severity::Good, "a witness outside the tree"));
+    }
+
+    #[test]
+    fn an_alarm_is_told_until_it_is_settled() {
+        assert_eq!(of_alarms(&well()).severity, Severity::Good);
+        assert_eq!(of_alarms(&UnitStatus { open_alarms: 1, ..well() }).severity, Severity::Alarm);
     }
 
     #[test]

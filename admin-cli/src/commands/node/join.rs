@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    super::{Context, status},
+    super::{Context, opens::Sealed, status},
     asked::Asked,
     list::{Entry, List},
     offline,
@@ -54,6 +54,8 @@ pub(crate) struct Join {
     /// Address that children dial, if it is not the one of --listen; can be given more than once
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Vec<String>,
+    #[command(flatten)]
+    sealed: Sealed,
     /// Check the token and the parent, keep nothing
     #[arg(long)]
     dry_run: bool,
@@ -62,9 +64,15 @@ pub(crate) struct Join {
 impl Join {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
-        let options = JoinOptions { listen: self.listen, advertise: self.advertise };
+        let sealed = self.sealed.sealing(context)?;
+        let options = JoinOptions { listen: self.listen, advertise: self.advertise, sealed };
         let Some(token) = self.token else {
             let file = self.file.context("name a token or a file")?;
+            if options.sealed.is_some() {
+                let text =
+                    "--encrypt goes with one token: join with the first unit's, then by the file";
+                return Err(Failure::Usage(text.to_owned()).into());
+            }
             let asked = Asked::beside(&file);
             return JoinAll { context, options, dry_run: self.dry_run, asked }.run(&file).await;
         };

@@ -20,7 +20,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::super::Context;
+use super::super::{Context, opens::Sealed};
 use crate::texts::Text;
 
 /// Name of the configuration in a host's directory.
@@ -50,13 +50,17 @@ pub(crate) struct Init {
     /// Address that children dial, if it is not the one of --listen; can be given more than once
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Vec<String>,
+    #[command(flatten)]
+    sealed: Sealed,
 }
 
 impl Init {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         let (code, dir, output) = (self.code.to_string(), context.dir(), context.output());
+        let sealed = self.sealed.sealing(context)?;
         let options = InitOptions {
+            sealed,
             dir: dir.to_owned(),
             code: self.code,
             level: self.level,

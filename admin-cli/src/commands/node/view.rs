@@ -51,6 +51,7 @@ fn unit_json(unit: &UnitStatus) -> Value {
         "rolled_back_peers": unit.rolled_back_peers,
         "key_rotation": unit.key_rotation.as_ref().map(rotate::rotation_json),
         "witness_gap": unit.witness_gap,
+        "open_alarms": unit.open_alarms,
     })
 }
 
@@ -98,6 +99,9 @@ pub(super) fn print_status(output: &Output, status: &StatusResponse) -> anyhow::
         }
         if let Some(rotation) = &unit.key_rotation {
             output.line(rotate::rotation_line(output, &unit.unit, rotation))?;
+        }
+        if unit.open_alarms > 0 {
+            output.line(output.fill(Text::OpenAlarms, &[&unit.unit, &unit.open_alarms]))?;
         }
         if unit.witness_gap == "no-parent" {
             output.line(output.fill(Text::RootWithoutWitness, &[&unit.unit]))?;

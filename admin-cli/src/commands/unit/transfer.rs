@@ -67,7 +67,11 @@ impl Receive {
                 (answer.request, answer.addresses)
             }
             Err(Failure::NoNode(_)) => {
-                let options = JoinOptions { listen: self.listen, advertise: self.advertise };
+                let options = JoinOptions {
+                    listen: self.listen,
+                    advertise: self.advertise,
+                    ..JoinOptions::default()
+                };
                 let made = receive_offline(context.dir(), &self.unit, options).await;
                 let made = made.context("cannot make the host")?;
                 (request_text(&made), made.addresses)

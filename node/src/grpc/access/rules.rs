@@ -226,6 +226,32 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.admin.v1.JournalService/Prove", "journal.prove", WATCHES),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Verify", "journal.verify", AUDITS),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Alarms", "journal.alarms", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/SettleAlarm", "journal.alarm.settle", GRANTS)
+        .about(&["unit", "id"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/Peers", "journal.witness.list", WATCHES),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/AddPeer", "journal.witness.add", GRANTS)
+        .about(&["unit"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/RemovePeer", "journal.witness.remove", GRANTS)
+        .about(&["unit", "name"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit(
+        "/lianxi.admin.v1.JournalService/RequestCosignature",
+        "journal.witness.request",
+        SYSTEM,
+    ),
+    Rule::of_unit("/lianxi.admin.v1.JournalService/CosignPeer", "journal.witness.cosign", SYSTEM)
+        .or_dry_run(),
+    Rule::of_unit(
+        "/lianxi.admin.v1.JournalService/TakeCosignature",
+        "journal.witness.take",
+        SYSTEM,
+    )
+    .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.JournalService/Prune", "journal.prune", SYSTEM).or_dry_run(),
     // AccountService
     Rule::of_any("/lianxi.admin.v1.AccountService/BeginSetup", "account.setup", &[])
