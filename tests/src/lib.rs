@@ -20,6 +20,7 @@ pub mod packs;
 pub mod people;
 pub mod ports;
 pub mod power_cut;
+pub mod previous;
 pub mod processes;
 pub mod python;
 pub mod search;

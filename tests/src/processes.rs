@@ -38,20 +38,30 @@ pub fn program() -> &'static Path {
         // TARGET/PROFILE/deps/TEST
         let profile = test.ancestors().nth(2).unwrap();
         let mut build = std::process::Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--locked", "--package", "lianxi-admin-cli"]);
+        // The whole workspace: alone, the package would have dependencies with other features, and they
+        // would be compiled once more.
+        build.args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
         if profile.file_name() == Some(OsStr::new("release")) {
             build.arg("--release");
         }
         build.arg("--target-dir").arg(profile.parent().unwrap());
         build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        assert!(build.status().unwrap().success(), "`cargo build -p lianxi-admin-cli` failed");
+        assert!(build.status().unwrap().success(), "`cargo build --workspace --bins` failed");
         profile.join("lianxi")
     })
 }
 
 /// `lianxi` with arguments; ends with the test.
 pub fn command<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Command {
-    let mut command = Command::new(program());
+    command_of(program(), arguments)
+}
+
+/// As [`command`], with another program.
+pub fn command_of<A: AsRef<OsStr>>(
+    program: &Path,
+    arguments: impl IntoIterator<Item = A>,
+) -> Command {
+    let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     // As the demo does: the allocator's arenas would cost more than a small host.
     command.env("MALLOC_ARENA_MAX", "2").env("LC_ALL", "C").env_remove("LIANXI_DIR");
@@ -104,9 +114,18 @@ impl Node {
     ///
     /// It does not start.
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(program(), dir).await
+    }
+
+    /// As [`Self::start`], with another program.
+    ///
+    /// # Panics
+    ///
+    /// It does not start.
+    pub async fn start_with(program: &Path, dir: &Path) -> Self {
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.with_extension("log"));
         let log = log.unwrap();
-        let mut command = command(["node", "run", "--until-stdin-closes", "--dir"]);
+        let mut command = command_of(program, ["node", "run", "--until-stdin-closes", "--dir"]);
         command.arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let node = Self { dir: dir.to_owned(), child: command.spawn().unwrap() };
         until(&format!("an answer of {}", dir.display()), async || {

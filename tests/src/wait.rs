@@ -2,6 +2,8 @@
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
+use tokio::time::Instant;
+
 /// Asks again until `ask` gives a value.
 ///
 /// # Panics
@@ -23,7 +25,7 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl F
 }
 
 /// Asks again until `ask` gives a value, however long that takes, as long as it advances: `Err` says
-/// how far it is.
+/// how far it is. Most of the time it does not look, so that the system does not work for that alone.
 ///
 /// # Panics
 ///
@@ -32,21 +34,21 @@ pub async fn while_it_advances<T, S: PartialEq + Debug, F: Future<Output = Resul
     what: &str,
     mut ask: impl FnMut() -> F,
 ) -> T {
-    let mut last = None;
+    let (mut last, mut since) = (None, Instant::now());
     loop {
-        let looked = tokio::time::timeout(Duration::from_secs(60), async {
-            loop {
-                match ask().await {
-                    Ok(value) => return Ok(value),
-                    Err(state) if last.as_ref() != Some(&state) => return Err(state),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-                }
+        let begun = Instant::now();
+        match ask().await {
+            Ok(value) => return value,
+            Err(state) if last.as_ref() == Some(&state) => {
+                let limit = Duration::from_secs(60);
+                assert!(
+                    since.elapsed() < limit,
+                    "{limit:?} without a change, waiting for {what}: {last:?}"
+                );
             }
-        });
-        match looked.await {
-            Ok(Ok(value)) => return value,
-            Ok(Err(state)) => last = Some(state),
-            Err(_) => panic!("60 s without a change, waiting for {what}: {last:?}"),
+            Err(state) => (last, since) = (Some(state), Instant::now()),
         }
+        let pause = (begun.elapsed() * 5).clamp(Duration::from_millis(20), Duration::from_secs(1));
+        tokio::time::sleep(pause).await;
     }
 }

@@ -295,7 +295,8 @@ fn keys_in(place: &Path) -> Vec<(PathBuf, std::time::SystemTime)> {
     };
     let mut keys = Vec::new();
     for host in folders(&place.join("hosts")) {
-        for unit in folders(&host.join("keys")) {
+        // The host has keys of its own beside them.
+        for unit in folders(&host.join("keys")).into_iter().filter(|path| path.is_dir()) {
             let oldest = folders(&unit).into_iter().filter(|path| path.is_file());
             let made = oldest.map(|file| file.metadata().unwrap().modified().unwrap()).min();
             keys.push((unit, made.unwrap()));
