@@ -35,6 +35,23 @@ use lianxi_proto::{
 use prost::Message as _;
 use sha2::{Digest, Sha256};
 
+/// Statements that stand in a file alone, beside summaries; the last one is of a kind that this program
+/// does not know.
+pub const SINGLE: [&str; 12] = [
+    kinds::NOTICE,
+    kinds::RECEIPT,
+    kinds::ESCALATION,
+    kinds::ESCALATION_EVENT,
+    kinds::REJECTION,
+    kinds::LEAVE,
+    kinds::REFORM,
+    kinds::ALARM,
+    kinds::EPOCH,
+    kinds::KEY_GRANT,
+    kinds::REVOCATION,
+    "lianxi.minutes.v1",
+];
+
 /// Trust domain of the packs.
 pub const DOMAIN: &str = "packs.example";
 
@@ -226,6 +243,21 @@ impl City {
     /// A valid pack in parts.
     pub fn parts(&self) -> Parts {
         self.parts_of(&self.summaries(|_, _| {}))
+    }
+
+    /// A file of one statement that is no summary, by `unit`, witnessed by its parent or the city.
+    pub fn single(&self, unit: &str, kind: &str) -> Parts {
+        let member = &self.members[self.parts().position(unit)];
+        let header = header(&member.code, kind, NOW - DAY);
+        let body = format!("what a {kind} says");
+        let envelope = sign(&header, body.as_bytes(), &statement_key(&member.code));
+        let parent = member.parent.as_ref().unwrap_or(&self.members[1].code);
+        let evidence = Some(evidence(&member.code, &envelope, &[parent]));
+        let mut parts = self.parts();
+        parts.head.period = String::new();
+        parts.head.unit = member.code.clone();
+        parts.statements = vec![Packed { envelope, cells: Vec::new(), evidence }];
+        parts
     }
 
     /// A pack of summaries in parts.

@@ -153,6 +153,34 @@ async fn verifies(place: &Path, arguments: &[&str], roots: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tree_in_sm2_comes_under_a_city_in_sm2() {
+    let suite = Suite::Sm2Sm3;
+    let mut federation = Federation::city_in(suite, "C", CATALOGUE, None).await;
+    federation.add_root("C-7", Level::District, "test.example", suite).await;
+    federation.add_host("C-7-1", "C-7", WireLevel::Street).await;
+    let token = offer(&federation).await;
+    assert_eq!(accept(&federation, &token).await.unwrap().parent, "C");
+    federation.wait_for_link("C-7", true).await;
+    federation.wait_for_roster("C", 3).await;
+    let city = fingerprint(&federation, "C").await;
+    for unit in ["C-7", "C-7-1"] {
+        wait_for_root(&federation, unit, "C").await;
+        assert_eq!(root_at(&federation, unit).1, city);
+    }
+    for unit in ["C-7-1", "C-7", "C"] {
+        federation.wait_for_catalogue(unit).await;
+        federation.publish(unit, "2011-07").await;
+    }
+    wait_for_report(&federation, "C", 3).await;
+    let place = tempfile::tempdir().unwrap();
+    let place = place.path();
+    lianxi(&federation, "C", place, &["pack", "root", "--out", "city.pub"]).await;
+    let export = ["pack", "export", "--period", "2011-07", "--out", "sm2.lianxi"];
+    lianxi(&federation, "C", place, &export).await;
+    verifies(place, &["sm2.lianxi", "--root", "city.pub"], 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_district_comes_under_its_city_and_nothing_that_it_said_is_lost() {
     let mut federation = two_trees().await;
     let place = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use lianxi_proto::{
     note::{self, Note},
 };
 use lianxi_tests::packs::{
-    City, DOMAIN, Made, NOW, Parts, delegation_key, evidence, figure, header, held, key,
+    City, DOMAIN, Made, NOW, Parts, SINGLE, delegation_key, evidence, figure, header, held, key,
     part_ranges, reseal, sign, statement_key,
 };
 
@@ -482,6 +482,33 @@ fn one_statement_stands_alone() {
     assert_eq!(accepted(&parts.seal()).statements[0].body.as_ref(), b"anything");
     parts.statements.push(parts.statements[0].clone());
     assert_refused(&parts, "part-order", "C-1");
+}
+
+/// Who signed, when, and who saw it is proved of any statement, also of one of a kind that comes with a
+/// later version.
+#[test]
+fn one_statement_of_any_kind_stands_alone() {
+    let city = city();
+    for kind in SINGLE {
+        let parts = city.single("C-1-1", kind);
+        let file = parts.seal();
+        let verified = accepted(&file);
+        let one = &verified.statements[0];
+        assert_eq!((&*one.header.kind, verified.statements.len()), (kind, 1));
+        assert_eq!(*one.body, *format!("what a {kind} says").as_bytes());
+        let witnesses = &one.witnessed.as_ref().unwrap().witnesses;
+        assert_eq!(witnesses[0].unit, code("C-1"), "{kind}");
+        assert_eq!(verified.chain(&one.header.source).len(), 3);
+        let place = file.windows(6).position(|part| part == b"what a").unwrap();
+        let mut changed = file.clone();
+        changed[place] ^= 1;
+        assert!(verify(&changed, &city.root_key()).is_err(), "{kind}");
+        let mut other = parts.clone();
+        other.statements[0].envelope =
+            sign(&header(&code("C-1-1"), kind, NOW), b"x", &statement_key(&code("C-1")));
+        other.statements[0].evidence = None;
+        assert_refused(&other, "wrong-source", "C-1-1");
+    }
 }
 
 #[test]

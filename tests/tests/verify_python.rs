@@ -20,8 +20,8 @@ use lianxi_node::{
 use lianxi_proto::cells::withhold;
 use lianxi_tests::{
     packs::{
-        City, Made, NOW, PERIOD, Parts, delegation_key, evidence, figure, key, part_ranges, reseal,
-        statement_key,
+        City, Made, NOW, PERIOD, Parts, SINGLE, delegation_key, evidence, figure, key, part_ranges,
+        reseal, statement_key,
     },
     python::Python,
 };
@@ -384,7 +384,13 @@ impl Scene {
             ("deep", deep.parts().seal()),
             ("alone", alone.parts().seal()),
         ];
-        named.map(|(name, file)| (format!("valid-{name}"), file)).into()
+        let mut files: BTreeMap<String, Vec<u8>> =
+            named.map(|(name, file)| (format!("valid-{name}"), file)).into();
+        for kind in SINGLE {
+            let file = self.city.single(self.city.members[2].code.as_str(), kind).seal();
+            files.insert(format!("valid-single-{kind}"), file);
+        }
+        files
     }
 }
 
