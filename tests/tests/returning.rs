@@ -51,7 +51,11 @@ async fn steps(unit: &Hosted, id: StatementId) -> Vec<(Step, String)> {
     case.history.into_iter().map(|taken| (taken.step, taken.note)).collect()
 }
 
-async fn issue(apart: &Apart, number: &str, level: Level) -> StatementId {
+async fn issue(apart: &Apart, number: &str) -> StatementId {
+    issue_by(&apart.above, number, Level::Street).await
+}
+
+async fn issue_by(unit: &Hosted, number: &str, level: Level) -> StatementId {
     let notice = Notice {
         number: number.to_owned(),
         title: "Check the street lights".to_owned(),
@@ -64,8 +68,7 @@ async fn issue(apart: &Apart, number: &str, level: Level) -> StatementId {
         people: String::new(),
         funds: String::new(),
     };
-    let to = &apart.above.unit.code;
-    apart.above.notices.issue(to, &notice, false).await.unwrap().0
+    unit.notices.issue(&unit.unit.code, &notice, false).await.unwrap().0
 }
 
 /// Stage and note of the street for a notice, as `at` has it.
@@ -149,7 +152,7 @@ fn an_issuer_has_its_notice_again_and_it_goes_on_to_whoever_may_have_missed_it()
     run_apart(3, async |mut apart| {
         apart.settle().await;
         let (above, backup) = (Arc::clone(&apart.above), apart.back_up(&apart.above).await);
-        let id = issue(&apart, "N1", Level::Street).await;
+        let id = issue(&apart, "N1").await;
         apart.settle().await;
         apart.below.notices.mark(id, Stage::Done, "all lamps lit").await.unwrap();
         apart.settle().await;
@@ -176,8 +179,7 @@ fn a_receiver_has_its_decisions_and_marks_again_and_makes_none_twice() {
     run_apart(4, async |mut apart| {
         apart.settle().await;
         let (below, backup) = (Arc::clone(&apart.below), apart.back_up(&apart.below).await);
-        let ids =
-            [issue(&apart, "N1", Level::Street).await, issue(&apart, "N2", Level::Street).await];
+        let ids = [issue(&apart, "N1").await, issue(&apart, "N2").await];
         apart.settle().await;
         apart.below.notices.mark(ids[0], Stage::Done, "all lamps lit").await.unwrap();
         apart.settle().await;
@@ -197,7 +199,7 @@ fn a_receiver_has_its_decisions_and_marks_again_and_makes_none_twice() {
 fn what_was_withdrawn_is_made_again_under_another_number_and_arrives_once() {
     run_apart(5, async |mut apart| {
         apart.settle().await;
-        let notice = issue(&apart, "N1", Level::Street).await;
+        let notice = issue(&apart, "N1").await;
         let whistle = raise(&apart, "W1").await;
         apart.settle().await;
         step(&apart.above, whistle, Step::Answered).await;
@@ -219,5 +221,53 @@ fn what_was_withdrawn_is_made_again_under_another_number_and_arrives_once() {
         let both = [steps(&apart.above, whistle).await, steps(&apart.below, whistle).await];
         assert_eq!(both[0], both[1]);
         assert_eq!(both[0].len(), 2, "{both:?}");
+    });
+}
+
+#[test]
+fn an_epoch_is_opened_however_much_has_to_be_withdrawn() {
+    const NOTICES: usize = 40;
+    run_apart(6, async |apart| {
+        apart.settle().await;
+        for number in 0..NOTICES {
+            // Each waits for four communities: together more than one batch holds.
+            issue_by(&apart.below, &format!("N{number}"), Level::Community).await;
+        }
+        let row = apart.open_epoch(&apart.below).await;
+        let told = row.withdrawn.iter().filter(|told| told.starts_with(kinds::NOTICE));
+        assert_eq!(told.count(), NOTICES);
+        for community in 1..=4 {
+            let community = format!("C-2-1-{community}").parse().unwrap();
+            let waits = apart.below.outgoing(&community, Lane::Notice, 0, 10).await.unwrap();
+            assert!(waits.is_empty(), "{waits:?}");
+        }
+        let journal = apart.journal(&apart.below).await;
+        let withdrawn = journal.iter().filter(|line| line.name == "epoch.withdraw");
+        assert!(withdrawn.count() >= NOTICES);
+    });
+}
+
+#[test]
+fn what_was_withdrawn_and_is_returned_goes_on_to_those_who_may_not_have_it() {
+    run_apart(7, async |mut apart| {
+        apart.settle().await;
+        let early = issue(&apart, "early").await;
+        let (above, backup) = (Arc::clone(&apart.above), apart.back_up(&apart.above).await);
+        apart.settle().await;
+        apart.restore(&above, &backup).await;
+        apart.open_epoch(&apart.above).await;
+        let waits = apart.above.unit.waiting_for(&apart.below.unit.code).await.unwrap();
+        assert_eq!(waits, 0, "nothing leaves under a number that may be another's");
+        let late = issue(&apart, "late").await;
+        apart.settle().await;
+        for id in [early, late] {
+            assert_eq!(stage(&apart, &apart.above, id).await.0, Some(Stage::Validated));
+            for street in ["C-2-2", "C-2-3"] {
+                let street = street.parse().unwrap();
+                let waits = apart.above.outgoing(&street, Lane::Notice, 0, 10).await.unwrap();
+                let is_it = |envelope| header::decode(envelope).unwrap().header.id == id;
+                assert!(waits.iter().any(|it| is_it(&it.envelope.payload)), "{street}");
+            }
+        }
     });
 }

@@ -565,11 +565,20 @@ impl Epochs {
         by: &Actor,
     ) -> Result<&'a [Withdrawn], store::Error> {
         let (first, last) = withdrawn.split_at(withdrawn.len().saturating_sub(WITHDRAWN));
-        for some in first.chunks(WITHDRAWN) {
-            let mut batch = Batch::new(&self.unit.code);
-            let removed = self.withdraw(&mut batch, some, by).await?;
-            self.unit.store.submit(batch).await?;
-            self.unit.metrics.outbox_changed(-removed.deliveries);
+        for some in first.chunks(WITHDRAWN).chain([last]) {
+            loop {
+                let mut work = self.unit.begin().await;
+                let removed = self.withdraw(&mut work.batch, some, by).await?;
+                if !removed.more && some == last {
+                    break;
+                }
+                work.close_ranks(&removed)?;
+                work.submit(|| ()).await?;
+                self.unit.metrics.outbox_changed(-removed.deliveries);
+                if !removed.more {
+                    break;
+                }
+            }
         }
         self.unit.recount_outbox().await?;
         Ok(last)

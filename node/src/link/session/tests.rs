@@ -906,7 +906,7 @@ fn journals_are_compared_while_one_side_was_rolled_back() {
 }
 
 #[test]
-fn own_statements_come_back_before_anything_leaves() {
+fn own_statements_come_back_before_anything_leaves_or_is_taken_in() {
     let (mut child, mut parent) = quiet();
     let (mut restored, _) = greeted(1);
     drain(&mut restored);
@@ -914,6 +914,11 @@ fn own_statements_come_back_before_anything_leaves() {
     restored.outbox_changed();
     offer(&mut restored, vec![departure(Lane::Notice, 1, 0, "new")]);
     assert!(lanes(&mut restored).is_empty(), "it has yet to look");
+    let handed = |session: &mut Session| {
+        effects(session).iter().filter(|one| matches!(one, Effect::Receive(_))).count()
+    };
+    restored.received(wire::delivery(departure(Lane::Escalation, 1, 0, "a step that follows own")));
+    assert_eq!(handed(&mut restored), 0);
     restored.returns_wanted(Some(Number { epoch: 1, seq: 4 }));
     let asked = restored.frame().unwrap();
     assert!(matches!(asked.kind, Some(Kind::ReturnRequest(_))));
@@ -934,6 +939,7 @@ fn own_statements_come_back_before_anything_leaves() {
     assert!(lanes(&mut restored).is_empty(), "it is not kept yet");
     restored.returns_wanted(None);
     assert_eq!(lanes(&mut restored), [pb::Lane::Notice as i32]);
+    assert_eq!(handed(&mut restored), 1);
 
     child.received(wire::returned(Page::default()));
     assert!(matches!(closed(&mut child), Some(Closed::Protocol(_))), "nobody asked");

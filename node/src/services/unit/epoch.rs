@@ -30,6 +30,10 @@ use crate::{
 /// Rows moved in one batch: each is put and deleted.
 const PAGE: usize = 100;
 
+/// Deliveries taken out in one batch: each is deleted and noted, and another may follow what was
+/// before it.
+const REMOVED_AT_ONCE: i64 = 40;
+
 /// Bytes of an outbox key behind the peer: a zero, the lane, the place.
 const OUTBOX_TAIL_BYTES: usize = 10;
 
@@ -50,6 +54,8 @@ pub struct Redelivered {
 pub struct Removed {
     /// Deliveries that no longer wait.
     pub deliveries: i64,
+    /// A batch does not hold all of them: some still wait.
+    pub more: bool,
     /// Place of the last one that still does, by lane.
     ends: BTreeMap<Vec<u8>, u64>,
 }
@@ -338,7 +344,7 @@ impl Unit {
         Ok(Some(Withdrawn { id, kind: header.kind, subject: header.subject }))
     }
 
-    /// Takes statements out of every outbox in `batch`, each with a leaf that says so; what waits
+    /// Takes statements out of the outboxes in `batch`, as many as it holds, each with a leaf that says so; what waits
     /// behind one follows what was before it. Those of `again` are noted to be made again, the others
     /// to go on once a peer returns them.
     ///
@@ -352,11 +358,7 @@ impl Unit {
         again: &BTreeSet<StatementId>,
         by: &Actor,
     ) -> Result<Removed, store::Error> {
-        for id in ids {
-            let act = Act::done(by.clone(), "epoch.withdraw", id.to_string());
-            batch.journal(self.clock.now_unix_ms(), &Leaf::Act(act));
-        }
-        let mut removed = Removed::default();
+        let (mut removed, mut named) = (Removed::default(), BTreeSet::new());
         let mut before: Option<(Vec<u8>, u64)> = None;
         let rows = self.store.scan(&self.code, Table::Outbox, b"", None, usize::MAX).await?;
         for (key, value) in rows {
@@ -367,8 +369,14 @@ impl Unit {
                 Some(_) | None => None,
             };
             let id = row.statement_id()?;
-            if ids.contains(&id) {
+            let is_withdrawn = ids.contains(&id);
+            removed.more |= is_withdrawn && removed.deliveries >= REMOVED_AT_ONCE;
+            if is_withdrawn && !removed.more {
                 removed.deliveries += 1;
+                if named.insert(id) {
+                    let act = Act::done(by.clone(), "epoch.withdraw", id.to_string());
+                    batch.journal(self.clock.now_unix_ms(), &Leaf::Act(act));
+                }
                 again::note(batch, id, &lane, again.contains(&id));
                 before = Some((lane, after.unwrap_or(row.after)));
                 batch.delete(Table::Outbox, key);
