@@ -301,6 +301,9 @@ texts! {
     PartSilent: "{} has not answered: it is away, or its link is down", "{} 未答复：不在线或链路中断";
     WouldReparent: "{} would come from {} under {} on {}; nothing was ordered", "{} 将于 {3} 由 {1} 划归 {2}；未作任何更改";
     Reparented: "{} comes from {} under {} on {}", "{} 定于 {3} 由 {1} 划归 {2}";
+    WouldMerge: "{} would merge into {} on {}; nothing was ordered", "{} 将于 {2} 并入 {1}；未作任何更改";
+    Merged: "{} merges into {} on {}", "{} 定于 {2} 并入 {1}";
+    ChildrenCome: "{} children come under {}: {}", "下级单位 {} 个划归 {1}：{2}";
     DeskWouldClose: "desk {} would hand over to {} on {}: {} open cases; nothing was changed", "承办单位 {} 将于 {2} 移交 {1}：在办 {3} 件；未作任何更改";
     DeskClosed: "desk {} was closed; {} took over on {}: {} open cases", "承办单位 {} 已撤销，由 {1} 于 {2} 接办：在办 {3} 件";
     DeskClosesOn: "desk {} hands over to {} on {}: {} open cases now", "承办单位 {} 定于 {2} 移交 {1}：现有在办 {3} 件";

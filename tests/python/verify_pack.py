@@ -464,7 +464,9 @@ class Order:
             effective_int=6,
             digest_bytes=7,
             text_text=8,
+            merge_number=9,
         )
+        self.merge = bool(message["merge_number"])
         self.domain, self.unit = message["domain_text"], message["unit_text"]
         self.old, self.new, self.effective = message["from_text"], message["to_text"], message["effective_int"]
         require(all(UNIT.match(one) for one in (self.unit, self.old, self.new)), "unit, from, to")
@@ -699,9 +701,24 @@ class Trust:
             return
         if self.newest(grant.unit) and grant.unit in self.line(grant.issuer):
             raise Broken("outside-subtree")
-        if granting.level >= grant.level:
+        if granting.level >= grant.level and not self.is_merging(grant, granting):
             raise Broken("outside-subtree")
         self.check_place(grant)
+
+    def is_merging(self, grant, granting):
+        """A unit may come under its sibling, to end there."""
+        if not grant.reform or granting.level != grant.level:
+            return False
+        try:
+            order, by, time = self.open_order(grant.reform)
+        except (Broken, Malformed):
+            return False
+        named = (order.unit, order.new) == (grant.unit, grant.issuer)
+        return order.merge and named and self.is_between_siblings(order, by, time)
+
+    def is_between_siblings(self, order, by, time):
+        above = list(self.line_at(order.new, time))[1:]
+        return above[:1] == [order.old] and by in above
 
     def check_place(self, grant):
         """A unit keeps its level, and its parent unless an order stands beside the change."""
@@ -734,6 +751,8 @@ class Trust:
             if by == grant.unit or by not in self.line_at(parent, time):
                 raise Broken("outside-subtree")
         if grant.begins < order.effective - TOLERANCE_MS:
+            raise Broken("outside-subtree")
+        if order.merge and not self.is_between_siblings(order, by, time):
             raise Broken("outside-subtree")
         if any(known.order and known.order.effective >= order.effective for known in earlier):
             raise Broken("outside-subtree")

@@ -110,6 +110,7 @@ async fn nobody_orders_from_below() {
         effective_unix_ms: 4_000_000_000_000,
         keys_sha256: [0; 32],
         text: String::new(),
+        merge: false,
     };
     let mut link = culprit.link().await;
     for order in [order("C-2-1", "C-2", "C-1"), order("C-1-1", "C-1", "C-2")] {

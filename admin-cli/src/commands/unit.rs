@@ -1,5 +1,6 @@
 //! `lianxi unit`: where units stand in the tree.
 
+mod merge;
 mod reforms;
 mod reparent;
 mod transfer;
@@ -13,6 +14,8 @@ use super::Context;
 pub(crate) enum Verb {
     /// Order a unit under another parent, from a day on (机构改革)
     Reparent(reparent::Reparent),
+    /// Merge a unit into its sibling, from a day on (撤并)
+    Merge(merge::Merge),
     /// Await a unit at its new host, or make that host; prints what the old one has to know (换机)
     Receive(transfer::Receive),
     /// Tell a unit's children where it is going to be, and show what it takes along
@@ -32,6 +35,7 @@ impl Verb {
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         match self {
             Self::Reparent(reparent) => reparent.run(context).await,
+            Self::Merge(merge) => merge.run(context).await,
             Self::Receive(receive) => receive.run(context).await,
             Self::MoveHost(announce) => announce.run(context).await,
             Self::Export(export) => export.run(context).await,

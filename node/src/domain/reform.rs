@@ -33,6 +33,8 @@ pub struct Order {
     pub keys_sha256: [u8; 32],
     /// For people.
     pub text: String,
+    /// The unit comes under its sibling to end there.
+    pub merge: bool,
 }
 
 impl Order {
@@ -57,6 +59,8 @@ pub enum StepKind {
     Released,
     /// What waited for the unit at its old parent.
     Returned,
+    /// An open item of a unit that merges, for its successor.
+    Handed,
 }
 
 /// What is open at a unit with another one.
@@ -111,6 +115,7 @@ mod tests {
             effective_unix_ms: 1,
             keys_sha256: [0; 32],
             text: String::new(),
+            merge: false,
         }
     }
 

@@ -182,6 +182,25 @@ impl Access {
         }
     }
 
+    /// Nobody works as a unit that merges into another, or has.
+    fn check_stands(&self, rule: &Rule, units: &[UnitCode]) -> Result<(), Refusal> {
+        if rule.is_of_ended() {
+            return Ok(());
+        }
+        let hosted = units.iter().filter_map(|unit| self.accounts.units().get(unit));
+        for unit in hosted {
+            if let Some(into) = unit.unit.merges_into() {
+                let text = format!(
+                    "{} merges into {into}: what was open with it is there; give the command for \
+                     {into}",
+                    unit.unit.code
+                );
+                return Err(Refusal::new("merged", Status::failed_precondition(text)));
+            }
+        }
+        Ok(())
+    }
+
     /// Judges a call that is for `units`.
     ///
     /// # Errors

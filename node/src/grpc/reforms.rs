@@ -53,8 +53,13 @@ fn answer(of: &Reform, unit: &crate::domain::unit::UnitCode, answer: &Answer) ->
         number: number.clone(),
         party: party.to_string(),
     });
-    // A unit takes everything of its own along; what the old parent has stays the old parent's.
-    let successor = if *unit == of.to { String::new() } else { unit.to_string() };
+    // A unit takes everything of its own along, or leaves it to the one that it merges into; what the
+    // old parent has stays the old parent's.
+    let successor = match () {
+        () if *unit == of.to => String::new(),
+        () if of.merge && *unit == of.unit => of.to.to_string(),
+        () => unit.to_string(),
+    };
     pb::ReformAnswer {
         unit: unit.to_string(),
         records: answer.records,
@@ -83,6 +88,9 @@ fn shown(reform: &Reform) -> pb::Reform {
         silent: reform.silent.iter().map(ToString::to_string).collect(),
         moved_unix_ms: reform.moved_unix_ms.unwrap_or_default(),
         released_unix_ms: reform.released_unix_ms.unwrap_or_default(),
+        merge: reform.merge,
+        ended: reform.ended,
+        children: reform.children.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -104,9 +112,32 @@ impl pb::reform_service_server::ReformService for ReformHandler {
             today,
             text: request.text,
             dry_run: request.dry_run,
+            merge: false,
         };
         let reform = hosted.reforms.order(&by, wanted).await.map_err(to_status)?;
         Ok(Response::new(pb::ReparentResponse { reform: Some(shown(&reform)) }))
+    }
+
+    async fn merge(
+        &self,
+        request: Request<pb::MergeRequest>,
+    ) -> Result<Response<pb::MergeResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let (on, begins_unix_ms, today) = day(&hosted, &request.on)?;
+        let wanted = Wanted {
+            unit: unit(&request.merging)?,
+            to: unit(&request.into)?,
+            on,
+            begins_unix_ms,
+            today,
+            text: request.text,
+            dry_run: request.dry_run,
+            merge: true,
+        };
+        let reform = hosted.reforms.order(&by, wanted).await.map_err(to_status)?;
+        Ok(Response::new(pb::MergeResponse { reform: Some(shown(&reform)) }))
     }
 
     async fn list(

@@ -79,6 +79,11 @@ impl KeyRing {
         self.0.insert(key_id(Suite::X25519, &key.public_key()), key);
     }
 
+    /// The private bytes of all keys.
+    pub fn private_keys(&self) -> impl Iterator<Item = Zeroizing<[u8; 32]>> {
+        self.0.values().map(|key| Zeroizing::new(*key.private_bytes()))
+    }
+
     /// True if the key is held.
     pub fn holds(&self, key_id: &str) -> bool {
         self.0.contains_key(key_id)

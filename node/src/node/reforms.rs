@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+
 use super::{Host, setup};
 use crate::{
     domain::{
@@ -24,16 +26,31 @@ use crate::{
 /// Time between two looks at the clock: a unit moves within this time of the beginning of its day.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// Time between two looks while a unit ends: what it waits for is on its way.
+const LOOK_SOON: Duration = Duration::from_secs(1);
+
 /// How long after the day an invitation of a reform is good.
 const OUTLIVES_MS: i64 = 30 * 24 * 60 * 60 * 1000;
+
+/// Today, where the catalogue of the unit says that days begin.
+pub(crate) fn today(hosted: &Hosted) -> Option<Date> {
+    let now = Timestamp::from_millisecond(hosted.unit.clock.now_unix_ms()).ok()?;
+    Some(zone(hosted).to_datetime(now).date())
+}
+
+/// Where days of the unit begin.
+pub(crate) fn zone(hosted: &Hosted) -> TimeZone {
+    let in_force = hosted.catalogues.in_force();
+    in_force.map_or(TimeZone::UTC, |one| one.catalogue.time_zone.clone())
+}
 
 /// Carries the reforms of one unit on, for ever.
 pub(super) async fn run(host: Arc<Host>, hosted: Arc<Hosted>) {
     let mut changes = hosted.reforms.changes();
     loop {
-        host.carry_on(&hosted).await;
+        let look = if host.carry_on(&hosted).await { LOOK_SOON } else { LOOK };
         // Whatever wakes it, it looks at everything again.
-        tokio::time::timeout(LOOK, changes.changed()).await.ok();
+        tokio::time::timeout(look, changes.changed()).await.ok();
     }
 }
 
@@ -45,7 +62,8 @@ impl Host {
         }
     }
 
-    async fn carry_on(&self, hosted: &Arc<Hosted>) {
+    /// Does what is due; true if something of it waits for what is on its way.
+    async fn carry_on(&self, hosted: &Arc<Hosted>) -> bool {
         let _turn = self.reforming.lock().await;
         if let Err(error) = desks::carry_on(hosted).await {
             tracing::warn!(unit = %hosted.unit.code, error = chain(&error), "a desk waits to be closed");
@@ -56,14 +74,19 @@ impl Host {
             Err(error) => {
                 let (unit, error) = (&hosted.unit.code, chain(&error));
                 tracing::error!(%unit, error, "cannot read the reforms");
-                return;
+                return false;
             }
         };
+        let mut waits = false;
         for due in due {
-            if let Err(error) = self.do_due(hosted, &due).await {
-                tracing::warn!(unit = %hosted.unit.code, ?due, error, "reform waits");
+            match self.do_due(hosted, &due).await {
+                Ok(()) => waits |= matches!(due, Due::End(_) | Due::TakeOver { .. }),
+                Err(error) => {
+                    tracing::warn!(unit = %hosted.unit.code, ?due, error, "reform waits");
+                }
             }
         }
+        waits
     }
 
     async fn do_due(&self, hosted: &Arc<Hosted>, due: &Due) -> Result<(), String> {
@@ -83,6 +106,13 @@ impl Host {
             Due::AddUp(id) => reforms.add_up(hosted, *id).await.map_err(text),
             Due::Release(id) => reforms.release(hosted, *id).await.map_err(text),
             Due::TakeReturned => reforms.take_returned(hosted).await.map_err(text),
+            Due::TakeOver { child } => {
+                let today = today(hosted).ok_or("the clock of this host is not set")?;
+                reforms.take_over(child.clone(), today).await.map_err(text)
+            }
+            Due::HandOver(id) => reforms.hand_over(hosted, *id).await.map_err(text),
+            Due::End(id) => reforms.end(hosted, *id).await.map(drop).map_err(text),
+            Due::Inherit(unit) => reforms.inherit(hosted, unit).await.map_err(text),
         }
     }
 

@@ -289,8 +289,8 @@ impl Enrolments {
         if invite.adopts.is_some() {
             self.check_offer(&invite.child)?;
         }
-        let from = invite.order.as_ref().map(|(order, _)| &order.from);
-        self.check_place(&invite.child, invite.level, from).await?;
+        let coming = invite.order.as_ref().map(|(order, _)| (&order.from, order.merge));
+        self.check_place(&invite.child, invite.level, coming).await?;
         Ok(now.saturating_add(lifetime))
     }
 
@@ -396,7 +396,7 @@ impl Enrolments {
             State::Open | State::Reserved(_) => {
                 check_coming(&row, &application.keys, now)?;
                 reservation.former = self.check_adoption(&row, application, now)?;
-                self.check_place(&row.child, row.level, row.from()).await?;
+                self.check_place(&row.child, row.level, row.coming()).await?;
                 let until = reservation.until_unix_ms;
                 let reserved = TokenRow { state: State::Reserved(reservation), ..row.clone() };
                 self.replace(&application.token_id, &reserved, stored).await?;
@@ -538,7 +538,7 @@ impl Enrolments {
     ) -> Result<Vec<Envelope>, Error> {
         let unit = self.unit.code();
         let row_adopts = row.adopting.is_some();
-        self.check_place(&row.child, row.level, row.from()).await?;
+        self.check_place(&row.child, row.level, row.coming()).await?;
         let delegation = self.grant(&row, &reservation, now)?;
         let envelope = issue::sign(&delegation, &self.unit.keys().delegation, now);
         let checked = self.unit.trust().check(&envelope, Some(now))?;
@@ -670,14 +670,16 @@ impl Enrolments {
         &self,
         child: &UnitCode,
         level: Level,
-        from: Option<&UnitCode>,
+        coming: Option<(&UnitCode, bool)>,
     ) -> Result<(), Error> {
         let unit = self.unit.code();
+        let from = coming.map(|(from, _)| from);
         {
             let trust = self.unit.trust();
             let own = trust.delegation(unit, None);
             let own = own.ok_or_else(|| trust::Error::UnknownUnit(unit.clone()))?.delegation.level;
-            if !own.is_above(level) {
+            let merges = coming.is_some_and(|(_, merges)| merges) && own == level;
+            if !own.is_above(level) && !merges {
                 return Err(Error::Level { own, level });
             }
             if let Some(known) = trust.delegation(child, None)

@@ -29,7 +29,8 @@ use crate::{
     },
     statement::{
         escalation::{EventBody, decode_body, decode_event, encode_body, encode_event},
-        header::{self, Statement, StatementId, kinds},
+        handed::Handed,
+        header::{self, Header, Statement, StatementId, kinds},
         sealed::{KeyGrant, SealedKey},
     },
     store::{self, Batch, Table, format},
@@ -97,6 +98,12 @@ struct Row {
     #[serde(default)]
     succeeded: Vec<(DeskId, DeskId)>,
     history: Vec<TakenRow>,
+}
+
+impl Row {
+    fn written(&self, id: StatementId) -> (Table, Vec<u8>, Vec<u8>) {
+        (Table::Escalations, id.as_bytes().to_vec(), format::write(FORMAT, self))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -274,7 +281,7 @@ impl Escalations {
             .clone()
             .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
         let mut plan = Plan::default();
-        if destination != self.unit.code {
+        if !self.unit.is_own(&destination) {
             let Some(parent) = self.unit.parent() else {
                 let detail = "the destination is not above the street";
                 return Err(Refused::new("malformed", "header.destination", detail).into());
@@ -344,7 +351,7 @@ impl Escalations {
             .as_ref()
             .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
         let mut plan = Plan::default();
-        if *destination != self.unit.code {
+        if !self.unit.is_own(destination) {
             plan.relay.push(self.unit.next_hop(destination, arrived.from_child)?);
             return Ok(plan);
         }
@@ -363,7 +370,8 @@ impl Escalations {
             let detail = "no such escalation is held here";
             return Err(Refused::new("malformed", "body.escalation_id", detail).into());
         };
-        let actor = Actor { unit: arrived.source(), desk: arrived.desk.as_ref() };
+        let unit = self.side(&case, arrived.source()).clone();
+        let actor = Actor { unit: &unit, desk: arrived.desk.as_ref() };
         match case.check_step(event.step, actor) {
             Ok(()) => {}
             Err(escalation::Error::Order { from, to }) => {
@@ -415,8 +423,9 @@ impl Escalations {
         work.batch.urgent();
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
-        case.check_step(step, Actor { unit: &self.unit.code, desk: desk.as_ref() })?;
-        let other = other_side(&case, &self.unit.code);
+        let own = self.side(&case, &self.unit.code).clone();
+        case.check_step(step, Actor { unit: &own, desk: desk.as_ref() })?;
+        let other = self.other_side(&case);
         let event = EventBody {
             escalation_id: *id.as_bytes(),
             step,
@@ -425,7 +434,7 @@ impl Escalations {
         };
         let mut draft = self.event_draft(&event, id, &case);
         draft.desk.clone_from(&desk);
-        let hop = self.unit.hop_to(other).ok_or_else(|| Error::Destination(other.clone()))?;
+        let hop = self.unit.hop_to(&other).ok_or_else(|| Error::Destination(other.clone()))?;
         let signed = work.sign(&draft)?;
         work.enqueue(&hop, Lane::Escalation, signed.id);
         case.history.push(Taken {
@@ -513,16 +522,54 @@ impl Escalations {
     /// A step, for the other side of the case and the desks that are called to it, and for this unit
     /// should it come back.
     fn event_draft(&self, event: &EventBody, id: StatementId, case: &Case) -> Draft {
-        let to = other_side(case, &self.unit.code);
+        let to = self.other_side(case);
         let mut draft = Draft::new(kinds::ESCALATION_EVENT, id.to_string(), encode_event(event));
         draft.destination = Some(to.clone());
         draft.exercise = case.exercise;
         let desks = case.escalation.desks().chain(&case.added);
         let desks = desks.map(|desk| (&case.destination, Some(desk)));
-        let units = [(to, None), (&self.unit.code, None)];
+        let units = [(&to, None), (&self.unit.code, None)];
         let readers = self.unit.readers(units.into_iter().chain(desks));
         draft.seal = Some(Seal { readers, outline: None });
         draft
+    }
+
+    /// The side of a case that a unit speaks for.
+    fn side<'a>(&self, case: &'a Case, unit: &'a UnitCode) -> &'a UnitCode {
+        self.unit.side_of([&case.source, &case.destination], unit)
+    }
+
+    /// Who has to hear of a step that this unit takes.
+    fn other_side(&self, case: &Case) -> UnitCode {
+        let is_source = *self.side(case, &self.unit.code) == case.source;
+        let other = if is_source { &case.destination } else { &case.source };
+        self.unit.trust().heir(other).clone()
+    }
+
+    /// Open cases of this unit and of those that merged into it, with where they stand.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn to_hand_over(&self) -> Result<Vec<Handed>, Error> {
+        let own = self.unit.own_and_inherited();
+        let mut items = Vec::new();
+        for state in self.list().await? {
+            let is_side = own.contains(&state.source) || own.contains(&state.destination);
+            let Some(case) = state.case.filter(|case| is_side && !case.is_final()) else {
+                continue;
+            };
+            let Some(statement) = self.unit.statement(state.id).await? else { continue };
+            items.push(Handed {
+                statement,
+                receipts: Vec::new(),
+                added: case.added,
+                succeeded: case.succeeded,
+                taken: case.history,
+                given: state.given.into_iter().flat_map(|given| given.keys).collect(),
+            });
+        }
+        Ok(items)
     }
 
     /// When lamps turn yellow, as the catalogue in force declares.
@@ -570,19 +617,20 @@ impl Escalations {
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
         match succeeds {
-            Some(former) => case.check_succeed(former, desk, &self.unit.code)?,
-            None => case.check_add(desk, &self.unit.code)?,
+            Some(former) => case.check_succeed(former, desk, self.side(&case, &self.unit.code))?,
+            None => case.check_add(desk, self.side(&case, &self.unit.code))?,
         }
-        if self.unit.trust().delegation(&case.destination, Some(desk)).is_none() {
+        let called = self.unit.trust().heir(&case.destination).clone();
+        if self.unit.trust().delegation(&called, Some(desk)).is_none() {
             return Err(unit::Error::NoDesk(desk.clone()).into());
         }
-        let reader = (case.destination.clone(), Some(desk.clone()));
+        let reader = (called, Some(desk.clone()));
         let key = self.unit.seal_kept(id, &reader).await?.ok_or(Error::NotFound(id))?;
         if dry_run {
             return self.show(id).await;
         }
         let keys = vec![key];
-        let to = other_side(&case, &self.unit.code).clone();
+        let to = self.other_side(&case);
         let hop = self.unit.hop_to(&to).ok_or_else(|| Error::Destination(to.clone()))?;
         let grant = KeyGrant {
             statement_id: id,
@@ -623,15 +671,16 @@ impl Escalations {
             let detail = "no such escalation is held here";
             return Err(Refused::new("malformed", "body.statement_id", detail).into());
         };
-        let is_here = case.destination != self.unit.code
+        let is_here = !self.unit.is_own(&case.destination)
             || self.unit.trust().delegation(&self.unit.code, Some(desk)).is_some();
         if !is_here {
             let detail = format!("unit {} has no desk {desk}", self.unit.code);
             return Err(Refused::new("malformed", "body.desk", detail).into());
         }
+        let unit = self.side(&case, arrived.source());
         let checked = match &grant.succeeds {
-            Some(former) => case.check_succeed(former, desk, arrived.source()),
-            None => case.check_add(desk, arrived.source()),
+            Some(former) => case.check_succeed(former, desk, unit),
+            None => case.check_add(desk, unit),
         };
         match checked {
             Ok(()) => {}
@@ -715,10 +764,6 @@ fn join(case: &mut Case, desk: &DeskId, succeeds: Option<&DeskId>) {
     }
 }
 
-fn other_side<'a>(case: &'a Case, own: &UnitCode) -> &'a UnitCode {
-    if case.source == *own { &case.destination } else { &case.source }
-}
-
 fn not_sealed() -> Refused {
     let detail = "escalations and their steps travel sealed; the sender needs a newer program";
     Refused::new("not-sealed", "header.key_commitment", detail)
@@ -735,7 +780,7 @@ fn unreadable(refused: &Refused) -> store::Error {
 }
 
 fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
-    let row = Row {
+    Row {
         source: case.source.clone(),
         destination: case.destination.clone(),
         raised_unix_ms: case.raised_unix_ms,
@@ -743,8 +788,32 @@ fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
         added: case.added.clone(),
         succeeded: case.succeeded.clone(),
         history: case.history.iter().map(TakenRow::from).collect(),
+    }
+    .written(id)
+}
+
+/// The row of a case that a unit which merges into this one hands over.
+///
+/// # Errors
+///
+/// [`Refused`] for a whistle without a destination.
+pub(super) fn handed_rows(
+    header: &Header,
+    handed: &Handed,
+) -> Result<Vec<(Table, Vec<u8>, Vec<u8>)>, Refused> {
+    let destination = header.destination.clone().ok_or_else(|| {
+        Refused::new("malformed", "body.handed.statement.header.destination", "is missing")
+    })?;
+    let row = Row {
+        source: header.source.clone(),
+        destination,
+        raised_unix_ms: header.time_unix_ms,
+        exercise: header.exercise,
+        added: handed.added.clone(),
+        succeeded: handed.succeeded.clone(),
+        history: handed.taken.iter().map(TakenRow::from).collect(),
     };
-    (Table::Escalations, id.as_bytes().to_vec(), format::write(FORMAT, &row))
+    Ok(vec![row.written(header.id)])
 }
 
 fn put(work: &mut Work, id: StatementId, case: &Case) {

@@ -149,7 +149,7 @@ impl Grants {
         let grant = decode_grant(&arrived.statement.body)?;
         let destination = arrived.statement.header.destination.as_ref();
         match destination {
-            Some(unit) if *unit != self.unit.code => {
+            Some(unit) if !self.unit.is_own(unit) => {
                 let hop = self.unit.next_hop(unit, arrived.from_child)?;
                 return Ok(Plan { relay: vec![hop], ..Plan::default() });
             }

@@ -101,7 +101,9 @@ impl Units {
 
 impl Targets for Units {
     fn records(&self, unit: &UnitCode) -> Option<Arc<Records>> {
-        self.get(unit).map(|hosted| Arc::clone(&hosted.records))
+        // A unit that merges into another takes nothing in any more.
+        let hosted = self.get(unit).filter(|hosted| hosted.unit.merges_into().is_none());
+        hosted.map(|hosted| Arc::clone(&hosted.records))
     }
 
     fn catalogue(&self, unit: &UnitCode) -> Option<Arc<Catalogue>> {

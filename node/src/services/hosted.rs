@@ -409,6 +409,71 @@ impl Hosted {
         self.submit(batch, &arrival, plan, known).await?.await
     }
 
+    /// Takes in what still waited for a unit that merged into this one: what it does there it does
+    /// here, once, and what was on its way further down goes on.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn inherit(
+        &self,
+        from: &UnitCode,
+        departure: Departure,
+    ) -> Result<(), store::Error> {
+        let Departure { cursor, envelope, .. } = departure;
+        let now = self.unit.clock.now_unix_ms();
+        let arrival = Arrival { cursor, after: 0, envelope, cells: Vec::new(), evidence: None };
+        let opened = self.unit.trust().open_witnessed(&arrival.envelope, now, Some(i64::MIN));
+        let (mut plan, id) = match opened {
+            Ok(opened) => {
+                let id = opened.statement.header.id;
+                let source = &opened.statement.header.source;
+                let from_child = self.unit.trust().is_in_subtree(source, &self.unit.code);
+                let arrived = Arrived {
+                    peer: self.unit.child_above(source).unwrap_or_else(|| source.clone()),
+                    from_child,
+                    envelope: arrival.envelope.clone(),
+                    desk: opened.signer.1,
+                    payload_sha256: opened.payload_sha256,
+                    statement: opened.statement,
+                    cells: Vec::new(),
+                };
+                match self.plan(&arrived).await {
+                    Ok(plan) => (plan, Some(id)),
+                    Err(Undecided::Refused(refused)) => {
+                        (self.park(from, &arrival, &refused)?, None)
+                    }
+                    Err(Undecided::Store(error)) => return Err(error),
+                }
+            }
+            Err(error) => {
+                let refused = Refused::new(error.reason(), error.field(), error.to_string());
+                (self.park(from, &arrival, &refused)?, None)
+            }
+        };
+        let mut relay = std::mem::take(&mut plan.relay);
+        relay.retain(|hop| hop != from);
+        self.submit(Batch::new(&self.unit.code), &arrival, plan, Known::Held).await?.await?;
+        let mut work = self.unit.begin().await;
+        if let Some(id) = id {
+            work.enqueue_all(&relay, cursor.lane, id);
+        }
+        self.unit.drop_outbox(&mut work, from, cursor.lane, cursor.lane_seq).await?;
+        work.commit().await
+    }
+
+    fn park(
+        &self,
+        peer: &UnitCode,
+        arrival: &Arrival,
+        refused: &Refused,
+    ) -> Result<Plan, store::Error> {
+        let mut plan = quarantine::refuse(&self.unit, peer, &parked(arrival), refused)?;
+        // Nobody is there any more to be told.
+        plan.replies.clear();
+        Ok(plan)
+    }
+
     /// Makes one commit of the plan and the statement, on top of `batch`.
     pub(super) async fn submit(
         &self,
@@ -947,6 +1012,12 @@ impl Exchange for Hosted {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Departure>, Error> {
+        if matches!(lane, Lane::Escalation | Lane::Notice)
+            && self.unit.trust().merged_into(peer) == Some(&self.unit.code)
+        {
+            // It waits here until the peer has ended: then it is this unit's to take in.
+            return Ok(Vec::new());
+        }
         let mut departures = self.unit.outgoing(peer, lane, after, limit).await?;
         let now = self.unit.clock.now_unix_ms();
         for departure in &mut departures {

@@ -312,13 +312,18 @@ impl Journal {
 
     /// Proof that the unit signed or took in the statement, and when at the latest.
     ///
-    /// Rests on the first cosigned checkpoint that covers it, else on the newest one, which then
+    /// A unit that ended showed that itself, where this unit had what it had said. Else it rests on the
+    /// first cosigned checkpoint that covers it, else on the newest one, which then
     /// bears no cosignature. `None` if the unit has no such statement, or no checkpoint covers it yet.
     ///
     /// # Errors
     ///
     /// The store's.
     pub async fn evidence_of(&self, id: StatementId) -> Result<Option<Evidence>, store::Error> {
+        let store = &self.unit.store;
+        if let Some(row) = store.get(&self.unit.code, Table::Shown, id.as_bytes()).await? {
+            return decode_shown(&row).map(Some);
+        }
         match self.unit.leaf_of(id).await? {
             Some(index) => self.evidence(index).await,
             None => Ok(None),
@@ -341,6 +346,24 @@ impl Journal {
         let inclusion = journal::inclusion(store, unit, index, covering.checkpoint.size).await?;
         let checkpoint = covering.note.to_string();
         Ok(Some(Evidence { leaf, leaf_index: index, inclusion, checkpoint }))
+    }
+}
+
+/// Stored form of evidence that somebody else gave.
+pub(super) fn encode_shown(evidence: &Evidence) -> Vec<u8> {
+    let mut row = vec![FORMAT];
+    row.extend(evidence.to_bytes());
+    row
+}
+
+fn decode_shown(row: &[u8]) -> Result<Evidence, store::Error> {
+    match row.split_first() {
+        Some((&FORMAT, bytes)) => Evidence::of_bytes(bytes)
+            .map_err(|error| store::Error::Engine(format!("evidence is damaged: {error}"))),
+        Some((&found, _)) => {
+            Err(store::Error::Format { found: found.into(), known: FORMAT.into() })
+        }
+        None => Err(store::Error::Engine("evidence in the store is damaged".to_owned())),
     }
 }
 

@@ -181,7 +181,7 @@ async fn try_leave(
         return Err(Error::Children { unit: unit.code.clone(), children: below.join(", ") });
     }
     let unsent = unit.outbox_state().await?.waiting();
-    let announced = unit.store.get(&unit.code, Table::Meta, KEY).await?.is_some();
+    let announced = is_announced(unit).await?;
     let progress = match () {
         () if unit.trust().has_left(&unit.code) => Progress::Left,
         () if announced => Progress::Announced,
@@ -196,8 +196,21 @@ async fn try_leave(
     Ok(Leaving { progress: Progress::Announced, unsent: 1, ..leaving })
 }
 
+/// True if the unit has said its last word.
+///
+/// # Errors
+///
+/// The store's.
+pub(super) async fn is_announced(unit: &Unit) -> Result<bool, store::Error> {
+    Ok(unit.store.get(&unit.code, Table::Meta, KEY).await?.is_some())
+}
+
 /// One batch: the statement, its place in the outbox, the mark and the act.
-async fn announce(
+///
+/// # Errors
+///
+/// [`Error::Malformed`], [`Error::Unit`], [`Error::Store`].
+pub(super) async fn announce(
     unit: &Arc<Unit>,
     by: &Actor,
     parent: &UnitCode,
@@ -249,6 +262,11 @@ async fn end(hosted: &Hosted, by: &Actor, child: UnitCode, text: String) -> Resu
         };
         revocations::revoke(hosted, by, order, false).await?;
         tracing::info!(unit = %hosted.unit.code, %child, "child left");
+    }
+    if hosted.unit.trust().merged_into(&child) == Some(&hosted.unit.code) {
+        // What waits for it is this unit's to take in.
+        hosted.reforms.look_again();
+        return Ok(());
     }
     Ok(hosted.unit.forget_outbox(&child).await?)
 }

@@ -10,6 +10,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+mod inherited;
+
+pub(super) use self::inherited::handed_rows;
+
 use super::{
     catalogues::Catalogues,
     error::{ErrorKind, ServiceError},
@@ -192,7 +196,8 @@ impl Notices {
         if !self.unit.trust().is_in_subtree(destination, &self.unit.code) {
             return Err(Error::Destination(destination.clone()));
         }
-        let addressed = self.addressed(destination, notice.level);
+        let now = self.unit.clock.now_unix_ms();
+        let addressed = self.addressed(destination, notice.level, now);
         let issued_to = addressed.len();
         if issued_to == 0 {
             let (level, destination) = (notice.level, destination.clone());
@@ -242,7 +247,8 @@ impl Notices {
     fn route(&self, destination: &UnitCode, level: Level) -> Route {
         let trust = self.unit.trust();
         let in_destination = trust.is_in_subtree(&self.unit.code, destination);
-        let children = trust.children(&self.unit.code).into_iter().filter_map(|unit| {
+        let children = trust.children(&self.unit.code).into_iter();
+        let children = children.filter(|unit| !trust.has_left(unit)).filter_map(|unit| {
             Some(RouteChild {
                 unit: unit.clone(),
                 level: trust.delegation(unit, None)?.delegation.level,
@@ -252,8 +258,14 @@ impl Notices {
         route(self.unit.level, in_destination, level, children)
     }
 
-    /// Units of the notice's level under the destination and under this unit.
-    fn addressed(&self, destination: &UnitCode, level: Level) -> Vec<(UnitCode, String)> {
+    /// Units of the notice's level under the destination and under this unit, but those that had left
+    /// when it was issued.
+    fn addressed(
+        &self,
+        destination: &UnitCode,
+        level: Level,
+        issued: UnixMillis,
+    ) -> Vec<(UnitCode, String)> {
         let trust = self.unit.trust();
         let head = if trust.is_in_subtree(&self.unit.code, destination) {
             &self.unit.code
@@ -265,6 +277,7 @@ impl Notices {
             .into_iter()
             .map(|known| &known.delegation)
             .filter(|delegation| delegation.desk.is_none() && delegation.level == level)
+            .filter(|delegation| !trust.had_left(&delegation.unit, issued))
             .map(|delegation| (delegation.unit.clone(), delegation.title.clone()))
             .collect();
         units.sort();
@@ -314,7 +327,8 @@ impl Notices {
         let mut plan = Plan { relay: route.children, ..Plan::default() };
         let key = arrived.id().as_bytes().to_vec();
         plan.writes.push((Table::Notices, key, format::write(FORMAT, &row)));
-        if !route.addressed {
+        let deciders = self.deciders(&arrived.statement.header, route.addressed).await?;
+        if deciders.is_empty() {
             return Ok(plan);
         }
         let mut notice = self.open(&arrived.statement, given)?;
@@ -323,10 +337,12 @@ impl Notices {
             let keys = self.unit.keys_given(arrived.id()).await?;
             notice = self.open(&arrived.statement, &keys)?;
         }
-        // After a restore the own decision may have come back before the notice does.
-        let decided = self.receipt(&receipt_key(arrived.id(), &self.unit.code)).await?.is_some();
-        if let Some(notice) = notice.filter(|_| !decided) {
-            self.admit(&mut plan, header, &notice);
+        // After a restore the own decision may have come back before the notice does: then it is none
+        // of those that decide.
+        if let Some(notice) = notice {
+            for unit in &deciders {
+                self.admit(&mut plan, header, &notice, unit);
+            }
         }
         Ok(plan)
     }
@@ -345,12 +361,12 @@ impl Notices {
         let id = statement.header.id;
         let row = self.unit.store.get(&self.unit.code, Table::Notices, id.as_bytes()).await?;
         let row: Option<Row> = row.map(|row| format::read(FORMAT, &row)).transpose()?;
-        let decided = self.receipt(&receipt_key(id, &self.unit.code)).await?.is_some();
-        if let Some(notice) = self.open(statement, given)?
-            && row.is_some_and(|row| row.addressed)
-            && !decided
-        {
-            self.admit(&mut plan, &statement.header, &notice);
+        let addressed = row.is_some_and(|row| row.addressed);
+        let deciders = self.deciders(&statement.header, addressed).await?;
+        if let Some(notice) = self.open(statement, given)? {
+            for unit in &deciders {
+                self.admit(&mut plan, &statement.header, &notice, unit);
+            }
         }
         Ok(plan)
     }
@@ -372,8 +388,8 @@ impl Notices {
         Ok(Some(notice))
     }
 
-    /// Adds the unit's decision, and the receipt that says it.
-    fn admit(&self, plan: &mut Plan, header: &Header, notice: &Notice) {
+    /// Adds the decision of `unit`, this one or one that merged into it, and the receipt that says it.
+    fn admit(&self, plan: &mut Plan, header: &Header, notice: &Notice, unit: &UnitCode) {
         let Some(parent) = self.unit.parent() else { return };
         let receipt = self.decide(header.id, notice);
         let row = ReceiptRow {
@@ -382,9 +398,10 @@ impl Notices {
             note: String::new(),
             time_unix_ms: self.unit.clock.now_unix_ms(),
         };
-        let key = receipt_key(header.id, &self.unit.code);
+        let key = receipt_key(header.id, unit);
         plan.writes.push((Table::Receipts, key, format::write(FORMAT, &row)));
-        let draft = self.receipt_draft(&receipt, &header.source, header.id, header.exercise);
+        let (issuer, exercise) = (&header.source, header.exercise);
+        let draft = self.receipt_draft(&receipt, unit, issuer, header.id, exercise);
         plan.replies.push(Reply { draft, to: parent, lane: Lane::Notice });
     }
 
@@ -400,12 +417,13 @@ impl Notices {
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
         let header = &arrived.statement.header;
-        let to_self = header.destination.as_ref() == Some(&self.unit.code);
+        let of = self.receipt_of(arrived)?;
+        let to_self = header.destination.as_ref().is_some_and(|issuer| self.unit.is_own(issuer));
         let receipt = self.open_receipt(arrived, to_self)?;
         let notice_id = StatementId::try_from(&receipt.notice_id[..])
             .map_err(|_| Refused::new("malformed", "header.subject", "is no id"))?;
         let mut plan = Plan::default();
-        let key = receipt_key(notice_id, arrived.source());
+        let key = receipt_key(notice_id, of);
         let before = self.receipt(&key).await?;
         if receipt.stage.supersedes(before.and_then(|row| row.stage())) {
             let row = ReceiptRow {
@@ -478,7 +496,7 @@ impl Notices {
         let Ok((level, _)) = outline(&statement.header) else { return Ok(Some(UnixMillis::MIN)) };
         let waited_for: Vec<UnitCode> = {
             let trust = self.unit.trust();
-            let addressed = self.addressed(&row.destination, level);
+            let addressed = self.addressed(&row.destination, level, row.issued_unix_ms);
             let stays = |unit: &UnitCode| {
                 trust.is_in_subtree(unit, head) && trust.revoked(unit, None).is_none()
             };
@@ -510,12 +528,6 @@ impl Notices {
     pub async fn mark(&self, id: StatementId, stage: Stage, note: &str) -> Result<State, Error> {
         self.unit.continue_trace(id).await?;
         let row = self.row(id).await?;
-        if !row.addressed {
-            return Err(Error::NotAddressed);
-        }
-        if self.receipt(&receipt_key(id, &self.unit.code)).await?.is_none() {
-            return Err(Error::Sealed(row.issuer));
-        }
         if note.len() > 1_024 {
             let error = notice::Error::Length { field: "note", length: note.len(), limit: 1_024 };
             return Err(error.into());
@@ -523,29 +535,31 @@ impl Notices {
         if let Some(what) = personal::find(note) {
             return Err(notice::Error::PersonalData { field: "note", what }.into());
         }
-        let key = receipt_key(id, &self.unit.code);
         let mut work = self.unit.begin().await;
         // Read after `begin`: two marks at once follow each other.
-        let before = self.receipt(&key).await?;
-        stage.check_follows(before.and_then(|row| row.stage()))?;
-        let receipt = Receipt {
-            notice_id: *id.as_bytes(),
-            stage,
-            reason: String::new(),
-            note: note.to_owned(),
-        };
-        let new = ReceiptRow {
-            stage: stage as u8,
-            reason: String::new(),
-            note: note.to_owned(),
-            time_unix_ms: self.unit.clock.now_unix_ms(),
-        };
-        work.batch.put(Table::Receipts, key, format::write(FORMAT, &new));
-        let signed = work.sign(&self.receipt_draft(&receipt, &row.issuer, id, row.exercise))?;
-        if let Some(parent) = self.unit.parent()
-            && row.issuer != self.unit.code
-        {
-            work.enqueue(&parent, Lane::Notice, signed.id);
+        let marking = self.marking(id, &row, stage).await?;
+        for unit in &marking {
+            let receipt = Receipt {
+                notice_id: *id.as_bytes(),
+                stage,
+                reason: String::new(),
+                note: note.to_owned(),
+            };
+            let new = ReceiptRow {
+                stage: stage as u8,
+                reason: String::new(),
+                note: note.to_owned(),
+                time_unix_ms: self.unit.clock.now_unix_ms(),
+            };
+            let key = receipt_key(id, unit);
+            work.batch.put(Table::Receipts, key, format::write(FORMAT, &new));
+            let draft = self.receipt_draft(&receipt, unit, &row.issuer, id, row.exercise);
+            let signed = work.sign(&draft)?;
+            if let Some(parent) = self.unit.parent()
+                && !self.unit.is_own(&row.issuer)
+            {
+                work.enqueue(&parent, Lane::Notice, signed.id);
+            }
         }
         work.commit().await?;
         self.show(id).await
@@ -569,7 +583,9 @@ impl Notices {
             None => outline(&statement.header).map_err(|refused| unreadable(&refused))?,
         };
         let mut recipients = Vec::new();
-        for (unit, title) in self.addressed(&row.destination, level) {
+        let mut addressed = self.addressed(&row.destination, level, row.issued_unix_ms);
+        self.add_reporting(id, &row.destination, &mut addressed).await?;
+        for (unit, title) in addressed {
             let receipt = self.receipt(&receipt_key(id, &unit)).await?;
             recipients.push(match receipt {
                 None => Recipient {
@@ -618,16 +634,19 @@ impl Notices {
         self.open(statement, given).map_err(|refused| unreadable(&refused))
     }
 
-    /// A receipt, for the issuer of its notice to read, and for this unit should it come back.
+    /// A receipt of `unit`, this one or one that merged into it, for the issuer of its notice to read,
+    /// and for this unit should it come back.
     fn receipt_draft(
         &self,
         receipt: &Receipt,
+        unit: &UnitCode,
         issuer: &UnitCode,
         notice_id: StatementId,
         exercise: bool,
     ) -> Draft {
         let mut draft = Draft::new(kinds::RECEIPT, notice_id.to_string(), encode_receipt(receipt));
         draft.destination = Some(issuer.clone());
+        draft.on_behalf_of = Some(unit).filter(|unit| **unit != self.unit.code).cloned();
         draft.exercise = exercise;
         let (stage, reason) = (receipt.stage, receipt.reason.clone());
         draft.seal = Some(Seal {

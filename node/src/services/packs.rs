@@ -301,9 +301,11 @@ fn delegations(unit: &Unit, subjects: BTreeSet<Subject>) -> Vec<(UnitCode, Envel
         .filter(|(grant, _)| is_needed(&(grant.unit.clone(), grant.desk.clone())))
         .collect();
     // A grant by a key that ended counts because a later one of the same unit names it: that one first.
-    let order = |(grant, envelope): &(&Delegation, &Envelope)| -> (Level, UnitCode, _, bool, u64) {
+    let order = |(grant, envelope): &(&Delegation, &Envelope)| -> (Level, usize, _, _, bool, u64) {
         let ended = trust.is_by_ended_key(envelope, now);
-        (grant.level, grant.unit.clone(), grant.desk.clone(), ended, grant.serial)
+        // One that merged into another of its level comes after that.
+        let merges = trust.merges_of(&grant.unit);
+        (grant.level, merges, grant.unit.clone(), grant.desk.clone(), ended, grant.serial)
     };
     known.sort_by_cached_key(order);
     known.into_iter().map(|(grant, envelope)| (grant.unit.clone(), envelope.clone())).collect()

@@ -7,6 +7,8 @@
 
 mod carry;
 mod error;
+mod hand;
+mod merge;
 mod row;
 
 pub use self::{
@@ -47,7 +49,9 @@ use crate::{
 };
 
 /// Name of the act in the journal.
-const ACT: &str = "unit.reparent";
+fn act(merge: bool) -> &'static str {
+    if merge { "unit.merge" } else { "unit.reparent" }
+}
 
 /// What is to be ordered.
 #[derive(Clone, Debug)]
@@ -66,6 +70,8 @@ pub struct Wanted {
     pub text: String,
     /// Ask what would be concerned, and order nothing.
     pub dry_run: bool,
+    /// The unit ends under `to`, which is its sibling.
+    pub merge: bool,
 }
 
 /// Reforms that concern one unit.
@@ -92,11 +98,11 @@ impl Reforms {
     ///
     /// [`Error`]; the refused attempt is in the journal.
     pub async fn order(&self, by: &Actor, wanted: Wanted) -> Result<Reform, Error> {
-        let unit = wanted.unit.clone();
+        let (unit, name) = (wanted.unit.clone(), act(wanted.merge));
         match self.try_order(by, wanted).await {
             Ok(reform) => Ok(reform),
             Err(error) => {
-                let act = Act::refused(by.clone(), ACT, unit.as_str(), error.reason());
+                let act = Act::refused(by.clone(), name, unit.as_str(), error.reason());
                 self.unit.record(act).await?;
                 Err(error)
             }
@@ -104,13 +110,16 @@ impl Reforms {
     }
 
     async fn try_order(&self, by: &Actor, wanted: Wanted) -> Result<Reform, Error> {
-        let now = self.unit.clock.now_unix_ms();
         let mut work = self.unit.begin().await;
+        // Read once: the order is not older than it says, however long it takes to sign.
+        let now = self.unit.clock.now_unix_ms();
         let order = self.check(&wanted, now)?;
         if !wanted.dry_run
-            && let Some((_, row)) = self.rows().await?.into_iter().find(|(_, row)| {
-                row.by == self.unit.code && row.unit == order.unit && row.is_pending(now)
-            })
+            && let Some((_, row)) = self
+                .rows()
+                .await?
+                .into_iter()
+                .find(|(_, row)| row.by == self.unit.code && row.bars(&order, now))
         {
             return Err(Error::Pending { unit: row.unit, to: row.to, on: row.on });
         }
@@ -119,9 +128,10 @@ impl Reforms {
             StatementId::generate(now)
         } else {
             let draft = Draft::new(kinds::REFORM, order.unit.as_str(), encode_body(&order));
-            let signed = work.sign(&draft)?;
+            let signed = work.sign_at(&draft, now)?;
             work.enqueue_all(&self.hops(&parties), Lane::Summary, signed.id);
-            work.journal(&Leaf::Act(Act::done(by.clone(), ACT, order.unit.as_str())));
+            let done = Act::done(by.clone(), act(order.merge), order.unit.as_str());
+            work.journal(&Leaf::Act(done));
             signed.id
         };
         let mut row = Row::new(self.unit.code.clone(), &order, now, wanted.dry_run);
@@ -138,7 +148,7 @@ impl Reforms {
         work.batch.put(Table::Reforms, key(id), row.encode());
         work.commit().await?;
         self.wake();
-        Ok(row.shown(id))
+        Ok(self.shown(id, &row))
     }
 
     /// Checks what is wanted against what is known of the tree.
@@ -160,14 +170,19 @@ impl Reforms {
             if below == unit && unit == own || !trust.is_in_subtree(below, own) {
                 return Err(Error::NotAbove { by: own.clone(), unit: below.clone() });
             }
-            if trust.revoked(below, None).is_some() {
+            let merges = below != &from && trust.merged_into(below).is_some();
+            if merges || trust.revoked(below, None).is_some() {
                 return Err(Error::Gone(below.clone()));
             }
         }
         if trust.is_in_subtree(to, unit) {
             return Err(Error::Loop { unit: unit.clone(), parent: to.clone() });
         }
-        if !parent.level.is_above(moving.level) {
+        if wanted.merge {
+            if parent.level != moving.level || parent.issuer != moving.issuer {
+                return Err(Error::NotSiblings { unit: unit.clone(), into: to.clone() });
+            }
+        } else if !parent.level.is_above(moving.level) {
             let (level, parent_level) = (moving.level, parent.level);
             return Err(Error::Level { level, parent_level });
         }
@@ -189,6 +204,7 @@ impl Reforms {
             effective_unix_ms: wanted.begins_unix_ms.max(now.saturating_add(1)),
             keys_sha256: keys_sha256(&moving.keys),
             text: text("text", wanted.text.clone())?,
+            merge: wanted.merge,
         })
     }
 
@@ -241,6 +257,11 @@ impl Reforms {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// There may be something to carry on.
+    pub(super) fn look_again(&self) {
+        self.wake();
+    }
+
     /// Plans what an order from above does: it goes on, and where it concerns the unit it is kept.
     ///
     /// # Errors
@@ -260,7 +281,7 @@ impl Reforms {
             let row = Row::new(arrived.source().clone(), &order, now, false);
             plan.writes.push((Table::Reforms, key(arrived.id()), row.encode()));
             let by = Actor::unit(arrived.source());
-            plan.leaves.push(Leaf::Act(Act::done(by, ACT, order.unit.as_str())));
+            plan.leaves.push(Leaf::Act(Act::done(by, act(order.merge), order.unit.as_str())));
             plan.settled = Some(self.waking());
         }
         Ok(plan)
@@ -316,6 +337,16 @@ impl Reforms {
             return Err(Refused::new("outside-subtree", "body.to", detail));
         }
         let level = |unit: &UnitCode| trust.delegation(unit, None).map(|one| one.delegation.level);
+        if order.merge {
+            let parent = trust.parent(&order.to);
+            if parent.is_some_and(|parent| *parent != order.from)
+                || level(&order.unit).zip(level(&order.to)).is_some_and(|(unit, to)| unit != to)
+            {
+                let detail = format!("{} is no sibling of {}", order.to, order.unit);
+                return Err(Refused::new("outside-subtree", "body.to", detail));
+            }
+            return Ok(());
+        }
         if let (Some(moving), Some(parent)) = (level(&order.unit), level(&order.to))
             && !parent.is_above(moving)
         {
@@ -335,13 +366,17 @@ impl Reforms {
             let detail = "a unit takes the steps of a reform, not a desk";
             return Err(Refused::new("wrong-source", "header.source", detail).into());
         }
-        let step = decode_step(&arrived.statement.body)?;
         let destination = arrived
             .statement
             .header
             .destination
             .clone()
             .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
+        let body = self.unit.read(&arrived.statement, &[])?.ok_or_else(|| {
+            let detail = "a sealed step is for the unit right above";
+            Refused::new("not-a-reader", "body.recipients", detail)
+        })?;
+        let step = decode_step(&body)?;
         self.learn_introduced(&step).await?;
         let stored = self.stored(step.reform).await?;
         let mut plan = Plan::default();
@@ -362,6 +397,9 @@ impl Reforms {
                 return Err(Refused::new("malformed", "body.reform_id", detail).into());
             }
         };
+        if to_self && step.kind == StepKind::Handed {
+            self.take_handed(&mut plan, arrived, (&row, &step)).await?;
+        }
         self.settle_step(&mut plan, arrived, &step, (row, stored))
     }
 
@@ -407,7 +445,12 @@ impl Reforms {
             plan.requires.push((Table::Reforms, key(id), stored));
         }
         plan.writes.push((Table::Reforms, key(id), row.encode()));
-        plan.settled = Some(self.waking());
+        let (unit, keys, wake) =
+            (Arc::clone(&self.unit), step.agreement_keys.clone(), self.waking());
+        plan.settled = Some(Box::new(move || {
+            unit.add_readers(&keys);
+            wake();
+        }));
         Ok(std::mem::take(plan))
     }
 
@@ -458,7 +501,7 @@ impl Reforms {
     /// The store's.
     pub async fn list(&self) -> Result<Vec<Reform>, Error> {
         let rows = self.rows().await?.into_iter();
-        Ok(rows.filter(|(_, row)| !row.asked_only).map(|(id, row)| row.shown(id)).collect())
+        Ok(rows.filter(|(_, row)| !row.asked_only).map(|(id, row)| self.shown(id, &row)).collect())
     }
 
     /// One reform, or the question of a dry run.
@@ -468,7 +511,18 @@ impl Reforms {
     /// [`Error::NotFound`], the store's.
     pub async fn show(&self, id: StatementId) -> Result<Reform, Error> {
         let stored = self.stored(id).await?;
-        stored.map(|(row, _)| row.shown(id)).ok_or(Error::NotFound(id))
+        stored.map(|(row, _)| self.shown(id, &row)).ok_or(Error::NotFound(id))
+    }
+
+    fn shown(&self, id: StatementId, row: &Row) -> Reform {
+        let shown = row.shown(id);
+        if !row.merge {
+            return shown;
+        }
+        let trust = self.unit.trust();
+        let children = trust.children(&row.unit).into_iter();
+        let children = children.filter(|child| !trust.has_left(child)).cloned().collect();
+        Reform { ended: trust.has_left(&row.unit), children, ..shown }
     }
 
     /// Children and periods whose figures an old parent may still hold in its totals.

@@ -298,10 +298,39 @@ impl Summaries {
     ///
     /// [`Error::NoCatalogue`], or what kept it from being computed or stored.
     pub async fn publish(&self, period: &Period) -> Result<Outcome, Error> {
+        if self.unit.trust().has_left(&self.unit.code) {
+            // It has said its last word.
+            return Ok(Outcome::Unchanged);
+        }
         if self.catalogues.in_force().is_none() {
             return Err(Error::NoCatalogue(self.unit.code.clone()));
         }
         self.roll_up(period).await
+    }
+
+    /// Reports everything that was ever reported or has records, as it stands: nobody will after that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::publish`].
+    pub async fn report_all(&self) -> Result<(), Error> {
+        let reported = self.reported_where(&self.unit.code, |_| true).await?;
+        let mut periods: Vec<Period> = reported.into_iter().map(|(period, _)| period).collect();
+        for month in self.records.months().await? {
+            let (year, quarter) = (month.year(), (month.month() + 2) / 3);
+            periods.extend([
+                Period::Month(month),
+                Period::Quarter { year, quarter },
+                Period::Year(year),
+            ]);
+        }
+        let mut done = BTreeSet::new();
+        for period in periods {
+            if done.insert(period.to_string()) {
+                self.roll_up(&period).await?;
+            }
+        }
+        Ok(())
     }
 
     #[tracing::instrument(name = "summary.publish", skip_all, fields(unit = %self.unit.code, %period))]
@@ -388,6 +417,9 @@ impl Summaries {
                 continue;
             }
             let pointer = self.pointer(period, &unit).await?;
+            if pointer.is_none() && self.unit.trust().has_left(&unit) {
+                continue;
+            }
             let loaded = match &pointer {
                 Some(pointer) => self.load(pointer).await?,
                 None => None,
@@ -417,7 +449,9 @@ impl Summaries {
         let day = period.last_day();
         let trust = self.unit.trust();
         let children = trust.children_on(&self.unit.code, day);
-        let staying = children.into_iter().filter(|unit| !trust.has_left(unit));
+        // What a unit reported before it merged into another still counts.
+        let stays = |unit: &&UnitCode| !trust.has_left(unit) || trust.merged_into(unit).is_some();
+        let staying = children.into_iter().filter(stays);
         staying.map(|unit| (unit.clone(), trust.staying_on(unit, day))).collect()
     }
 
@@ -432,6 +466,16 @@ impl Summaries {
         order: &Order,
     ) -> Result<Vec<(Period, StatementId)>, store::Error> {
         self.reported_where(unit, |period| order.is_new(period)).await
+    }
+
+    /// The newest report of each period of this unit.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn newest_reports(&self) -> Result<Vec<StatementId>, store::Error> {
+        let reported = self.reported_where(&self.unit.code, |_| true).await?;
+        Ok(reported.into_iter().map(|(_, statement)| statement).collect())
     }
 
     /// Hands everything that this unit has reported to `parent`, which is above it from here on.

@@ -9,6 +9,7 @@ mod changing;
 mod epoch;
 mod fan_out;
 mod granting;
+mod heirs;
 mod moving;
 mod outbox;
 mod refusals;
@@ -113,6 +114,8 @@ pub struct Draft {
     pub destination: Option<UnitCode>,
     /// Desk that signs instead of the unit.
     pub desk: Option<DeskId>,
+    /// Unit that merged into this one, in whose place it speaks.
+    pub on_behalf_of: Option<UnitCode>,
     /// Serialised body.
     pub body: Vec<u8>,
     /// Who may read it; `None`: everybody on the way.
@@ -130,6 +133,7 @@ impl Draft {
             exercise: false,
             destination: None,
             desk: None,
+            on_behalf_of: None,
             body,
             seal: None,
         }
@@ -286,6 +290,7 @@ impl Unit {
             addresses: RwLock::default(),
             quarantine: Mutex::new(quarantine),
         });
+        unit.take_up_readers().await?;
         for lane in unit.outbox_state().await?.lanes {
             let rows = i64::try_from(lane.waiting).unwrap_or(i64::MAX);
             unit.queued_changed(lane.lane, rows, i64::try_from(lane.bytes).unwrap_or(i64::MAX));
@@ -533,10 +538,6 @@ impl Unit {
         self.sign_numbered(id, draft, (self.epoch(), 0), time_unix_ms)
     }
 
-    fn sign(&self, id: StatementId, draft: &Draft, epoch: u64, seq: u64) -> Result<Signed, Error> {
-        self.sign_numbered(id, draft, (epoch, seq), self.clock.now_unix_ms())
-    }
-
     fn sign_numbered(
         &self,
         id: StatementId,
@@ -558,7 +559,7 @@ impl Unit {
             exercise: draft.exercise,
             destination: draft.destination.clone(),
             traceparent: current_traceparent(),
-            on_behalf_of: None,
+            on_behalf_of: draft.on_behalf_of.clone(),
             sealing: None,
         };
         let payload = match &draft.seal {
@@ -751,9 +752,18 @@ impl Work {
     ///
     /// [`Error::TooLarge`], [`Error::NoDesk`].
     pub fn sign(&mut self, draft: &Draft) -> Result<Signed, Error> {
-        let id = StatementId::generate(self.unit.clock.now_unix_ms());
+        self.sign_at(draft, self.unit.clock.now_unix_ms())
+    }
+
+    /// As [`Self::sign`], at a time that the body names too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::sign`].
+    pub fn sign_at(&mut self, draft: &Draft, time_unix_ms: UnixMillis) -> Result<Signed, Error> {
+        let id = StatementId::generate(time_unix_ms);
         let seq = self.next.seq + 1;
-        let signed = self.unit.sign(id, draft, self.next.epoch, seq)?;
+        let signed = self.unit.sign_numbered(id, draft, (self.next.epoch, seq), time_unix_ms)?;
         self.next.seq = seq;
         let leaf = self.batch.journal(
             signed.time_unix_ms,

@@ -280,6 +280,22 @@ impl Evidence {
         }
     }
 
+    /// As stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.to_message().encode_to_vec()
+    }
+
+    /// From what was stored.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed`] with the field.
+    pub fn of_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
+        let message =
+            pb::Evidence::decode(bytes).map_err(|error| Malformed::new("evidence", error))?;
+        Self::of_message(message)
+    }
+
     /// Reads what travelled. Nothing is verified yet.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ pub mod delegation;
 pub mod enrolment;
 pub mod epoch;
 pub mod escalation;
+pub mod handed;
 pub mod header;
 pub mod journal;
 pub mod leave;

@@ -3,14 +3,19 @@
 //! Promises that what was decoded has every required field within bounds. Whether an order holds is
 //! decided by `identity::trust`.
 
+use std::fmt;
+
 use lianxi_proto::{envelope, types::v1 as pb};
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 use super::{
     Envelope,
     delegation::{check_trust_domain, key_use_to_proto, suite_to_proto, text},
+    handed::{Handed, handed_from_proto, handed_to_proto},
     header::{Malformed, StatementId, unit_at},
+    journal::Evidence,
 };
 use crate::domain::{
     delegation::PublicKey,
@@ -52,6 +57,12 @@ pub struct Step {
     pub periods: Vec<Period>,
     /// What waited for the unit.
     pub returned: Vec<Envelope>,
+    /// An open item that goes to the successor.
+    pub handed: Option<Handed>,
+    /// Keys with which the successor reads what is sealed to the unit.
+    pub agreement_keys: Vec<AgreementPrivate>,
+    /// Reports of the unit with what shows that they were there before it ended.
+    pub shown: Vec<(StatementId, Evidence)>,
 }
 
 impl Step {
@@ -67,7 +78,20 @@ impl Step {
             introduced: Vec::new(),
             periods: Vec::new(),
             returned: Vec::new(),
+            handed: None,
+            agreement_keys: Vec::new(),
+            shown: Vec::new(),
         }
+    }
+}
+
+/// A private agreement key on its way. Debug shows nothing of it.
+#[derive(Clone, PartialEq)]
+pub struct AgreementPrivate(pub Zeroizing<[u8; 32]>);
+
+impl fmt::Debug for AgreementPrivate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("AgreementPrivate")
     }
 }
 
@@ -98,6 +122,7 @@ pub fn encode_body(order: &Order) -> Vec<u8> {
         effective_unix_ms: order.effective_unix_ms,
         keys_sha256: order.keys_sha256.to_vec(),
         text: order.text.clone(),
+        merge: order.merge,
     }
     .encode_to_vec()
 }
@@ -129,6 +154,7 @@ pub fn decode_body(body: &[u8]) -> Result<Order, Malformed> {
             .try_into()
             .map_err(|_| Malformed::new("body.keys_sha256", "must have 32 bytes"))?,
         text: text("body.text", message.text)?,
+        merge: message.merge,
     };
     if order.from == order.to || order.unit == order.to || order.unit == order.from {
         return Err(Malformed::new("body.to", "must be another unit than unit and from"));
@@ -169,6 +195,16 @@ pub fn encode_step(step: &Step) -> Vec<u8> {
         introduced: step.introduced.clone(),
         periods: step.periods.iter().map(ToString::to_string).collect(),
         returned: step.returned.clone(),
+        handed: step.handed.as_ref().map(handed_to_proto),
+        agreement_keys: step.agreement_keys.iter().map(|key| key.0.to_vec()).collect(),
+        shown: step
+            .shown
+            .iter()
+            .map(|(id, evidence)| pb::ReformShown {
+                statement_id: id.as_bytes().to_vec(),
+                evidence: Some(evidence.to_message()),
+            })
+            .collect(),
     }
     .encode_to_vec()
 }
@@ -195,7 +231,8 @@ pub fn decode_step(body: &[u8]) -> Result<Step, Malformed> {
         | StepKind::Given
         | StepKind::Moved
         | StepKind::Released
-        | StepKind::Returned => None,
+        | StepKind::Returned
+        | StepKind::Handed => None,
     };
     if message.token.len() > MAX_TOKEN_BYTES {
         return Err(Malformed::new("body.token", "is too long"));
@@ -204,6 +241,8 @@ pub fn decode_step(body: &[u8]) -> Result<Step, Malformed> {
         ("body.introduced", message.introduced.len()),
         ("body.periods", message.periods.len()),
         ("body.returned", message.returned.len()),
+        ("body.agreement_keys", message.agreement_keys.len()),
+        ("body.shown", message.shown.len()),
     ] {
         if length > MAX_LIST {
             return Err(Malformed::new(field, format_args!("{length} are over {MAX_LIST}")));
@@ -222,7 +261,28 @@ pub fn decode_step(body: &[u8]) -> Result<Step, Malformed> {
         introduced: message.introduced,
         periods: message.periods.iter().map(period).collect::<Result<_, _>>()?,
         returned: message.returned,
+        handed: message.handed.map(handed_from_proto).transpose()?,
+        agreement_keys: private_keys(message.agreement_keys)?,
+        shown: message.shown.into_iter().map(shown_from_proto).collect::<Result<_, _>>()?,
     })
+}
+
+fn shown_from_proto(message: pb::ReformShown) -> Result<(StatementId, Evidence), Malformed> {
+    let id = message.statement_id.as_slice().try_into();
+    let id = id.map_err(|_| Malformed::new("body.shown.statement_id", "is no id"))?;
+    let evidence = message.evidence;
+    let evidence = evidence.ok_or_else(|| Malformed::new("body.shown.evidence", "is missing"))?;
+    Ok((id, Evidence::of_message(evidence)?))
+}
+
+fn private_keys(keys: Vec<Vec<u8>>) -> Result<Vec<AgreementPrivate>, Malformed> {
+    let key = |bytes: Vec<u8>| {
+        let bytes = Zeroizing::new(bytes);
+        let key: Result<[u8; 32], _> = bytes.as_slice().try_into();
+        let key = key.map_err(|_| Malformed::new("body.agreement_keys", "must have 32 bytes"))?;
+        Ok(AgreementPrivate(Zeroizing::new(key)))
+    };
+    keys.into_iter().map(key).collect()
 }
 
 fn count_to_proto(count: &Count) -> pb::ReformCount {
@@ -276,6 +336,7 @@ fn kind_to_proto(kind: StepKind) -> pb::ReformStepKind {
         StepKind::Moved => pb::ReformStepKind::Moved,
         StepKind::Released => pb::ReformStepKind::Released,
         StepKind::Returned => pb::ReformStepKind::Returned,
+        StepKind::Handed => pb::ReformStepKind::Handed,
     }
 }
 
@@ -288,6 +349,7 @@ fn kind_from_proto(kind: i32) -> Option<StepKind> {
         pb::ReformStepKind::Moved => Some(StepKind::Moved),
         pb::ReformStepKind::Released => Some(StepKind::Released),
         pb::ReformStepKind::Returned => Some(StepKind::Returned),
+        pb::ReformStepKind::Handed => Some(StepKind::Handed),
     }
 }
 
@@ -313,6 +375,7 @@ mod tests {
             effective_unix_ms: 1_796_054_400_000,
             keys_sha256: [7; 32],
             text: "merged".to_owned(),
+            merge: true,
         }
     }
 

@@ -130,6 +130,11 @@ pub enum Table {
     /// Own statements about a case that came back after a restore and cannot follow yet, by case and
     /// number.
     OwnSteps = 48,
+    /// Ids of the statements with which units that merged into this one handed over the keys that read
+    /// what is sealed to them.
+    Inherited = 35,
+    /// Evidence that statements of units which have ended were there before, by statement.
+    Shown = 38,
 }
 
 impl Table {
@@ -183,7 +188,9 @@ impl Table {
             Self::Rotations => Some(Self::Acquaintances),
             Self::Acquaintances => Some(Self::Reforms),
             Self::Reforms => Some(Self::Returned),
-            Self::Returned => Some(Self::Courier),
+            Self::Returned => Some(Self::Inherited),
+            Self::Inherited => Some(Self::Shown),
+            Self::Shown => Some(Self::Courier),
             Self::Courier => Some(Self::Delivered),
             Self::Delivered => Some(Self::Received),
             Self::Received => Some(Self::Epochs),

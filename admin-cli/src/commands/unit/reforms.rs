@@ -49,7 +49,7 @@ impl Reforms {
 fn state(reform: &Reform) -> (&'static str, Text) {
     if reform.answers.iter().any(|answer| !answer.refused.is_empty()) {
         ("refused", Text::ReformRefused)
-    } else if reform.released_unix_ms > 0 {
+    } else if reform.ended || (!reform.merge && reform.released_unix_ms > 0) {
         ("done", Text::ReformDone)
     } else if reform.moved_unix_ms > 0 {
         ("moved", Text::ReformMoved)
@@ -70,6 +70,8 @@ pub(super) fn reform_json(reform: &Reform) -> Value {
         "to": reform.to,
         "on": reform.on,
         "text": reform.text,
+        "merge": reform.merge,
+        "children": reform.children,
         "state": state(reform).0,
         "answers": reform.answers.iter().map(answer_json).collect::<Vec<_>>(),
         "silent": reform.silent,
@@ -127,6 +129,10 @@ pub(super) fn print(output: &Output, reform: &Reform) -> anyhow::Result<()> {
         if !answer.refused.is_empty() {
             output.note(output.fill(Text::PartRefused, &[&answer.unit, &answer.refused]));
         }
+    }
+    if reform.merge && !reform.children.is_empty() {
+        let (count, first) = (reform.children.len().to_string(), reform.children.join(", "));
+        output.note(output.fill(Text::ChildrenCome, &[&count, &reform.to, &first]));
     }
     for unit in &reform.silent {
         output.note(output.fill(Text::PartSilent, &[unit]));

@@ -75,7 +75,7 @@ impl Reparent {
 }
 
 /// The reform once all have answered, or as it is when the time is over.
-async fn answered(
+pub(super) async fn answered(
     client: &Client,
     unit: String,
     mut reform: Reform,

@@ -128,6 +128,9 @@ impl Gate {
             Target::Unit => message::units(message)?,
             Target::EveryUnit | Target::AnyUnit => Vec::new(),
         };
+        if let Err(refusal) = self.access.check_stands(rule, &units) {
+            return Err(self.access.refused(caller.actor, rule.act, &list(&units), refusal).await);
+        }
         let dry_run = rule.dry_run && message::is_dry_run(rule.path, message)?;
         match self.access.permit(rule, &caller, &units, dry_run) {
             Ok(Permit::Go(None)) => Ok(caller),

@@ -62,7 +62,41 @@ pub struct Rule {
     pub subject: &'static [&'static str],
 }
 
+/// Methods with which a unit that merges into another, or has, is still looked at and looked after.
+const OF_ENDED: &[&str] = &[
+    "NodeService/Units",
+    "NodeService/Quarantine",
+    "NodeService/Epochs",
+    "NodeService/Renew",
+    "ReformService/List",
+    "CourierService/Export",
+    "CourierService/Status",
+    "JournalService/Show",
+    "JournalService/Checkpoint",
+    "JournalService/Prove",
+    "JournalService/Verify",
+    "JournalService/Alarms",
+    "JournalService/Prune",
+    "RecordService/List",
+    "CatalogueService/Show",
+    "SummaryService/Show",
+    "SummaryService/Pull",
+    "PackService/Export",
+    "PackService/RootKey",
+    "PackService/Revocations",
+    "NoticeService/List",
+    "NoticeService/Show",
+    "EscalationService/List",
+    "EscalationService/Show",
+];
+
 impl Rule {
+    /// True if the method may be called for a unit that has merged into another.
+    pub fn is_of_ended(&self) -> bool {
+        let method = self.path.rsplit_once('.').map_or(self.path, |(_, method)| method);
+        OF_ENDED.contains(&method)
+    }
+
     const fn of_unit(path: &'static str, act: &'static str, may: &'static [Role]) -> Self {
         Self {
             path,
@@ -195,6 +229,10 @@ pub const RULES: &[Rule] = &[
     // ReformService
     Rule::of_unit("/lianxi.admin.v1.ReformService/Reparent", "unit.reparent", SYSTEM)
         .about(&["moving", "to", "on"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.ReformService/Merge", "unit.merge", SYSTEM)
+        .about(&["merging", "into", "on"])
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.ReformService/List", "unit.reforms", WATCHES),
@@ -410,6 +448,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_still_done_for_an_ended_unit_are_methods() {
+        for method in OF_ENDED {
+            let is_it = |rule: &&Rule| rule.path.ends_with(&format!(".{method}"));
+            let rule = RULES.iter().find(is_it).unwrap_or_else(|| panic!("no rule for {method}"));
+            assert_eq!(rule.target, Target::Unit, "{method}");
+            assert!(rule.is_of_ended());
+        }
+        assert!(!find("/lianxi.local.v1.NoticeService/Issue").unwrap().is_of_ended());
     }
 
     #[test]

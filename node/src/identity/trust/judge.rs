@@ -77,7 +77,9 @@ impl Trust {
                     return Err(Error::Loop { unit: unit.clone(), issuer: issuer.clone() });
                 }
                 let issuer_level = granting.delegation.level;
-                if !issuer_level.is_above(delegation.level) {
+                if !issuer_level.is_above(delegation.level)
+                    && !self.is_merging(delegation, issuer, issuer_level)
+                {
                     let (unit, issuer) = (unit.clone(), issuer.clone());
                     return Err(Error::Level {
                         unit,

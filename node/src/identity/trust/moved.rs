@@ -16,7 +16,7 @@ use crate::{
     domain::{
         delegation::{Delegation, KeyUse},
         reform::{self, Order},
-        unit::UnitCode,
+        unit::{Level, UnitCode},
     },
     statement::{
         Envelope,
@@ -94,6 +94,11 @@ impl Trust {
         if delegation.not_before_unix_ms < earliest {
             return refuse("the grant begins before the day of the order");
         }
+        if order.merge && !self.is_between_siblings(&order, &by, time) {
+            return refuse(
+                "a unit merges into a sibling of its level, by an order from above both",
+            );
+        }
         let used = |known: &Known| {
             known.order.as_ref().is_some_and(|one| one.effective_unix_ms >= order.effective_unix_ms)
         };
@@ -101,6 +106,60 @@ impl Trust {
             return refuse("the order was used before, or is older than one that was");
         }
         Ok(order)
+    }
+
+    /// True for the grant by which a unit comes under its sibling to end there.
+    pub(super) fn is_merging(
+        &self,
+        delegation: &Delegation,
+        issuer: &UnitCode,
+        issuer_level: Level,
+    ) -> bool {
+        let Some(bytes) = &delegation.reform else { return false };
+        let Ok((order, by, time)) = self.open_order(bytes, None) else { return false };
+        order.merge
+            && (&order.unit, &order.to) == (&delegation.unit, issuer)
+            && delegation.level == issuer_level
+            && self.is_between_siblings(&order, &by, time)
+    }
+
+    /// True if the unit that gives an order at `time` is above the one into which another merges, and
+    /// that was under the same parent.
+    fn is_between_siblings(&self, order: &Order, by: &UnitCode, time: UnixMillis) -> bool {
+        let mut above = self.line_at(&order.to, time).skip(1).peekable();
+        above.peek() == Some(&&order.from) && above.any(|one| one == by)
+    }
+
+    /// The unit into which this one merges or has merged, by its newest grant.
+    pub fn merged_into(&self, unit: &UnitCode) -> Option<&UnitCode> {
+        let newest = self.history(&(unit.clone(), None)).last()?;
+        newest.order.as_ref().filter(|order| order.merge).map(|order| &order.to)
+    }
+
+    /// How many units a unit merged into, one after the other.
+    pub fn merges_of(&self, unit: &UnitCode) -> usize {
+        std::iter::successors(self.merged_into(unit), |one| self.merged_into(one)).count()
+    }
+
+    /// Who has what was open with a unit: the unit, or the one into which it merged, once it has
+    /// ended.
+    pub fn heir<'a>(&'a self, unit: &'a UnitCode) -> &'a UnitCode {
+        let mut heir = unit;
+        // Ends, because nobody merges into a unit below itself.
+        while let Some(next) = self.merged_into(heir).filter(|_| self.has_left(heir)) {
+            heir = next;
+        }
+        heir
+    }
+
+    /// Units that merge or have merged into `unit`, or into one that has, by code.
+    pub fn inherited(&self, unit: &UnitCode) -> Vec<&UnitCode> {
+        let merged = self.moved.iter().filter(|one| {
+            let mut into =
+                std::iter::successors(self.merged_into(one), |one| self.merged_into(one));
+            into.any(|one| one == unit)
+        });
+        merged.collect()
     }
 
     /// Opens an order: signed by a STATEMENT key of its source that was in force then, and dated no

@@ -153,11 +153,11 @@ fn check(hosted: &Hosted, order: &Order) -> Result<(), (Error, &'static str)> {
 
 /// Open cases in which the desk acts.
 async fn open_cases(hosted: &Hosted, desk: &DeskId) -> Result<Vec<State>, Error> {
-    let own = &hosted.unit.code;
+    let unit = &hosted.unit;
     let mut open = hosted.escalations.list().await?;
     open.retain(|state| {
         state.case.as_ref().is_some_and(|case| {
-            case.destination == *own
+            unit.is_own(&case.destination)
                 && case.calls(desk)
                 && !case.is_succeeded(desk)
                 && !case.is_final()

@@ -136,6 +136,9 @@ pub(super) struct Coming {
     #[serde(with = "hex_array")]
     pub(super) keys_sha256: [u8; 32],
     pub(super) effective_unix_ms: UnixMillis,
+    /// It comes to end here. Absent in rows from before there were any.
+    #[serde(default)]
+    pub(super) merge: bool,
 }
 
 impl From<(Order, Envelope)> for Coming {
@@ -145,6 +148,7 @@ impl From<(Order, Envelope)> for Coming {
             from: order.from,
             keys_sha256: order.keys_sha256,
             effective_unix_ms: order.effective_unix_ms,
+            merge: order.merge,
         }
     }
 }
@@ -163,9 +167,9 @@ impl TokenRow {
         constant_time::verify_slices_are_equal(&self.secret_sha256, &sha256(secret)).is_ok()
     }
 
-    /// Parent that the child comes from.
-    pub(super) fn from(&self) -> Option<&UnitCode> {
-        self.coming.as_ref().map(|coming| &coming.from)
+    /// Parent that the child comes from, and whether it comes to end here.
+    pub(super) fn coming(&self) -> Option<(&UnitCode, bool)> {
+        self.coming.as_ref().map(|coming| (&coming.from, coming.merge))
     }
 
     pub(super) fn status(self) -> TokenStatus {

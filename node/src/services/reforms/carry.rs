@@ -68,6 +68,17 @@ pub enum Due {
     AddUp(StatementId),
     /// Statements that the old parent returned wait to be taken in.
     TakeReturned,
+    /// A child of a unit that merges into this one has to come under this one.
+    TakeOver {
+        /// The child.
+        child: UnitCode,
+    },
+    /// The unit that merges has to hand over what it has open.
+    HandOver(StatementId),
+    /// The unit that merges has to say its last word.
+    End(StatementId),
+    /// What still waited for a unit that merged into this one has to be taken in.
+    Inherit(UnitCode),
 }
 
 impl Reforms {
@@ -79,7 +90,12 @@ impl Reforms {
     pub async fn due(&self, now: UnixMillis) -> Result<Vec<Due>, Error> {
         let own = &self.unit.code;
         let mut due = Vec::new();
-        for (id, row) in self.rows().await? {
+        let rows = self.rows().await?;
+        for (id, row) in &rows {
+            let id = *id;
+            if row.merge && !row.asked_only {
+                self.due_of_merge(&mut due, (id, row), &rows, now).await?;
+            }
             if row.parties().contains(&own) && row.asked && !row.answered {
                 let invites = row.to == *own && !row.asked_only;
                 due.push(Due::Answer { id, unit: row.unit.clone(), invites });
@@ -290,7 +306,12 @@ impl Reforms {
         self.replace(id, &row, stored).await
     }
 
-    async fn replace(&self, id: StatementId, row: &Row, stored: Vec<u8>) -> Result<(), Error> {
+    pub(super) async fn replace(
+        &self,
+        id: StatementId,
+        row: &Row,
+        stored: Vec<u8>,
+    ) -> Result<(), Error> {
         let mut batch = store::Batch::new(&self.unit.code);
         batch.require(Table::Reforms, key(id), stored);
         batch.put(Table::Reforms, key(id), row.encode());

@@ -56,8 +56,21 @@ pub enum Error {
         /// Level of the new parent.
         parent_level: Level,
     },
+    /// A unit merges into its like.
+    #[error(
+        "{into} is no sibling of {unit}; a unit merges into one of its level under the same parent: \
+         move it there first with `lianxi unit reparent`"
+    )]
+    NotSiblings {
+        /// Unit that would end.
+        unit: UnitCode,
+        /// Unit that it would merge into.
+        into: UnitCode,
+    },
     /// One of them is gone.
-    #[error("{0} was revoked or has left; nobody can come under it, and it cannot come elsewhere")]
+    #[error(
+        "{0} was revoked, merges into another or has left; nobody can come under it, and it cannot come elsewhere"
+    )]
     Gone(UnitCode),
     /// A day that has passed.
     #[error("{on} is before today, {today}; a reform is not backdated: name today or a later day")]
@@ -95,6 +108,12 @@ pub enum Error {
     /// The open items could not be read.
     #[error("cannot list the open items: {0}")]
     Items(#[from] leaving::Error),
+    /// The notices could not be read.
+    #[error("cannot read the notices: {0}")]
+    Notices(#[from] crate::services::notices::Error),
+    /// The escalations could not be read.
+    #[error("cannot read the escalations: {0}")]
+    Escalations(#[from] crate::services::escalations::Error),
     /// A summary could not be made anew.
     #[error("cannot add up anew: {0}")]
     Figures(#[from] crate::services::summaries::Error),
@@ -111,15 +130,20 @@ impl Error {
             Self::SamePlace { .. } => "same-place",
             Self::Loop { .. } => "loop",
             Self::Level { .. } => "level",
+            Self::NotSiblings { .. } => "no-sibling",
             Self::Gone(_) => "gone",
             Self::Backdated { .. } => "backdated",
             Self::TooFar(_) => "too-far",
             Self::Pending { .. } => "pending",
             Self::NotFound(_) => "not-found",
             Self::Malformed(_) => "malformed",
-            Self::Unit(_) | Self::Learn(_) | Self::Items(_) | Self::Figures(_) | Self::Store(_) => {
-                "failed"
-            }
+            Self::Unit(_)
+            | Self::Learn(_)
+            | Self::Items(_)
+            | Self::Notices(_)
+            | Self::Escalations(_)
+            | Self::Figures(_)
+            | Self::Store(_) => "failed",
         }
     }
 }
@@ -132,12 +156,15 @@ impl ServiceError for Error {
             Self::SamePlace { .. } => ErrorKind::AlreadyExists,
             Self::Gone(_) | Self::Pending { .. } => ErrorKind::FailedPrecondition,
             Self::Loop { .. }
+            | Self::NotSiblings { .. }
             | Self::Level { .. }
             | Self::Backdated { .. }
             | Self::TooFar(_)
             | Self::Malformed(_) => ErrorKind::InvalidArgument,
             Self::Unit(_) | Self::Learn(_) | Self::Items(_) => ErrorKind::Internal,
             Self::Figures(error) => error.kind(),
+            Self::Notices(error) => error.kind(),
+            Self::Escalations(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }

@@ -68,6 +68,12 @@ pub struct Reform {
     pub moved_unix_ms: Option<UnixMillis>,
     /// When the old parent let its figures go, as known here.
     pub released_unix_ms: Option<UnixMillis>,
+    /// The unit ends under its new parent.
+    pub merge: bool,
+    /// It has, as known here.
+    pub ended: bool,
+    /// Of a merge: units right below it, as known here.
+    pub children: Vec<UnitCode>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -96,6 +102,15 @@ pub(super) struct Row {
     pub(super) added_up: bool,
     /// The unit has sent again what it had reported; noted there.
     pub(super) resubmitted: bool,
+    /// The unit ends under its new parent. Absent in rows from before there were any.
+    #[serde(default)]
+    pub(super) merge: bool,
+    /// Last of the statements with which the unit handed over what it had open; noted there.
+    #[serde(default)]
+    pub(super) handed: Option<String>,
+    /// The unit has shown that its reports were there before; noted there.
+    #[serde(default)]
+    pub(super) shown: bool,
 }
 
 impl Row {
@@ -120,6 +135,9 @@ impl Row {
             let_go_unix_ms: None,
             added_up: false,
             resubmitted: false,
+            merge: order.merge,
+            handed: None,
+            shown: false,
         }
     }
 
@@ -149,6 +167,9 @@ impl Row {
             let_go_unix_ms: None,
             added_up: false,
             resubmitted: false,
+            merge: false,
+            handed: None,
+            shown: false,
         }
     }
 
@@ -171,6 +192,15 @@ impl Row {
         !self.asked_only && self.moved_unix_ms.is_none() && !refused && now < late
     }
 
+    /// True if an order cannot be given before this one is done: about the same unit, or one that
+    /// others come to.
+    pub(super) fn bars(&self, order: &Order, now: UnixMillis) -> bool {
+        let concerns = self.unit == order.unit
+            || (self.unit == order.to && (self.merge || order.merge))
+            || (self.to == order.unit && (self.merge || order.merge));
+        concerns && self.is_pending(now)
+    }
+
     pub(super) fn shown(&self, id: StatementId) -> Reform {
         let silent = self.parties().into_iter().filter(|party| !self.answers.contains_key(*party));
         Reform {
@@ -186,6 +216,9 @@ impl Row {
             answers: self.answers.clone(),
             moved_unix_ms: self.moved_unix_ms,
             released_unix_ms: self.released_unix_ms,
+            merge: self.merge,
+            ended: false,
+            children: Vec::new(),
         }
     }
 
@@ -227,20 +260,29 @@ impl Row {
             StepKind::Released if is_by && *source == self.from => {
                 self.released_unix_ms.get_or_insert(now);
                 next.push((self.to.clone(), Step::new(step.reform, StepKind::Released)));
+                if self.merge {
+                    next.push((self.unit.clone(), Step::new(step.reform, StepKind::Released)));
+                }
             }
-            StepKind::Released if from_by && *own == self.to => {
+            StepKind::Released
+                if from_by && (*own == self.to || (self.merge && *own == self.unit)) =>
+            {
                 self.released_unix_ms.get_or_insert(now);
             }
             StepKind::Returned if is_by && *source == self.from => {
                 next.push((self.unit.clone(), step.clone()));
             }
             StepKind::Returned if from_by && *own == self.unit => {}
+            StepKind::Handed
+                if self.merge && *source == self.unit && (*own == self.to || *own == self.from) => {
+            }
             StepKind::Asked
             | StepKind::Answered
             | StepKind::Given
             | StepKind::Moved
             | StepKind::Released
-            | StepKind::Returned => return wrong(),
+            | StepKind::Returned
+            | StepKind::Handed => return wrong(),
         }
         Ok(next)
     }

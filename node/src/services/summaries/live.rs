@@ -115,13 +115,21 @@ impl Summaries {
             traceparent: crate::telemetry::current_traceparent(),
             ..question.clone()
         };
-        let children = self.children(period);
+        let (ended, children): (Vec<_>, Vec<_>) = {
+            let trust = self.unit.trust();
+            self.children(period).into_iter().partition(|(unit, _)| trust.has_left(unit))
+        };
         let answers = join_all(children.iter().map(|(unit, units)| {
             let asked = asked.clone();
             async move { (unit, *units, self.ask(unit, asked, period).await) }
         }))
         .await;
         let mut known = BTreeMap::new();
+        if !ended.is_empty() {
+            // What a unit that merged into another had reported last is all that it will say.
+            known = self.reported_children(period).await?;
+            known.retain(|unit, _| ended.iter().any(|(one, _)| one == unit));
+        }
         let mut parcels = Vec::new();
         for (unit, units, answer) in answers {
             let child = match answer {

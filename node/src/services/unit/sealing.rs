@@ -150,6 +150,8 @@ impl Unit {
         let trust = self.trust();
         let mut readers = Vec::new();
         for (unit, desk) in subjects {
+            // What was open with a unit that merged into another is that one's to read.
+            let unit = trust.heir(unit);
             match trust.reader(unit, desk) {
                 Some(reader) if readers.contains(&reader) => {}
                 Some(reader) => readers.push(reader),

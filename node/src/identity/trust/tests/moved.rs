@@ -24,6 +24,7 @@ fn order(from: &str, to: &str, after_days: i64) -> Order {
         effective_unix_ms: NOW + after_days * DAY,
         keys_sha256: [3; 32],
         text: String::new(),
+        merge: false,
     }
 }
 
@@ -259,4 +260,48 @@ fn what_the_old_parent_revoked_stays_revoked() {
     // What it revokes from then on reaches the unit no more.
     let error = trust.check_revocation(&revoke(NOW + 20 * DAY), Some(NOW + 30 * DAY)).unwrap_err();
     assert_eq!(error.reason(), "outside-subtree");
+}
+
+#[test]
+fn a_unit_merges_into_a_sibling_of_its_level_by_an_order_from_above_both() {
+    let merging = |reform| Delegation {
+        reform: Some(reform),
+        serial: 9,
+        not_before_unix_ms: NOW + 8 * DAY,
+        ..grant("BOS-01", Level::District, Some("BOS-02"))
+    };
+    let order = Order { unit: code("BOS-01"), merge: true, ..order("BOS", "BOS-02", 7) };
+    let mut trust = city();
+    add(&mut trust, &merging(by_city(&order))).unwrap();
+    let (merged, into) = (code("BOS-01"), code("BOS-02"));
+    assert_eq!(trust.merged_into(&merged), Some(&into));
+    assert_eq!(trust.inherited(&into), [&merged]);
+    assert_eq!(trust.heir(&merged), &merged, "until it has ended");
+    assert!(trust.is_in_subtree(&code(STREET), &into), "what is below it comes along");
+    // The same grant again, with the same order: it was used.
+    let again = Delegation { serial: 10, ..merging(by_city(&order)) };
+    add(&mut trust, &again).unwrap();
+    let back = Delegation {
+        serial: 11,
+        not_before_unix_ms: NOW + 9 * DAY,
+        ..grant("BOS-01", Level::District, Some("BOS"))
+    };
+    assert!(add(&mut trust, &back).is_err());
+
+    let no_merge = Order { merge: false, ..order.clone() };
+    let by_sibling = signed(&order, "BOS-02", &signer("BOS-02", KeyUse::Statement), NOW);
+    let itself = signed(&order, "BOS-01", &signer("BOS-01", KeyUse::Statement), NOW);
+    for reform in [by_city(&no_merge), by_sibling, itself] {
+        let error = add(&mut city(), &merging(reform)).unwrap_err();
+        assert_eq!(error.reason(), "outside-subtree", "{error}");
+    }
+    // Of another level, and under another parent.
+    let street = Order { merge: true, ..super::moved::order("BOS-01", "BOS-02", 7) };
+    assert!(reason(by_city(&street)).contains("sibling"));
+    // A first grant that names one of its level is judged in the same way.
+    let unknown = Delegation {
+        unit: code("BOS-09"),
+        ..merging(by_city(&Order { unit: code("BOS-09"), merge: false, ..order.clone() }))
+    };
+    assert!(add(&mut city(), &unknown).is_err());
 }
