@@ -163,11 +163,8 @@ async fn a_merged_unit_that_goes_on_sending_is_refused() {
     })
     .await;
     // Its own people are refused, and that is on the record.
-    let request = RevokeRequest {
-        unit: "C-1-1".into(),
-        revoked: "C-1-2".into(),
-        ..RevokeRequest::default()
-    };
+    let request =
+        RevokeRequest { unit: "C-1-1".into(), revoked: "C-1-2".into(), ..RevokeRequest::default() };
     let refused = federation.client("C-1-1").node().revoke(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
     assert!(refused.message().contains("C-1-2"), "it names the successor: {refused}");

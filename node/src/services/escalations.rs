@@ -100,8 +100,11 @@ struct Row {
     history: Vec<TakenRow>,
 }
 
+/// A row to write.
+type Written = (Table, Vec<u8>, Vec<u8>);
+
 impl Row {
-    fn written(&self, id: StatementId) -> (Table, Vec<u8>, Vec<u8>) {
+    fn written(&self, id: StatementId) -> Written {
         (Table::Escalations, id.as_bytes().to_vec(), format::write(FORMAT, self))
     }
 }
@@ -779,7 +782,7 @@ fn unreadable(refused: &Refused) -> store::Error {
     store::Error::Engine(format!("a stored escalation cannot be read: {field} {detail}"))
 }
 
-fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
+fn row(id: StatementId, case: &Case) -> Written {
     Row {
         source: case.source.clone(),
         destination: case.destination.clone(),
@@ -797,10 +800,7 @@ fn row(id: StatementId, case: &Case) -> (Table, Vec<u8>, Vec<u8>) {
 /// # Errors
 ///
 /// [`Refused`] for a whistle without a destination.
-pub(super) fn handed_rows(
-    header: &Header,
-    handed: &Handed,
-) -> Result<Vec<(Table, Vec<u8>, Vec<u8>)>, Refused> {
+pub(super) fn handed_row(header: &Header, handed: &Handed) -> Result<Written, Refused> {
     let destination = header.destination.clone().ok_or_else(|| {
         Refused::new("malformed", "body.handed.statement.header.destination", "is missing")
     })?;
@@ -813,7 +813,7 @@ pub(super) fn handed_rows(
         succeeded: handed.succeeded.clone(),
         history: handed.taken.iter().map(TakenRow::from).collect(),
     };
-    Ok(vec![row.written(header.id)])
+    Ok(row.written(header.id))
 }
 
 fn put(work: &mut Work, id: StatementId, case: &Case) {

@@ -40,10 +40,7 @@ impl Notices {
             let inherited = trust.inherited(&self.unit.code);
             waiting.extend(inherited.iter().filter(acts).map(|unit| (*unit).clone()));
         }
-        let level = match super::outline(header) {
-            Ok((level, _)) => level,
-            Err(_) => return Ok(Vec::new()),
-        };
+        let Ok((level, _)) = super::outline(header) else { return Ok(Vec::new()) };
         if level != self.unit.level {
             waiting.retain(|unit| *unit == self.unit.code);
         }

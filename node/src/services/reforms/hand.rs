@@ -169,7 +169,7 @@ impl Reforms {
         let header = &opened.statement.header;
         let rows = match header.kind.as_str() {
             kinds::NOTICE => notices::handed_rows(&self.unit, header, &handed.receipts).await?,
-            kinds::ESCALATION => escalations::handed_rows(header, handed)?,
+            kinds::ESCALATION => vec![escalations::handed_row(header, handed)?],
             _ => {
                 let detail = "is neither a notice nor an escalation";
                 return Err(Refused::new("malformed", "body.handed.statement", detail).into());

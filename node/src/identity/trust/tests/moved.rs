@@ -270,6 +270,7 @@ fn a_unit_merges_into_a_sibling_of_its_level_by_an_order_from_above_both() {
         not_before_unix_ms: NOW + 8 * DAY,
         ..grant("BOS-01", Level::District, Some("BOS-02"))
     };
+    let street = Order { merge: true, ..order("BOS-01", "BOS-02", 7) };
     let order = Order { unit: code("BOS-01"), merge: true, ..order("BOS", "BOS-02", 7) };
     let mut trust = city();
     add(&mut trust, &merging(by_city(&order))).unwrap();
@@ -296,12 +297,11 @@ fn a_unit_merges_into_a_sibling_of_its_level_by_an_order_from_above_both() {
         assert_eq!(error.reason(), "outside-subtree", "{error}");
     }
     // Of another level, and under another parent.
-    let street = Order { merge: true, ..super::moved::order("BOS-01", "BOS-02", 7) };
     assert!(reason(by_city(&street)).contains("sibling"));
     // A first grant that names one of its level is judged in the same way.
     let unknown = Delegation {
         unit: code("BOS-09"),
-        ..merging(by_city(&Order { unit: code("BOS-09"), merge: false, ..order.clone() }))
+        ..merging(by_city(&Order { unit: code("BOS-09"), merge: false, ..order }))
     };
     assert!(add(&mut city(), &unknown).is_err());
 }
