@@ -27,7 +27,8 @@ impl Notices {
         let Some(((level, _), destination)) = told else { return };
         let route = self.route(destination, level);
         work.enqueue_all(&route.children, Lane::Notice, header.id);
-        let others = self.addressed(destination, level).into_iter().map(|(unit, _)| unit);
+        let others = self.addressed(destination, level, header.time_unix_ms);
+        let others = others.into_iter().map(|(unit, _)| unit);
         let others: Vec<_> = others.filter(|unit| *unit != self.unit.code).collect();
         if others.len() >= READERS_INSIDE {
             work.grant_all(others, Lane::Notice, header.id);
@@ -73,7 +74,8 @@ impl Notices {
         else {
             return Ok(());
         };
-        let key = receipt_key(notice, &self.unit.code);
+        // One for a unit that merged into this one is that unit's.
+        let key = receipt_key(notice, header.on_behalf_of.as_ref().unwrap_or(&self.unit.code));
         let held = self.unit.store.get(&self.unit.code, Table::Receipts, &key).await?;
         let before: Option<ReceiptRow> =
             held.as_deref().map(|row| format::read(FORMAT, row)).transpose()?;
@@ -114,6 +116,7 @@ impl Notices {
             note: self.note_of(statement),
         };
         let issuer = header.destination.as_ref()?;
-        Some(self.receipt_draft(&receipt, issuer, notice_id, header.exercise))
+        let unit = header.on_behalf_of.as_ref().unwrap_or(&self.unit.code);
+        Some(self.receipt_draft(&receipt, unit, issuer, notice_id, header.exercise))
     }
 }
