@@ -10,7 +10,6 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    time::Instant,
 };
 
 use futures::{StreamExt as _, stream};
@@ -30,6 +29,7 @@ use lianxi_tests::{
     wait::while_it_advances,
 };
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 const UNITS: &str = include_str!("../../deploy/examples/shanghai/units.csv");
 const CITY: &str = "31";

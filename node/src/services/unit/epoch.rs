@@ -262,37 +262,45 @@ impl Unit {
             if !batch.is_empty() {
                 self.store.submit(batch).await?;
             }
-            if !more {
-                break;
+            if !more && self.close_gap(peer, lane, last, done).await? {
+                return Ok(());
             }
         }
-        self.close_gap(peer, lane, last, done).await
     }
 
     /// The first delivery that waits behind `last` follows it, whatever was between them; if none waits,
-    /// the next one does.
+    /// the next one does. False if an acknowledgement of an earlier link came in between, and took one
+    /// from those that wait.
     async fn close_gap(
         self: &Arc<Self>,
         peer: &UnitCode,
         lane: Lane,
         last: u64,
         done: &mut Redelivered,
-    ) -> Result<(), store::Error> {
+    ) -> Result<bool, store::Error> {
         let (prefix, from) = (outbox_prefix(peer, lane), outbox_key(peer, lane, last));
         let mut work = self.begin().await;
         let rows = self.store.scan(&self.code, Table::Outbox, &prefix, Some(&from), 1).await?;
+        // In this order: a row goes from the one table to the other, never back by itself.
+        let held = self.store.scan(&self.code, Table::Delivered, &prefix, Some(&from), 1).await?;
+        if !held.is_empty() {
+            return Ok(false);
+        }
         match rows.into_iter().next() {
             Some((key, value)) => {
                 let row = OutboxRow::decode(&value)?;
                 if row.after <= last {
-                    return Ok(());
+                    return Ok(true);
                 }
                 done.gone += row.after - last;
                 work.batch.put(Table::Outbox, key, OutboxRow { after: last, ..row }.encode());
             }
             None => work.follow(peer, lane, last),
         }
-        if work.batch.is_empty() { Ok(()) } else { work.submit(|| ()).await }
+        if !work.batch.is_empty() {
+            work.submit(|| ()).await?;
+        }
+        Ok(true)
     }
 
     /// Statements of this unit that wait in its outboxes under a number up to `seen` and stand in the
