@@ -207,7 +207,7 @@ pub async fn refuse_once(
     kept: &rejection::Refused,
     refused: &Refused,
 ) -> Result<Plan, store::Error> {
-    if waits(unit, peer, &kept.envelope, refused.reason).await? {
+    if waits(unit, peer, kept, refused.reason).await? {
         tracing::info!(
             unit = %unit.code, %peer, reason = refused.reason, "refused before for the same reason"
         );
@@ -216,11 +216,12 @@ pub async fn refuse_once(
     refuse(unit, peer, kept, refused)
 }
 
-/// True if the statement waits, sent by `peer` and refused here for this reason.
+/// True if the very same waits, signatures and cells included, sent by `peer` and refused here for this
+/// reason.
 async fn waits(
     unit: &Unit,
     peer: &UnitCode,
-    envelope: &Envelope,
+    came: &rejection::Refused,
     reason: &str,
 ) -> Result<bool, store::Error> {
     if unit.quarantine().statements() == 0 {
@@ -228,9 +229,10 @@ async fn waits(
     }
     // It may still be on its way to the store: an empty batch waits for it.
     unit.store.submit(Batch::new(&unit.code)).await?;
-    let payload_sha256 = lianxi_proto::envelope::payload_sha256(envelope);
-    let key = kept_key(&payload_sha256, 0);
-    if unit.store.get(&unit.code, Table::Quarantine, &key).await?.is_none() {
+    let payload_sha256 = lianxi_proto::envelope::payload_sha256(&came.envelope);
+    let is_same =
+        |kept: rejection::Refused| kept.envelope == came.envelope && kept.cells == came.cells;
+    if !kept(unit, &payload_sha256).await?.0.is_some_and(is_same) {
         return Ok(false);
     }
     let waiting = of_digest(unit, &payload_sha256).await?;
