@@ -161,9 +161,13 @@ async fn witnessed(unit: &Hosted, witness: &str) {
 }
 
 async fn issue(federation: &Federation, number: &str) -> Vec<u8> {
+    issue_at(federation, "C", "C-1", number).await
+}
+
+async fn issue_at(federation: &Federation, unit: &str, to: &str, number: &str) -> Vec<u8> {
     let request = IssueNoticeRequest {
-        unit: "C".into(),
-        destination: "C-1".into(),
+        unit: unit.into(),
+        destination: to.into(),
         notice: Some(Notice {
             number: number.to_owned(),
             title: "Check the street lights".into(),
@@ -175,7 +179,7 @@ async fn issue(federation: &Federation, number: &str) -> Vec<u8> {
         }),
         exercise: false,
     };
-    federation.client("C").notices().issue(request).await.unwrap().into_inner().notice_id
+    federation.client(unit).notices().issue(request).await.unwrap().into_inner().notice_id
 }
 
 async fn received(federation: &Federation, notice_id: &[u8]) {
@@ -331,6 +335,43 @@ async fn what_the_neighbours_had_sent_since_the_backup_is_sent_again_and_applied
     assert_eq!(notices(&federation, "C-1-1").await, 2, "each once");
     let third = issue(&federation, "3").await;
     received(&federation, &third).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_a_child_had_seen_comes_back_although_the_parent_cosigned_what_followed() {
+    let mut federation = three().await;
+    // From here on the city sees nothing of the district.
+    federation.stop("C").await;
+    federation.stop("C-1").await;
+    let backup = tempfile::tempdir().unwrap();
+    copy(&federation.directory("C-1").join("store"), backup.path());
+    federation.start("C-1").await;
+    federation.wait_for_link("C-1-1", true).await;
+    issue_at(&federation, "C-1", "C-1-1", "1").await;
+    until("the notice at the street", async || {
+        (notices(&federation, "C-1-1").await == 1).then_some(())
+    })
+    .await;
+    federation.stop("C-1-1").await;
+
+    // The copy meets the city first, which misses nothing: the number of the notice is used again.
+    put_back(&mut federation, "C-1", &backup).await;
+    assert_eq!(notices(&federation, "C-1").await, 0);
+    federation.start("C").await;
+    federation.wait_for_link("C-1", true).await;
+    for period in ["2026-01", "2026-02"] {
+        federation.publish("C-1", period).await;
+        reported(&federation, "C", "C-1", period).await;
+    }
+    witnessed(&hosted(&federation, "C-1"), "C").await;
+    assert_eq!(status(&federation, "C-1").await.rolled_back, "", "nobody found it");
+
+    open(&federation, "C-1").await;
+    federation.start("C-1-1").await;
+    until("the notice at its issuer again", async || {
+        (notices(&federation, "C-1").await == 1).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -514,9 +514,10 @@ impl Epochs {
         let peer = row.as_ref().map(|row| &row.peer);
         let (proved, base) = self.proved(reach.journal_size, peer).await?;
         let return_after = match &row {
-            Some(_) => left,
-            // Nobody has said what is missing, and numbers may have been used twice by now.
-            None => self.number_before(proved).await?,
+            // Others may have been met before the one that found it, and numbers used twice with them.
+            Some(row) => self.number_before(row.proved.min(proved)).await?,
+            // Nobody has said what is missing: what a peer cosigned may have been made after the restore.
+            None => Number { epoch: left.epoch, seq: 0 },
         };
         // A peer that had seen little may have cosigned since what was written after the restore.
         let before = row.as_ref().map_or(proved, |row| row.proved.min(proved));
