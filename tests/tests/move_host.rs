@@ -8,9 +8,14 @@ use std::{
     sync::Arc,
 };
 
-use lianxi_node::{domain::unit::UnitCode, services::hosted::Hosted};
+use lianxi_node::{
+    domain::unit::UnitCode,
+    services::{hosted::Hosted, unit::decode_envelope},
+    statement::header::{self, kinds},
+    store::Table,
+};
 use lianxi_proto::{
-    admin::v1::{EpochsRequest, StatusRequest},
+    admin::v1::{EpochsRequest, OpenEpochRequest, StatusRequest},
     local::v1::{IssueNoticeRequest, ListNoticesRequest, MarkNoticeRequest, ShowNoticeRequest},
     types::v1::{Level, Notice, ReceiptStage, Scope},
 };
@@ -20,6 +25,7 @@ use lianxi_tests::{
     federation::{Federation, count},
     wait::until,
 };
+use prost::Message as _;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -176,8 +182,8 @@ async fn a_district_moves_with_records_open_items_and_journal_and_everybody_find
             listed.epochs.into_iter().find(|epoch| epoch.unit == "C-1")
         })
         .await;
+        // Of leaves it misses those that it had seen and not yet cosigned, if there were any.
         assert_eq!((epoch.reason.as_str(), epoch.lost_statements), ("move", 0));
-        assert_eq!(epoch.lost_leaves_from, epoch.lost_leaves_to, "{epoch:?}");
         let acts = acts(&federation, peer).await;
         assert!(acts.iter().all(|act| act.name != "epoch.stop"), "{peer} found a rollback");
     }
@@ -313,6 +319,24 @@ async fn a_file_is_good_for_one_host_one_unit_and_one_time() {
     let forged = file(&federation, "C-1", "forged");
     fs::write(&forged, b"I am there").unwrap();
     let confirm = ["unit", "confirm", "C-1", "--confirmation", forged.to_str().unwrap()];
+    let error = refused(&federation, "C-1", &confirm).await;
+    assert!(error.contains("does not confirm"), "{error}");
+    // A true statement, of another unit and for another reason.
+    let order = OpenEpochRequest {
+        units: vec!["C-1-1".into()],
+        text: "the disk failed".into(),
+        approved_by: vec!["li".into(), "wang".into()],
+        dry_run: false,
+    };
+    federation.client("C-1-1").node().open_epoch(order).await.unwrap();
+    let child = hosted(&federation, "C-1-1").unwrap();
+    let rows = child.unit.store.scan(&child.unit.code, Table::Statements, b"", None, usize::MAX);
+    let statements = rows.await.unwrap().into_iter();
+    let opening = statements.map(|(_, row)| decode_envelope(&row).unwrap()).find(|envelope| {
+        let header = header::decode(&envelope.payload).unwrap().header;
+        header.kind == kinds::EPOCH && header.source == child.unit.code
+    });
+    fs::write(&forged, opening.unwrap().encode_to_vec()).unwrap();
     let error = refused(&federation, "C-1", &confirm).await;
     assert!(error.contains("does not confirm"), "{error}");
     assert!(federation.directory("C-1").join("keys/C-1").exists());
