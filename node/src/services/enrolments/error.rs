@@ -32,7 +32,7 @@ pub enum Error {
         "the token was used; if {0} did not use it itself, tell its parent, and ask for a new one"
     )]
     Spent(UnitCode),
-    /// Another key has it for now.
+    /// Another key has reserved it, until then.
     #[error(
         "the token is reserved for another key until {until_unix_ms} ms; if {unit} is not joining from elsewhere, tell its parent"
     )]

@@ -352,9 +352,9 @@ impl Unit {
         Ok(Some(Withdrawn { id, kind: header.kind, subject: header.subject }))
     }
 
-    /// Takes statements out of the outboxes in `batch`, as many as it holds, each with a leaf that says so; what waits
-    /// behind one follows what was before it. Those of `again` are noted to be made again, the others
-    /// to go on once a peer returns them.
+    /// Takes statements out of the outboxes in `batch`, as many as it holds, each with a leaf that says
+    /// so; what waits behind one follows what was before it. Those of `again` are noted to be made
+    /// again, the others to go on once a peer returns them.
     ///
     /// # Errors
     ///
