@@ -149,11 +149,19 @@ def build(copy, target, packages, tests):
     return programs, errors
 
 
+def group(file):
+    """The test program that a file below tests/tests belongs to: its folder, or itself."""
+    found = list((TREE / "tests" / "tests").glob(f"**/{file}"))
+    if len(found) != 1:
+        raise Wrong(f"{file} is {len(found)} times below tests/tests")
+    return found[0].relative_to(TREE / "tests" / "tests").parts[0].removesuffix(".rs")
+
+
 def where(test):
     """The package, the target and the name of a test that is written `file::name`."""
     path, name = test.split("::")
     if "/" not in path:
-        return "lianxi-tests", path.removesuffix(".rs"), name
+        return "lianxi-tests", group(path), name
     package = {"node": "lianxi-node", "proto": "lianxi-proto", "admin-cli": "lianxi-admin-cli"}
     return package[path.split("/")[0]], None, name
 
@@ -187,10 +195,12 @@ class Trials:
             ).stdout
             self.names[program] = [one.rsplit(": ", 1)[0] for one in listed.splitlines()]
         path = test.split("::")[0]
-        module = path.rsplit("/src/", 1)[1].removesuffix(".rs") if "/src/" in path else ""
+        # A file that is its own program has no module.
+        alone = path.removesuffix(".rs") == where(test)[1]
+        module = "" if alone else path.rsplit("/src/", 1)[-1].removesuffix(".rs")
         module = module.removesuffix("/mod").replace("/", "::")
         fits = [one for one in self.names[program] if one.split("::")[-1] == name]
-        fits = [one for one in fits if one.startswith(module)]
+        fits = [one for one in fits if not module or one.startswith(f"{module}::")]
         if len(fits) != 1:
             raise Wrong(f"{test}: {len(fits)} tests of that name")
         return fits[0]

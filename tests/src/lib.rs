@@ -26,4 +26,5 @@ pub mod python;
 pub mod search;
 pub mod simulation;
 pub mod skip;
+pub mod small_disk;
 pub mod wait;

@@ -75,7 +75,12 @@ async fn commit_for_ever(store: std::sync::Arc<SledStore>, writer: u32) {
 
 fn start(directory: &Path) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_commits_until_it_is_killed", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "store_kill::child_commits_until_it_is_killed",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(DIRECTORY, directory)
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -172,7 +177,9 @@ fn a_store_that_another_process_holds_names_that_process() {
     child.kill().unwrap();
     child.wait().unwrap();
     let Err(Error::Locked { holder }) = refused else { panic!("opened beside its holder") };
-    assert!(holder.starts_with(&format!("process {} (store_kill", child.id())), "{holder}");
+    let own = std::env::current_exe().unwrap();
+    let name = own.file_name().unwrap().to_str().unwrap();
+    assert!(holder.starts_with(&format!("process {} ({name})", child.id())), "{holder}");
     assert!(holder.contains("since 20"), "{holder}");
     open(directory.path()).unwrap();
 }

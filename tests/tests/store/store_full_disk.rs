@@ -4,12 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
 use lianxi_node::{
     domain::unit::UnitCode,
@@ -18,50 +13,12 @@ use lianxi_node::{
         sled::{Options, SledStore},
     },
 };
-use lianxi_tests::skip;
+use lianxi_tests::small_disk;
 
-const MOUNT: &str = "LIANXI_TEST_SMALL_DISK";
 const VALUE_BYTES: usize = 4 * 1024;
 
 fn unit() -> UnitCode {
     "BOS-01-W03".parse().unwrap()
-}
-
-/// Runs `child`, an ignored test of this file, on a disk of 64 MiB.
-fn on_a_small_disk(test: &str, child: &str) {
-    let directory = tempfile::tempdir().unwrap();
-    let in_namespace = |program: &Path| {
-        let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount"]).arg(program);
-        command
-    };
-    let mount = Command::new("unshare")
-        .args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "none"])
-        .arg(directory.path())
-        .stderr(Stdio::null())
-        .status();
-    if !mount.is_ok_and(|status| status.success()) {
-        skip::skip(test, "cannot mount a tmpfs", "run as root, or allow user namespaces");
-        return;
-    }
-    let status = in_namespace(&std::env::current_exe().unwrap())
-        .args(["--exact", child, "--ignored", "--nocapture"])
-        .env(MOUNT, directory.path())
-        .status()
-        .unwrap();
-    assert!(status.success(), "{child} failed on the small disk");
-}
-
-/// Mounts the small disk; `None` when run by hand.
-fn small_disk() -> Option<PathBuf> {
-    let mount = PathBuf::from(std::env::var_os(MOUNT)?);
-    let status = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64m", "none"])
-        .arg(&mount)
-        .status()
-        .unwrap();
-    assert!(status.success(), "cannot mount a tmpfs");
-    Some(mount)
 }
 
 fn open(directory: &Path, reserve_bytes: u64) -> SledStore {
@@ -95,7 +52,7 @@ async fn assert_all_there(store: &SledStore, count: u32) {
 #[tokio::test]
 #[ignore = "started by the other tests"]
 async fn child_reaches_its_reserve() {
-    let Some(disk) = small_disk() else { return };
+    let Some(disk) = small_disk::mounted(64) else { return };
     let ballast = disk.join("ballast");
     fs::write(&ballast, vec![1; 16 << 20]).unwrap();
     let store = open(&disk.join("store"), 16 << 20);
@@ -123,7 +80,7 @@ async fn child_reaches_its_reserve() {
 #[tokio::test]
 #[ignore = "started by the other tests"]
 async fn child_runs_out_of_disk() {
-    let Some(disk) = small_disk() else { return };
+    let Some(disk) = small_disk::mounted(64) else { return };
     let ballast = disk.join("ballast");
     fs::write(&ballast, vec![1; 16 << 20]).unwrap();
     let store = open(&disk.join("store"), 0);
@@ -145,16 +102,18 @@ async fn child_runs_out_of_disk() {
 
 #[test]
 fn a_disk_at_its_reserve_refuses_writes_and_loses_nothing() {
-    on_a_small_disk(
+    small_disk::run(
         "a_disk_at_its_reserve_refuses_writes_and_loses_nothing",
-        "child_reaches_its_reserve",
+        "store_full_disk::child_reaches_its_reserve",
+        &[],
     );
 }
 
 #[test]
 fn a_disk_that_is_full_ends_the_store_and_loses_nothing() {
-    on_a_small_disk(
+    small_disk::run(
         "a_disk_that_is_full_ends_the_store_and_loses_nothing",
-        "child_runs_out_of_disk",
+        "store_full_disk::child_runs_out_of_disk",
+        &[],
     );
 }

@@ -134,9 +134,13 @@ async fn a_thief_with_all_keys_of_a_revoked_unit_gets_nowhere() {
     // A new connection is refused in the handshake, with a word of its own.
     let tls = breach.culprit.tls();
     let mut io = breach.culprit.dial(Purpose::Link, Some(&tls)).await.unwrap();
+    let address = io.get_ref().0.local_addr().unwrap().to_string();
     let told = tls::refusal(&io.read_u8().await.unwrap_err()).unwrap();
     assert!(told.contains("has revoked this unit"), "{told}");
-    assert!(log::find(&["connection refused", "the peer was revoked"]).is_some());
+    until("the line in the log", async || {
+        log::find(&["connection refused", "the peer was revoked", &address])
+    })
+    .await;
 
     // The spent token with its secret brings no new certificate.
     let renewed = breach.culprit.renew().await.unwrap_err();

@@ -338,7 +338,7 @@ fn options() -> Options {
 
 /// What the killed process runs: it tells each stage, and goes on when it is told to.
 #[test]
-#[ignore = "a child of the other tests: cargo test -p lianxi-tests --test store_at_rest"]
+#[ignore = "a child of the other tests: cargo test -p lianxi-tests --test store -- store_at_rest"]
 fn child_rewrites_stage_by_stage() {
     let Some(directory) = std::env::var_os(DIRECTORY) else { return };
     let cipher = Cipher::named(&std::env::var(TO).unwrap()).unwrap();
@@ -358,7 +358,12 @@ fn child_rewrites_stage_by_stage() {
 /// before.
 fn killed_at(directory: &Path, to: Cipher, nth: usize) -> Option<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child_rewrites_stage_by_stage", "--ignored", "--nocapture"])
+        .args([
+            "--exact",
+            "store_at_rest::child_rewrites_stage_by_stage",
+            "--ignored",
+            "--nocapture",
+        ])
         .env(DIRECTORY, directory)
         .env(TO, to.name())
         .stdin(Stdio::piped())

@@ -4,14 +4,13 @@
 use std::{
     fs::{self, File},
     path::Path,
-    process::{Command, Stdio},
 };
 
 use lianxi_tests::{
     binary::{Answer, Running, run},
     federation::{CATALOGUE, MAPPING},
     ports::free_address,
-    processes, skip,
+    processes, small_disk,
     wait::until,
 };
 use serde_json::Value;
@@ -392,51 +391,20 @@ async fn a_notice_that_may_not_go_out_and_a_whistle_of_no_street_are_refused() {
     assert!(!listed.to_string().contains("W1"), "{listed}");
 }
 
-/// Set in the child of the test below: a directory in which it may mount its small disk.
-const DISK: &str = "LIANXI_TEST_SMALL_DISK";
-
 #[test]
 fn a_full_disk_refuses_an_import_and_loses_nothing() {
-    let test = "a_full_disk_refuses_an_import_and_loses_nothing";
-    let directory = tempfile::tempdir().unwrap();
-    let program = processes::program();
-    // In a mount namespace of its own, so that nothing outside is touched.
-    let in_namespace = || {
-        let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount"]);
-        command
-    };
-    let mount = in_namespace()
-        .args(["mount", "-t", "tmpfs", "none"])
-        .arg(directory.path())
-        .stderr(Stdio::null())
-        .status();
-    if !mount.is_ok_and(|status| status.success()) {
-        skip::skip(test, "cannot mount a tmpfs", "run as root, or allow user namespaces");
-        return;
-    }
-    let status = in_namespace()
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "child_on_a_small_disk", "--ignored", "--nocapture"])
-        .env(DISK, directory.path())
-        .env(processes::PROGRAM, program)
-        .status()
-        .unwrap();
-    assert!(status.success(), "child_on_a_small_disk failed");
+    small_disk::run(
+        "a_full_disk_refuses_an_import_and_loses_nothing",
+        "bad_input::child_on_a_small_disk",
+        &[(processes::PROGRAM, processes::program())],
+    );
 }
 
 #[tokio::test]
-#[ignore = "a child of the test above: cargo test -p lianxi-tests --test bad_input"]
+#[ignore = "a child of the test above: cargo test -p lianxi-tests --test link -- bad_input"]
 async fn child_on_a_small_disk() {
-    // None when run by hand.
-    let Some(disk) = std::env::var_os(DISK) else { return };
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=320m", "none"])
-        .arg(&disk)
-        .status()
-        .unwrap();
-    assert!(mounted.success(), "cannot mount a tmpfs");
-    let disk = Path::new(&disk);
+    let Some(disk) = small_disk::mounted(320) else { return };
+    let disk = disk.as_path();
     make_host(disk, "c", free_address().port()).await;
     fs::write(disk.join("catalogue.json"), CATALOGUE).unwrap();
     fs::write(disk.join("mapping.toml"), MAPPING).unwrap();

@@ -2,7 +2,7 @@
 //! refused and why, and the same judged by another implementation in Python.
 //!
 //! Sealing draws at random, so the vectors are made once and opened for ever. After a deliberate
-//! change of the format: `cargo test -p lianxi-tests --test vectors_sealed -- --ignored`.
+//! change of the format: `cargo test -p lianxi-tests --test formats -- --ignored vectors_sealed`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has to fail")]
 

@@ -89,12 +89,23 @@ fn table() -> Table {
 /// The file of a test that is written `file::name`, and its name.
 fn place(test: &str) -> (String, &str) {
     let (file, name) = test.split_once("::").unwrap_or_else(|| panic!("{test} names no file"));
-    let file = if file.contains('/') {
-        file.to_owned()
-    } else {
-        format!("tests/tests/{}.rs", file.trim_end_matches(".rs"))
-    };
-    (file, name)
+    if file.contains('/') {
+        return (file.to_owned(), name);
+    }
+    let file = format!("{}.rs", file.trim_end_matches(".rs"));
+    // A file is its own program, or a module of the one that its folder is.
+    let groups =
+        fs::read_dir(root().join("tests/tests")).unwrap().map(|entry| entry.unwrap().path());
+    let mut places = groups.map(|group| if group.is_dir() { group.join(&file) } else { group });
+    let is_it = |place: &PathBuf| place.ends_with(&file) && place.exists();
+    let found = places.find(is_it).unwrap_or_else(|| panic!("{test}: there is no {file}"));
+    (
+        format!(
+            "tests/tests/{}",
+            found.strip_prefix(root().join("tests/tests")).unwrap().display()
+        ),
+        name,
+    )
 }
 
 fn exists(test: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Issue 4 line 5: what is refused waits, is told, can be judged again, mended and thrown away, and never
+//! P9: what is refused waits, is told, can be judged again, mended and thrown away, and never
 //! stops its lane or fills the disk.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -2,11 +2,11 @@
 //! refuses, and the same judged by another implementation in Python.
 //!
 //! After a deliberate change of the format, write them anew and read the difference:
-//! `cargo test -p lianxi-tests --test vectors -- --ignored write_vectors`.
+//! `cargo test -p lianxi-tests --test formats -- --ignored write_vectors`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot read its input has to fail")]
 
-mod vectors_made;
+mod made;
 
 use std::{fs, path::Path, process::Output};
 
@@ -16,9 +16,9 @@ use lianxi_proto::{
     types::v1::{Envelope, SaltedCell, Suite},
 };
 use lianxi_tests::python::Python;
+use made::{hex, unhex};
 use prost::Message as _;
 use serde_json::Value;
-use vectors_made::{hex, unhex};
 
 const FILES: [&str; 2] = ["envelopes.json", "cells.json"];
 
@@ -81,7 +81,7 @@ fn verifying_keys(document: &Value) -> Vec<VerifyingKey> {
 
 #[test]
 fn vectors_are_those_that_the_code_makes() {
-    for (file, made) in FILES.iter().zip(vectors_made::documents()) {
+    for (file, made) in FILES.iter().zip(made::documents()) {
         assert_eq!(read(file), made, "{file} differs: the signed format changed");
     }
 }
@@ -89,7 +89,7 @@ fn vectors_are_those_that_the_code_makes() {
 #[test]
 #[ignore = "writes the vectors anew, after a deliberate change of the format"]
 fn write_vectors() {
-    for (file, made) in FILES.iter().zip(vectors_made::documents()) {
+    for (file, made) in FILES.iter().zip(made::documents()) {
         let text = serde_json::to_string_pretty(&made).unwrap() + "\n";
         fs::write(tests_directory().join("vectors").join(file), text).unwrap();
     }

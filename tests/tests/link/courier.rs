@@ -1,4 +1,4 @@
-//! Issue 4 line 9: statements and acknowledgements cross an air gap as files, and nothing that happens
+//! Courier: statements and acknowledgements cross an air gap as files, and nothing that happens
 //! to a file on its way loses or doubles anything.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -1,4 +1,4 @@
-//! Issue 4 line 9: courier files that come in any order, repeatedly, with gaps, or never, end in the
+//! Courier files that come in any order, repeatedly, with gaps, or never, end in the
 //! state in which they end when each comes once and in order.
 //!
 //! `LIANXI_COURIER_SEEDS` sets the number of seeds, `LIANXI_COURIER_SEED` the first one.

@@ -1,0 +1,13 @@
+//! Statements over links and courier files between real hosts.
+
+mod attacks_courier;
+mod bad_input;
+mod boston_flat;
+mod compatibility;
+mod courier;
+mod courier_kill;
+mod courier_orders;
+mod federation;
+mod kill;
+mod quarantine;
+mod sleepers;
