@@ -70,6 +70,14 @@ pub(crate) enum Failure {
     /// Something before what a courier file brought is missing.
     #[error("{0} gaps: something before what the files brought is missing")]
     CourierGap(usize),
+    /// A preview in which not every child goes on.
+    #[error("{broken} children would break, of {unknown} nothing is known")]
+    WouldBreak {
+        /// Children that would break.
+        broken: usize,
+        /// Children of which nothing is known.
+        unknown: usize,
+    },
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -105,6 +113,8 @@ pub(crate) mod exit {
     pub(crate) const BROKEN: u8 = 13;
     /// The act waits for a second person.
     pub(crate) const WAITS: u8 = 14;
+    /// A preview in which a child would break, or of which nothing is known.
+    pub(crate) const WOULD_BREAK: u8 = 16;
     /// A courier file was taken in, and something before what it brought is missing.
     pub(crate) const GAP: u8 = 17;
     /// Ctrl-C or SIGTERM before the end.
@@ -127,6 +137,7 @@ impl Failure {
             Self::Alarms(_) => exit::ALARMS,
             Self::BrokenJournal(_) => exit::BROKEN,
             Self::CourierGap(_) => exit::GAP,
+            Self::WouldBreak { .. } => exit::WOULD_BREAK,
             Self::Interrupted => exit::INTERRUPTED,
         }
     }
@@ -146,6 +157,7 @@ impl Failure {
             Self::Broken(_) => Some(Text::RemedyBroken.get(lang).to_owned()),
             Self::BrokenJournal(_) => Some(Text::RemedyBrokenJournal.get(lang).to_owned()),
             Self::CourierGap(_) => Some(Text::RemedyCourierGap.get(lang).to_owned()),
+            Self::WouldBreak { .. } => Some(Text::RemedyWouldBreak.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

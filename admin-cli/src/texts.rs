@@ -141,6 +141,20 @@ texts! {
     LinkUp: "up", "畅通";
     LinkDown: "down", "中断";
     Children: "children", "下级";
+    NoChildren: "no children yet", "尚无下级";
+    Software: "program", "程序版本";
+    ProtocolVersions: "protocol", "协议版本";
+    CatalogueFormat: "catalogue format", "目录格式";
+    LastHello: "last hello", "最近握手";
+    Outlook: "outlook", "影响";
+    OutlookFine: "fine", "无影响";
+    OutlookBreaks: "breaks", "将中断";
+    LastReport: "last report", "最近报送";
+    SeriesEnd: "series that end", "将终止的指标";
+    SeriesBeginAnew: "series that begin anew", "将断档的指标";
+    AwaitsCatalogue: "awaits the one in force", "待收现行目录";
+    Yes: "yes", "是";
+    No: "no", "否";
     Waiting: "waiting", "待发";
     OldestWaiting: "oldest", "最久待发";
     QuarantinedCount: "quarantined", "异常报文";
@@ -484,6 +498,8 @@ texts! {
     CourierGap: "lane {}: taken in up to {}, the next follows {}", "通道 {}：已收至 {}，下一份接在 {} 之后";
     RemedyCourierGap: "nothing is lost: look for a file that was not imported yet, or write one for the sender (`lianxi courier export`); it asks for what is missing",
         "没有丢失：先查找尚未导入的摆渡包；或为对方导出一个（`lianxi courier export`），其中会索取所缺部分";
+    RemedyWouldBreak: "bring the programs of those children up to date first (a program that says nothing of itself, too), or tell their people that the series begin anew",
+        "请先升级这些下级的程序（未报程序版本的也须升级），或告知其人员相关指标序列将断档";
     LastExport: "last export", "最近导出";
     LastImport: "last import", "最近导入";
     Gaps: "missing", "缺失";

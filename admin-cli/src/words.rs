@@ -63,6 +63,15 @@ pub(crate) fn link(state: i32) -> Word {
     }
 }
 
+/// Word of what a change would do to a child.
+pub(crate) fn outlook(outlook: &str) -> Word {
+    match outlook {
+        "fine" => Word::new("fine", Text::OutlookFine),
+        "breaks" => Word::new("breaks", Text::OutlookBreaks),
+        _ => UNKNOWN,
+    }
+}
+
 /// Word of the state of a branch in a coverage.
 pub(crate) fn coverage(state: i32) -> Word {
     match CoverageState::try_from(state) {

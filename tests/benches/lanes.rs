@@ -27,6 +27,7 @@ use lianxi_node::{
     clock::{Clock as _, SystemClock},
     domain::{
         epoch::{Number, Reach},
+        preview::Program,
         unit::UnitCode,
     },
     identity::{
@@ -164,6 +165,7 @@ impl Exchange for Talker {
             opening: None,
             reach: Reach::default(),
             stopped: false,
+            program: Program::own(),
         })
     }
 

@@ -1,4 +1,6 @@
-//! `lianxi catalogue`: publish it, show what is in force.
+//! `lianxi catalogue`: publish it, preview what that would do, show what is in force.
+
+mod preview;
 
 use std::{fs, path::PathBuf};
 
@@ -24,6 +26,8 @@ use crate::{
 pub(crate) enum Verb {
     /// Sign a catalogue and send it to the whole subtree
     Publish(Publish),
+    /// Show what a catalogue would do to the children, publish nothing
+    Preview(preview::Preview),
     /// Show the catalogue in force
     Show(Show),
 }
@@ -54,6 +58,7 @@ impl Verb {
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         match self {
             Self::Publish(publish) => publish.run(context).await,
+            Self::Preview(preview) => preview.run(context).await,
             Self::Show(show) => show.run(context).await,
         }
     }

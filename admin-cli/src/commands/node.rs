@@ -8,6 +8,7 @@ mod join;
 mod leave;
 mod list;
 mod offline;
+pub(super) mod preview;
 mod protect;
 mod renewal;
 mod restore;
@@ -63,6 +64,8 @@ pub(crate) enum Verb {
     Epochs(restore::Epochs),
     /// Show the units that a unit knows
     Units(Units),
+    /// Show which children a new program here would cut off
+    Preview(preview::Preview),
     /// End the grant of a unit or desk below, or one key of it, at once
     Revoke(revoke::Revoke),
     /// Show who was revoked since when, or write it to a file
@@ -101,6 +104,7 @@ impl Verb {
             Self::Recover(recover) => block_on(recover.run(context)),
             Self::Restore(restore) => block_on(restore.run(context)),
             Self::Epochs(epochs) => block_on(epochs.run(context)),
+            Self::Preview(preview) => block_on(preview.run(context)),
             Self::Units(units) => block_on(units.run(context)),
             Self::Revoke(revoke) => block_on(revoke.run(context)),
             Self::Revocations(revocations) => block_on(revocations.run(context)),

@@ -21,6 +21,10 @@ use crate::domain::{
 /// Largest document.
 pub const MAX_DOCUMENT_BYTES: usize = 47 * 1024;
 
+/// Highest format of a document that this program reads. A document says its format, so that a unit
+/// whose program is older refuses it with the remedy, and its parent knows before it is published.
+pub const FORMAT: u32 = 1;
+
 /// Longest name or id, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
 
@@ -39,6 +43,12 @@ pub enum Error {
     /// No JSON.
     #[error("the catalogue is no JSON: {0}")]
     Json(String),
+    /// Written for a later program.
+    #[error(
+        "/format: the catalogue is of format {0}, this program reads up to {FORMAT}: install a later \
+         one"
+    )]
+    Format(u64),
     /// Something in it is wrong.
     #[error("{}: {reason}", if pointer.is_empty() { "at the top" } else { pointer.as_str() })]
     Invalid {
@@ -58,6 +68,7 @@ impl Error {
     pub fn pointer(&self) -> &str {
         match self {
             Self::TooLarge(_) | Self::Json(_) => "",
+            Self::Format(_) => "/format",
             Self::Invalid { pointer, .. } => pointer,
         }
     }
@@ -139,6 +150,8 @@ pub struct Catalogue {
     pub name: String,
     /// Version, from 1.
     pub version: u64,
+    /// Format of its document: a program that reads it has to know this one.
+    pub format: u32,
     /// English title.
     pub title: String,
     /// Chinese title.
@@ -166,6 +179,8 @@ pub struct Catalogue {
 struct Declared {
     name: String,
     version: u64,
+    #[serde(default = "first_format")]
+    format: u32,
     title: String,
     title_zh: String,
     time_zone: String,
@@ -179,6 +194,10 @@ struct Declared {
     limits: BTreeMap<String, Value>,
     #[serde(default)]
     lamp: Option<Value>,
+}
+
+fn first_format() -> u32 {
+    1
 }
 
 #[derive(Deserialize)]
@@ -198,8 +217,17 @@ impl Catalogue {
             return Err(Error::TooLarge(document.len()));
         }
         let document = document::read(document).map_err(|error| Error::Json(error.to_string()))?;
+        // Before anything else: what a later format brings would look like a mistake.
+        if let Some(format) = document.get("format").and_then(Value::as_u64)
+            && format > u64::from(FORMAT)
+        {
+            return Err(Error::Format(format));
+        }
         let declared: Declared = part("", document)?;
         check_name("/name", &declared.name)?;
+        if declared.format == 0 {
+            return Err(Error::at("/format", "formats begin at 1"));
+        }
         if declared.version == 0 {
             return Err(Error::at("/version", "versions begin at 1"));
         }
@@ -220,6 +248,7 @@ impl Catalogue {
             warning: warning(declared.lamp)?,
             name: declared.name,
             version: declared.version,
+            format: declared.format,
             time_zone_name: declared.time_zone,
             record_types,
         })

@@ -19,6 +19,7 @@ pub mod mapping;
 pub mod notice;
 pub mod period;
 pub mod personal;
+pub mod preview;
 pub mod protection;
 pub mod quarantine;
 pub mod record;

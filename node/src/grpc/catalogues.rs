@@ -6,7 +6,7 @@ use lianxi_proto::local::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::status::{to_status, unit};
-use crate::services::host::Units;
+use crate::services::{host::Units, previews::UnderCatalogue};
 
 /// Serves catalogues of the hosted units.
 #[derive(Clone, Debug)]
@@ -45,6 +45,21 @@ impl pb::catalogue_service_server::CatalogueService for CatalogueHandler {
         }))
     }
 
+    async fn preview(
+        &self,
+        request: Request<pb::PreviewCatalogueRequest>,
+    ) -> Result<Response<pb::PreviewCatalogueResponse>, Status> {
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let preview = hosted.previews.of_catalogue(&request.document).await.map_err(to_status)?;
+        Ok(Response::new(pb::PreviewCatalogueResponse {
+            name: preview.name,
+            version: preview.version,
+            format: preview.format,
+            children: preview.children.into_iter().map(under_catalogue).collect(),
+        }))
+    }
+
     async fn show(
         &self,
         request: Request<pb::ShowCatalogueRequest>,
@@ -62,5 +77,21 @@ impl pb::catalogue_service_server::CatalogueService for CatalogueHandler {
             document: in_force.document.to_vec(),
             source: in_force.source.to_string(),
         }))
+    }
+}
+
+fn under_catalogue(under: UnderCatalogue) -> pb::ChildUnderCatalogue {
+    let UnderCatalogue { child, period, broken, behind } = under;
+    let program = child.heard.map(|heard| heard.program);
+    pb::ChildUnderCatalogue {
+        unit: child.unit.to_string(),
+        title: child.title,
+        catalogue_format: program.as_ref().map_or(0, |program| program.catalogue_format),
+        software: program.map(|program| program.software).unwrap_or_default(),
+        outlook: child.outlook.as_str().to_owned(),
+        period: period.unwrap_or_default(),
+        removed: broken.removed.into_iter().collect(),
+        changed: broken.changed.into_iter().collect(),
+        behind,
     }
 }

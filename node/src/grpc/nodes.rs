@@ -17,6 +17,7 @@ use crate::{
     domain::{
         delegation::Delegation,
         journal::Actor,
+        preview::Protocols,
         protection::Cipher,
         rotation::{Replaced, Stage},
         unit::UnitCode,
@@ -28,6 +29,7 @@ use crate::{
         host::{AdoptionOrder, InviteOrder, Operations, Units},
         hosted::{Hosted, LinkStatus},
         leaving::{self, Progress},
+        previews,
         quarantine::Verb,
         revocations::{self, Order},
         rotations,
@@ -201,6 +203,24 @@ fn known_unit(delegation: &Delegation) -> pb::KnownUnit {
         desk: delegation.desk.as_ref().map(ToString::to_string).unwrap_or_default(),
         line: delegation.line.clone(),
         host: delegation.host.clone(),
+    }
+}
+
+fn child_outlook(child: previews::Child) -> pb::ChildOutlook {
+    let heard = child.heard.as_ref();
+    let program = heard.map(|heard| heard.program.clone());
+    let protocols = heard.map(|heard| heard.program.protocols);
+    pb::ChildOutlook {
+        unit: child.unit.to_string(),
+        title: child.title,
+        linked: false,
+        same_host: false,
+        protocol_lowest: protocols.map_or(0, |protocols| protocols.lowest),
+        protocol_highest: protocols.map_or(0, |protocols| protocols.highest),
+        catalogue_format: program.as_ref().map_or(0, |program| program.catalogue_format),
+        software: program.map(|program| program.software).unwrap_or_default(),
+        greeted_unix_ms: heard.map_or(0, |heard| heard.greeted_unix_ms),
+        outlook: child.outlook.as_str().to_owned(),
     }
 }
 
@@ -399,6 +419,29 @@ impl pb::node_service_server::NodeService for NodeHandler {
         let known = trust.root().map(|root| trust.subtree(root)).unwrap_or_default();
         let units = known.iter().map(|known| known_unit(&known.delegation)).collect();
         Ok(Response::new(pb::UnitsResponse { units }))
+    }
+
+    async fn preview(
+        &self,
+        request: Request<pb::PreviewRequest>,
+    ) -> Result<Response<pb::PreviewResponse>, Status> {
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let (lowest, highest) = (request.protocol_lowest, request.protocol_highest);
+        if lowest == 0 || highest < lowest {
+            return Err(Status::invalid_argument(
+                "protocol_lowest begins at 1 and is not above protocol_highest",
+            ));
+        }
+        let is_here = |child: &UnitCode| self.units.get(child).is_some();
+        let planned = Protocols { lowest, highest };
+        let children = hosted.previews.of_protocols(planned, is_here).await.map_err(to_status)?;
+        let linked = hosted.linked_children();
+        let told = children.into_iter().map(|child| {
+            let (linked, same_host) = (linked.contains(&child.unit), is_here(&child.unit));
+            pb::ChildOutlook { linked, same_host, ..child_outlook(child) }
+        });
+        Ok(Response::new(pb::PreviewResponse { children: told.collect() }))
     }
 
     async fn add_desk(

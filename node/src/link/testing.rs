@@ -17,6 +17,7 @@ use crate::{
     clock::SystemClock,
     domain::{
         epoch::{Number, Reach},
+        preview::Program,
         unit::UnitCode,
     },
     link::{driver::Surroundings, session::Heartbeat},
@@ -233,6 +234,7 @@ impl Exchange for MemoryExchange {
             opening: None,
             reach: Reach::default(),
             stopped: false,
+            program: Program::own(),
         })
     }
 

@@ -13,7 +13,10 @@ use lianxi_proto::{
 use prost::Message;
 
 use crate::{
-    domain::epoch::{Number, Reach},
+    domain::{
+        epoch::{Number, Reach},
+        preview::{self, MAX_SOFTWARE_BYTES, Program, Protocols},
+    },
     services::exchange::{
         Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Page, Parcel, Question, Returned, Seen,
         ShownOpening, Standing, Wanted, Witnessing,
@@ -28,7 +31,7 @@ pub const MAX_FRAME_BYTES: usize = 256 * 1024;
 pub const MAX_BULK_FRAME_BYTES: usize = 16 * 1024;
 
 /// The only protocol version so far.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = preview::PROTOCOL;
 
 /// Most cursors that a hello may list.
 const MAX_CURSORS: usize = 16;
@@ -125,8 +128,10 @@ pub(crate) fn hello(standing: Standing) -> Frame {
         })
         .collect();
     frame(Kind::Hello(pb::Hello {
-        version_min: VERSION,
-        version_max: VERSION,
+        version_min: standing.program.protocols.lowest,
+        version_max: standing.program.protocols.highest,
+        software: standing.program.software,
+        catalogue_format: standing.program.catalogue_format,
         trust_domain: standing.trust_domain,
         unit: standing.unit.to_string(),
         chain: standing.chain,
@@ -231,7 +236,21 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
             journal_size: reached.journal_size,
         },
         stopped: reached.stopped,
+        program: Program {
+            software: software(hello.software)?,
+            protocols: Protocols { lowest: hello.version_min, highest: hello.version_max },
+            catalogue_format: hello.catalogue_format,
+        },
     })
+}
+
+/// It is shown to people: nothing but what can be seen.
+fn software(software: String) -> Result<String, Malformed> {
+    let is_seen = software.bytes().all(|byte| byte.is_ascii_graphic());
+    if software.len() > MAX_SOFTWARE_BYTES || !is_seen {
+        return Err(field("hello", "software", "is over 64 bytes, or not printable ASCII"));
+    }
+    Ok(software)
 }
 
 pub(crate) fn return_request(after: Number) -> Frame {
@@ -452,7 +471,7 @@ mod tests {
     fn hello_frame() -> pb::Hello {
         pb::Hello {
             version_min: 1,
-            version_max: 1,
+            version_max: 3,
             unit: "BOS-01".to_owned(),
             roster_sha256: vec![7; 32],
             addresses: vec!["10.1.2.3:7443".to_owned()],
@@ -470,6 +489,8 @@ mod tests {
                 checkpoint: "another".to_owned(),
             }),
             reached: Some(pb::Reached { seq: 3, journal_size: 70, stopped: true }),
+            software: "another-node/7.1".to_owned(),
+            catalogue_format: 4,
             ..pb::Hello::default()
         }
     }
@@ -489,12 +510,16 @@ mod tests {
         let twice = pb::Hello { received: vec![cursor, cursor], ..hello_frame() };
         let many = pb::Hello { received: vec![cursor; 17], ..hello_frame() };
         let lane = pb::Hello { received: vec![pb::Cursor { lane: 0, ..cursor }], ..hello_frame() };
+        let long = pb::Hello { software: "n".repeat(65), ..hello_frame() };
+        let unseen = pb::Hello { software: "node\u{1b}[2J".to_owned(), ..hello_frame() };
         for (broken, name) in [
             (unit, "unit"),
             (roster, "roster_sha256"),
             (twice, "received"),
             (many, "received"),
             (lane, "lane"),
+            (long, "software"),
+            (unseen, "software"),
         ] {
             let problem = standing(broken).unwrap_err();
             assert!(

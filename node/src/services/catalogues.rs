@@ -162,19 +162,29 @@ impl Catalogues {
         self.in_force().map(|in_force| in_force.catalogue.label()).unwrap_or_default()
     }
 
-    /// Signs a catalogue and sends it to the whole subtree.
+    /// Reads a catalogue that is to be published here.
     ///
     /// # Errors
     ///
-    /// A document that does not hold, a version that is not higher, or the store's.
-    pub async fn publish(&self, document: &[u8], dry_run: bool) -> Result<Published, Error> {
-        let catalogue = Arc::new(Catalogue::parse(document)?);
+    /// A document that does not hold, or a version that is not higher than the one in force.
+    pub(super) fn check(&self, document: &[u8]) -> Result<Catalogue, Error> {
+        let catalogue = Catalogue::parse(document)?;
         if let Some(in_force) = self.in_force() {
             let published = in_force.catalogue.version;
             if in_force.catalogue.name == catalogue.name && published >= catalogue.version {
                 return Err(Error::Version { published, offered: catalogue.version });
             }
         }
+        Ok(catalogue)
+    }
+
+    /// Signs a catalogue and sends it to the whole subtree.
+    ///
+    /// # Errors
+    ///
+    /// A document that does not hold, a version that is not higher, or the store's.
+    pub async fn publish(&self, document: &[u8], dry_run: bool) -> Result<Published, Error> {
+        let catalogue = Arc::new(self.check(document)?);
         let children = children(&self.unit);
         let mut published = Published {
             name: catalogue.name.clone(),

@@ -12,6 +12,7 @@ use crate::{
     clock::UnixMillis,
     domain::{
         epoch::{Number, Reach},
+        preview::Program,
         unit::UnitCode,
     },
     statement::{Envelope, SaltedCell, journal::Evidence, revocation::Proven},
@@ -95,6 +96,8 @@ pub struct Standing {
     pub reach: Reach,
     /// It was rolled back and waits for an epoch.
     pub stopped: bool,
+    /// What its program says of itself.
+    pub program: Program,
 }
 
 /// The highest that one side has seen of the other.

@@ -26,6 +26,7 @@ use super::{
     journal::Journal,
     leaving,
     notices::Notices,
+    previews::Previews,
     quarantine,
     receipts::Receipts,
     records::Records,
@@ -41,6 +42,7 @@ use crate::{
         epoch::Number,
         journal::{Act, Actor, Leaf, Statement as Named},
         period::Period,
+        preview::Program,
         unit::UnitCode,
     },
     identity::trust::{Opened, Trust},
@@ -96,6 +98,8 @@ pub struct Hosted {
     pub witness: Arc<Witness>,
     /// Epochs of the unit and its neighbours.
     pub epochs: Arc<Epochs>,
+    /// What changes here would do to the children.
+    pub previews: Previews,
     pub(super) downlinks: Arc<dyn Downlinks>,
     links: Mutex<HashMap<UnitCode, LinkStatus>>,
     cursors: Mutex<HashMap<(UnitCode, Lane), Taken>>,
@@ -147,7 +151,10 @@ impl Hosted {
             Receipts::new(Arc::clone(&unit), Arc::clone(&notices), Arc::clone(&escalations));
         let cases = (Arc::clone(&notices), Arc::clone(&escalations));
         let epochs = Epochs::open(Arc::clone(&unit), of, seen, reports, receipts, cases).await?;
+        let previews =
+            Previews::new(Arc::clone(&unit), Arc::clone(&catalogues), Arc::clone(&summaries));
         Ok(Arc::new(Self {
+            previews,
             witness,
             epochs,
             journal,
@@ -574,6 +581,9 @@ impl Hosted {
         self.check_peer(certified, hello)?;
         self.note_addresses(certified, hello).await?;
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
+        if self.unit.parent().as_ref() != Some(certified) {
+            self.previews.greeted(certified, hello, is_now).await.map_err(busy)?;
+        }
         let taken = self.stored_cursors(certified).await.map_err(busy)?;
         let taken = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
         let meeting = self.epochs.meet(certified, hello, taken, is_now).await?;
@@ -913,6 +923,7 @@ impl Exchange for Hosted {
             opening,
             reach,
             stopped,
+            program: Program::own(),
         })
     }
 

@@ -19,6 +19,7 @@ pub mod journal;
 pub mod leaving;
 pub mod notices;
 pub mod packs;
+pub mod previews;
 pub mod quarantine;
 pub mod receipts;
 pub mod records;

@@ -38,6 +38,7 @@ use crate::{
     clock::UnixMillis,
     domain::{
         period::Period,
+        preview::Reported,
         reform::Order,
         summary::{
             Child, Coverage, CoverageState, FigureKey, FigureSet, Figures, Summary, SummaryKind,
@@ -493,6 +494,46 @@ impl Summaries {
             work.commit().await?;
         }
         Ok(())
+    }
+
+    /// The newest period that each other unit reported here, with the indicators of its report.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(super) async fn last_reports(
+        &self,
+    ) -> Result<BTreeMap<UnitCode, (String, Reported)>, store::Error> {
+        let mut newest: BTreeMap<UnitCode, (Period, Pointer)> = BTreeMap::new();
+        let mut after = None::<Vec<u8>>;
+        loop {
+            let table = Table::Summaries;
+            let rows =
+                self.unit.store.scan(&self.unit.code, table, b"", after.as_deref(), 1_000).await?;
+            for (key, value) in &rows {
+                let (period, of) = split_key(key)?;
+                let (Ok(period), Ok(of)) = (period.parse::<Period>(), of.parse::<UnitCode>())
+                else {
+                    continue;
+                };
+                let is_newer = |(held, _): &(Period, _)| held.last_day() < period.last_day();
+                if of != self.unit.code && newest.get(&of).is_none_or(is_newer) {
+                    newest.insert(of, (period, format::read(FORMAT, value)?));
+                }
+            }
+            match rows.last() {
+                Some((key, _)) if rows.len() == 1_000 => after = Some(key.clone()),
+                _ => break,
+            }
+        }
+        let mut reports = BTreeMap::new();
+        for (of, (period, pointer)) in newest {
+            if let Some((_, figures)) = self.load(&pointer).await? {
+                let told = figures.subtree.into_keys().map(|key| (key.indicator, key.version));
+                reports.insert(of, (period.to_string(), told.collect()));
+            }
+        }
+        Ok(reports)
     }
 
     async fn reported_where(

@@ -135,6 +135,8 @@ pub enum Table {
     Inherited = 35,
     /// Evidence that statements of units which have ended were there before, by statement.
     Shown = 38,
+    /// What the program of each child says that it speaks, by child.
+    Programs = 47,
 }
 
 impl Table {
@@ -195,7 +197,8 @@ impl Table {
             Self::Delivered => Some(Self::Received),
             Self::Received => Some(Self::Epochs),
             Self::Epochs => Some(Self::OwnSteps),
-            Self::OwnSteps => None,
+            Self::OwnSteps => Some(Self::Programs),
+            Self::Programs => None,
         }
     }
 }

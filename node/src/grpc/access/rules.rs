@@ -201,6 +201,7 @@ pub const RULES: &[Rule] = &[
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.NodeService/Units", "node.units", EVERYONE),
+    Rule::of_unit("/lianxi.admin.v1.NodeService/Preview", "node.preview", WATCHES),
     Rule::of_unit("/lianxi.admin.v1.NodeService/AddDesk", "desk.add", SYSTEM)
         .about(&["unit", "desk"])
         .confirmed_by(Confirmation::Administrator),
@@ -336,6 +337,7 @@ pub const RULES: &[Rule] = &[
     Rule::of_unit("/lianxi.local.v1.RecordService/List", "record.list", REPORTS),
     // CatalogueService
     Rule::of_unit("/lianxi.local.v1.CatalogueService/Publish", "catalogue.publish", ISSUES),
+    Rule::of_unit("/lianxi.local.v1.CatalogueService/Preview", "catalogue.preview", WATCHES),
     Rule::of_unit("/lianxi.local.v1.CatalogueService/Show", "catalogue.show", EVERYONE),
     // SummaryService
     Rule::of_unit("/lianxi.local.v1.SummaryService/Publish", "summary.publish", REPORTS),

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::{
-    domain::epoch::Reach,
+    domain::{epoch::Reach, preview::Program},
     services::exchange::{Arrival, Returned, Seen, Wanted},
 };
 
@@ -28,6 +28,7 @@ fn standing(code: &str, received: Vec<Cursor>, roster: u8) -> Standing {
         opening: None,
         reach: Reach::default(),
         stopped: false,
+        program: Program::own(),
     }
 }
 
