@@ -97,6 +97,9 @@ impl Hostile {
             revocations_sha256: self.trust.revocations_sha256().to_vec(),
             addresses: Vec::new(),
             catalogue: String::new(),
+            // As a program that says nothing of itself.
+            software: String::new(),
+            catalogue_format: 0,
             seen: None,
             opening: None,
             // Whoever lies about it is not held up by it.

@@ -453,6 +453,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::preview::{BrokenSeries, Reported};
 
     fn document() -> Value {
         json!({
@@ -488,6 +489,31 @@ mod tests {
 
     fn parse(document: &Value) -> Result<Catalogue, Error> {
         Catalogue::parse(&serde_json::to_vec(document).unwrap())
+    }
+
+    #[test]
+    fn a_document_of_a_later_format_is_refused_before_what_it_brings() {
+        assert_eq!(parse(&document()).unwrap().format, 1);
+        let mut later = document();
+        later["format"] = json!(FORMAT + 1);
+        later["tide_tables"] = json!([]);
+        let error = parse(&later).unwrap_err();
+        assert_eq!(error, Error::Format(u64::from(FORMAT) + 1));
+        assert!(error.to_string().contains("install a later one"), "{error}");
+        assert_eq!(error.pointer(), "/format");
+        later["format"] = json!(0);
+        assert!(matches!(parse(&later), Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn series_break_where_an_indicator_is_gone_or_has_another_version() {
+        let catalogue = parse(&document()).unwrap();
+        let of = |id: &str, version| {
+            BrokenSeries::of(&Reported::from([(id.to_owned(), version)]), &catalogue)
+        };
+        assert!(of("filed", 1).is_empty());
+        assert!(of("filed", 2).changed.contains("filed"));
+        assert!(of("settled", 1).removed.contains("settled"));
     }
 
     /// Puts `value` at `pointer` and returns the place and reason of the refusal.

@@ -9,5 +9,6 @@ mod courier_kill;
 mod courier_orders;
 mod federation;
 mod kill;
+mod previews;
 mod quarantine;
 mod sleepers;
