@@ -178,7 +178,7 @@ pub(crate) fn proven(frame: pb::Revocations) -> Result<Vec<Proven>, Malformed> {
         .map_err(|_| field("revocations", "items", "lacks a revocation or its chain"))
 }
 
-pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
+pub(crate) fn standing(mut hello: pb::Hello) -> Result<Standing, Malformed> {
     if hello.received.len() > MAX_CURSORS {
         return Err(field("hello", "received", "lists too many lanes"));
     }
@@ -191,6 +191,7 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
         let (link_epoch, lane_seq) = (cursor.link_epoch, cursor.lane_seq);
         received.push(Cursor { lane, link_epoch, lane_seq });
     }
+    let program = program(&mut hello)?;
     let seen = hello.seen.unwrap_or_default();
     let reached = hello.reached.unwrap_or_default();
     let opening = hello.opening.map(|opening| {
@@ -236,21 +237,22 @@ pub(crate) fn standing(hello: pb::Hello) -> Result<Standing, Malformed> {
             journal_size: reached.journal_size,
         },
         stopped: reached.stopped,
-        program: Program {
-            software: software(hello.software)?,
-            protocols: Protocols { lowest: hello.version_min, highest: hello.version_max },
-            catalogue_format: hello.catalogue_format,
-        },
+        program,
     })
 }
 
-/// It is shown to people: nothing but what can be seen.
-fn software(software: String) -> Result<String, Malformed> {
+/// What the peer says of its program. The name is shown to people: nothing but what can be seen.
+fn program(hello: &mut pb::Hello) -> Result<Program, Malformed> {
+    let software = std::mem::take(&mut hello.software);
     let is_seen = software.bytes().all(|byte| byte.is_ascii_graphic());
     if software.len() > MAX_SOFTWARE_BYTES || !is_seen {
         return Err(field("hello", "software", "is over 64 bytes, or not printable ASCII"));
     }
-    Ok(software)
+    Ok(Program {
+        software,
+        protocols: Protocols { lowest: hello.version_min, highest: hello.version_max },
+        catalogue_format: hello.catalogue_format,
+    })
 }
 
 pub(crate) fn return_request(after: Number) -> Frame {
