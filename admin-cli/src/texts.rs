@@ -317,6 +317,8 @@ texts! {
     Reparented: "{} comes from {} under {} on {}", "{} 定于 {3} 由 {1} 划归 {2}";
     WouldMerge: "{} would merge into {} on {}; nothing was ordered", "{} 将于 {2} 并入 {1}；未作任何更改";
     Merged: "{} merges into {} on {}", "{} 定于 {2} 并入 {1}";
+    WouldSplit: "{} would be divided with {} on {}: {} children and {} open items would go; nothing was ordered", "{} 将于 {2} 分设 {1}：划出下级单位 {3} 个、在办事项 {4} 件；未作任何更改";
+    SplitOrdered: "{} is divided with {} on {}: {} children and {} open items go", "{} 定于 {2} 分设 {1}：划出下级单位 {3} 个、在办事项 {4} 件";
     ChildrenCome: "{} children come under {}: {}", "下级单位 {} 个划归 {1}：{2}";
     DeskWouldClose: "desk {} would hand over to {} on {}: {} open cases; nothing was changed", "承办单位 {} 将于 {2} 移交 {1}：在办 {3} 件；未作任何更改";
     DeskClosed: "desk {} was closed; {} took over on {}: {} open cases", "承办单位 {} 已撤销，由 {1} 于 {2} 接办：在办 {3} 件";

@@ -465,7 +465,9 @@ class Order:
             digest_bytes=7,
             text_text=8,
             merge_number=9,
+            division=[10],
         )
+        self.children = self.divided(message["division"])
         self.merge = bool(message["merge_number"])
         self.domain, self.unit = message["domain_text"], message["unit_text"]
         self.old, self.new, self.effective = message["from_text"], message["to_text"], message["effective_int"]
@@ -474,6 +476,34 @@ class Order:
         require(re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z", message["day_text"]), "day")
         require(self.effective > 0 and len(message["digest_bytes"]) == 32, "effective, keys")
         check_text(message["text_text"], 200)
+        if self.children is not None:
+            require(not self.merge, "division")
+            others = {self.unit, self.old, self.new}
+            require(others.isdisjoint(self.children), "children")
+
+    @staticmethod
+    def divided(parts):
+        """Children that a unit gives to its sibling; None: it is not divided."""
+        if not parts:
+            return None
+        message = read(parts[-1], children=[1], items=[2])
+        children = [read(child, unit_text=1, digest_bytes=2) for child in message["children"]]
+        units = [child["unit_text"] for child in children]
+        require(all(UNIT.match(unit) for unit in units), "children")
+        require(all(len(child["digest_bytes"]) == 32 for child in children), "children")
+        items = [bytes(item) for item in message["items"]]
+        require(len(units) <= 24 and len(items) <= 32, "division")
+        ids = [len(item) == 16 and item[6] >> 4 == 7 and item[8] >> 6 == 2 for item in items]
+        require(all(ids), "items")
+        require(len(set(units)) == len(units) and len(set(items)) == len(items), "division")
+        require(units or items, "division")
+        return units
+
+    def step_of(self, unit):
+        """The move of a unit that is ordered: unit, old and new parent; None: there is none."""
+        if self.children is None:
+            return (self.unit, self.old, self.new) if unit == self.unit else None
+        return (unit, self.unit, self.new) if unit in self.children else None
 
 
 def suites_of(values):
@@ -738,21 +768,23 @@ class Trust:
                 order = self.open_order(grant.reform)[0]
             except (Broken, Malformed):
                 return
-            if (order.unit, order.new) == grant.unit_under:
+            step = order.step_of(grant.unit)
+            if step and (step[0], step[2]) == grant.unit_under:
                 grant.order = order
 
     def check_moved(self, earlier, before, grant):
         if not grant.reform:
             raise Broken("outside-subtree")
         order, by, time = self.open_order(grant.reform)
-        if (order.unit, order.old, order.new) != (grant.unit, before.issuer, grant.issuer):
+        if order.step_of(grant.unit) != (grant.unit, before.issuer, grant.issuer):
             raise Broken("outside-subtree")
-        for parent in (order.old, order.new):
+        for parent in (before.issuer, grant.issuer):
             if by == grant.unit or by not in self.line_at(parent, time):
                 raise Broken("outside-subtree")
         if grant.begins < order.effective - TOLERANCE_MS:
             raise Broken("outside-subtree")
-        if order.merge and not self.is_between_siblings(order, by, time):
+        divides = order.children is not None
+        if (order.merge or divides) and not self.is_between_siblings(order, by, time):
             raise Broken("outside-subtree")
         if any(known.order and known.order.effective >= order.effective for known in earlier):
             raise Broken("outside-subtree")

@@ -167,6 +167,7 @@ impl Hostile {
             traceparent: String::new(),
             on_behalf_of: None,
             sealing: None,
+            handed_by: Default::default(),
         }
     }
 

@@ -450,6 +450,7 @@ pub fn header(source: &UnitCode, kind: &str, time_unix_ms: i64) -> Header {
         traceparent: String::new(),
         on_behalf_of: None,
         sealing: None,
+        handed_by: Default::default(),
     }
 }
 

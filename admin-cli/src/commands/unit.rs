@@ -3,6 +3,7 @@
 mod merge;
 mod reforms;
 mod reparent;
+mod split;
 mod transfer;
 
 use clap::Subcommand;
@@ -16,6 +17,8 @@ pub(crate) enum Verb {
     Reparent(reparent::Reparent),
     /// Merge a unit into its sibling, from a day on (撤并)
     Merge(merge::Merge),
+    /// Give named children and open items of a unit to its new sibling, from a day on (分设)
+    Split(split::Split),
     /// Await a unit at its new host, or make that host; prints what the old one has to know (换机)
     Receive(transfer::Receive),
     /// Tell a unit's children where it is going to be, and show what it takes along
@@ -36,6 +39,7 @@ impl Verb {
         match self {
             Self::Reparent(reparent) => reparent.run(context).await,
             Self::Merge(merge) => merge.run(context).await,
+            Self::Split(split) => split.run(context).await,
             Self::Receive(receive) => receive.run(context).await,
             Self::MoveHost(announce) => announce.run(context).await,
             Self::Export(export) => export.run(context).await,

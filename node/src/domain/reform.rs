@@ -35,9 +35,54 @@ pub struct Order {
     pub text: String,
     /// The unit comes under its sibling to end there.
     pub merge: bool,
+    /// The unit is divided: it stays, and this goes to its sibling `to`.
+    pub division: Option<Division>,
+}
+
+/// Most children that one order names: with these and the items a grant still holds it.
+pub const MAX_CHILDREN: usize = 24;
+
+/// Most open items that one order names.
+pub const MAX_HANDED: usize = 32;
+
+/// What goes to the sibling of a unit that is divided.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Division {
+    /// Units right below, each with the digest of the keys that it moves with.
+    pub children: Vec<(UnitCode, [u8; 32])>,
+    /// Open notices and whistles, by id.
+    pub items: Vec<[u8; 16]>,
 }
 
 impl Order {
+    /// The move of `unit` that is ordered, or `None`: of a unit that is divided, that of a child.
+    pub fn step_of(&self, unit: &UnitCode) -> Option<Self> {
+        let Some(division) = &self.division else {
+            return (self.unit == *unit).then(|| self.clone());
+        };
+        let (_, keys_sha256) = division.children.iter().find(|(child, _)| child == unit)?;
+        Some(Self {
+            unit: unit.clone(),
+            from: self.unit.clone(),
+            keys_sha256: *keys_sha256,
+            division: None,
+            ..self.clone()
+        })
+    }
+
+    /// The moves of the children of a unit that is divided.
+    pub fn steps(&self) -> Vec<Self> {
+        let children = self.division.iter().flat_map(|division| &division.children);
+        children.filter_map(|(child, _)| self.step_of(child)).collect()
+    }
+
+    /// Everybody whom the order names.
+    pub fn parties(&self) -> Vec<UnitCode> {
+        let children = self.division.iter().flat_map(|division| &division.children);
+        let children = children.map(|(child, _)| child);
+        [&self.unit, &self.from, &self.to].into_iter().chain(children).cloned().collect()
+    }
+
     /// True if a period is the new parent's: its last day is not before the day of the order.
     pub fn is_new(&self, period: &Period) -> bool {
         period.last_day() >= self.on
@@ -72,6 +117,8 @@ pub struct Item {
     pub number: String,
     /// The other side.
     pub party: UnitCode,
+    /// Its id, where it is told.
+    pub id: Option<[u8; 16]>,
 }
 
 /// What a reform concerns at one unit.
@@ -116,7 +163,27 @@ mod tests {
             keys_sha256: [0; 32],
             text: String::new(),
             merge: false,
+            division: None,
         }
+    }
+
+    #[test]
+    fn a_division_is_a_move_of_each_child_that_it_names_and_of_nobody_else() {
+        let code = |text: &str| text.parse::<UnitCode>().unwrap();
+        let whole = Order {
+            division: Some(Division {
+                children: vec![(code("X-1"), [1; 32]), (code("X-2"), [2; 32])],
+                items: vec![[7; 16]],
+            }),
+            ..order("Y", "2026-12-01")
+        };
+        let step = whole.step_of(&code("X-2")).unwrap();
+        assert_eq!((&step.unit, &step.from, &step.to), (&code("X-2"), &code("X"), &code("Y")));
+        assert_eq!((step.keys_sha256, step.on), ([2; 32], whole.on));
+        assert_eq!(whole.step_of(&code("X")), None, "the divided unit stays");
+        assert_eq!(whole.step_of(&code("X-3")), None);
+        assert_eq!(whole.steps().len(), 2);
+        assert_eq!(order("Y", "2026-12-01").steps(), []);
     }
 
     #[test]

@@ -500,11 +500,14 @@ impl pb::node_service_server::NodeService for NodeHandler {
             by,
             dry_run: request.dry_run,
         };
+        let successor = order.successor.to_string();
         let closing = desks::close(&hosted, order).await.map_err(to_status)?;
         let open = closing.open.iter().map(|state| pb::OpenCase {
             kind: "escalation".to_owned(),
             number: state.number.clone(),
             party: state.source.to_string(),
+            id: state.id.as_bytes().to_vec(),
+            successor: successor.clone(),
         });
         let clocks = closing.open.iter().filter_map(|state| state.case.as_ref());
         let clocks = clocks.filter(|case| case.due_unix_ms().is_some()).count();

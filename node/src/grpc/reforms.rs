@@ -14,7 +14,7 @@ use crate::{
     services::{
         host::Units,
         hosted::Hosted,
-        reforms::{Answer, Reform, Wanted},
+        reforms::{Answer, Reform, Wanted, WantedParts},
     },
     statement::header::StatementId,
 };
@@ -48,11 +48,6 @@ pub(super) fn day(hosted: &Hosted, text: &str) -> Result<(Date, i64, Date), Stat
 }
 
 fn answer(of: &Reform, unit: &crate::domain::unit::UnitCode, answer: &Answer) -> pb::ReformAnswer {
-    let open = answer.open.iter().map(|(kind, number, party)| pb::OpenCase {
-        kind: kind.clone(),
-        number: number.clone(),
-        party: party.to_string(),
-    });
     // A unit takes everything of its own along, or leaves it to the one that it merges into; what the
     // old parent has stays the old parent's.
     let successor = match () {
@@ -60,6 +55,21 @@ fn answer(of: &Reform, unit: &crate::domain::unit::UnitCode, answer: &Answer) ->
         () if of.merge && *unit == of.unit => of.to.to_string(),
         () => unit.to_string(),
     };
+    let goes = |id: &[u8]| {
+        *unit == of.unit && of.items.iter().flatten().any(|item| item.as_bytes()[..] == *id)
+    };
+    let ids = answer.ids.iter().chain(std::iter::repeat(&None));
+    let open = answer.open.iter().zip(ids).map(|((kind, number, party), id)| {
+        let id = id.map(|id| id.to_vec()).unwrap_or_default();
+        pb::OpenCase {
+            kind: kind.clone(),
+            number: number.clone(),
+            party: party.to_string(),
+            successor: if goes(&id) { of.to.to_string() } else { successor.clone() },
+            id,
+        }
+    });
+    let open = open.collect();
     pb::ReformAnswer {
         unit: unit.to_string(),
         records: answer.records,
@@ -67,7 +77,7 @@ fn answer(of: &Reform, unit: &crate::domain::unit::UnitCode, answer: &Answer) ->
         notices: answer.notices,
         escalations: answer.escalations,
         clocks: answer.clocks,
-        open: open.collect(),
+        open,
         refused: answer.refused.clone(),
         successor,
     }
@@ -91,6 +101,10 @@ fn shown(reform: &Reform) -> pb::Reform {
         merge: reform.merge,
         ended: reform.ended,
         children: reform.children.iter().map(ToString::to_string).collect(),
+        divides: reform.items.is_some(),
+        items: reform.items.iter().flatten().map(|id| id.as_bytes().to_vec()).collect(),
+        part_of: reform.part_of.map(|id| id.as_bytes().to_vec()).unwrap_or_default(),
+        settled: reform.settled,
     }
 }
 
@@ -113,6 +127,7 @@ impl pb::reform_service_server::ReformService for ReformHandler {
             text: request.text,
             dry_run: request.dry_run,
             merge: false,
+            parts: None,
         };
         let reform = hosted.reforms.order(&by, wanted).await.map_err(to_status)?;
         Ok(Response::new(pb::ReparentResponse { reform: Some(shown(&reform)) }))
@@ -135,9 +150,41 @@ impl pb::reform_service_server::ReformService for ReformHandler {
             text: request.text,
             dry_run: request.dry_run,
             merge: true,
+            parts: None,
         };
         let reform = hosted.reforms.order(&by, wanted).await.map_err(to_status)?;
         Ok(Response::new(pb::MergeResponse { reform: Some(shown(&reform)) }))
+    }
+
+    async fn split(
+        &self,
+        request: Request<pb::SplitRequest>,
+    ) -> Result<Response<pb::SplitResponse>, Status> {
+        let by = caller(&request)?.actor;
+        let request = request.into_inner();
+        let hosted = self.units.find(&unit(&request.unit)?).map_err(to_status)?;
+        let (on, begins_unix_ms, today) = day(&hosted, &request.on)?;
+        let item = |id: &Vec<u8>| {
+            let id = StatementId::try_from(id.as_slice());
+            id.map_err(|error| Status::invalid_argument(error.to_string()))
+        };
+        let parts = WantedParts {
+            children: request.children.iter().map(|child| unit(child)).collect::<Result<_, _>>()?,
+            items: request.items.iter().map(item).collect::<Result<_, _>>()?,
+        };
+        let wanted = Wanted {
+            unit: unit(&request.dividing)?,
+            to: unit(&request.into)?,
+            on,
+            begins_unix_ms,
+            today,
+            text: request.text,
+            dry_run: request.dry_run,
+            merge: false,
+            parts: Some(parts),
+        };
+        let reform = hosted.reforms.order(&by, wanted).await.map_err(to_status)?;
+        Ok(Response::new(pb::SplitResponse { reform: Some(shown(&reform)) }))
     }
 
     async fn list(

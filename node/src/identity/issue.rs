@@ -38,6 +38,7 @@ pub fn sign(delegation: &Delegation, signer: &Signer, now: UnixMillis) -> Envelo
         traceparent: String::new(),
         on_behalf_of: None,
         sealing: None,
+        handed_by: Default::default(),
     };
     let payload = header::encode(&header, &encode_body(delegation));
     envelope::sign(STATEMENT_TYPE, payload, &[signer])
@@ -67,6 +68,7 @@ pub fn sign_revocation(
         traceparent: String::new(),
         on_behalf_of: None,
         sealing: None,
+        handed_by: Default::default(),
     };
     let payload = header::encode(&header, &revocation::encode_body(revocation));
     envelope::sign(STATEMENT_TYPE, payload, &[signer])

@@ -6,6 +6,7 @@
 //! is signed in a suite that the root does not accept. Payloads are parsed only after their
 //! signature was verified. Stores nothing, asks nobody.
 
+mod divided;
 mod error;
 mod judge;
 mod known;

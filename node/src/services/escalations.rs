@@ -17,7 +17,7 @@ use super::{
     exchange::Lane,
     grants::grant_draft,
     intake::{Arrived, Plan, Refused, Reply, Undecided},
-    unit::{self, Draft, Given, Seal, Unit, Work},
+    unit::{self, Draft, Given, Part, Seal, Unit, Work},
 };
 use crate::{
     clock::UnixMillis,
@@ -28,6 +28,7 @@ use crate::{
         unit::{DeskId, Level, UnitCode},
     },
     statement::{
+        Envelope,
         escalation::{EventBody, decode_body, decode_event, encode_body, encode_event},
         handed::Handed,
         header::{self, Header, Statement, StatementId, kinds},
@@ -59,6 +60,9 @@ pub enum Error {
     /// The case is none of this unit's.
     #[error("the escalation is sealed for others; ask {0} to share it with this unit")]
     Sealed(UnitCode),
+    /// The case went to another unit.
+    #[error("the escalation is {0}'s since this unit was divided; let {0} act on it")]
+    HandedOn(UnitCode),
     /// The statement could not be made.
     #[error("cannot sign")]
     Unit(#[from] unit::Error),
@@ -75,6 +79,7 @@ impl ServiceError for Error {
             | Self::NoStreet(_)
             | Self::Destination(_)
             | Self::Sealed(_)
+            | Self::HandedOn(_)
             | Self::NoLimits => ErrorKind::FailedPrecondition,
             Self::Escalation(_) => ErrorKind::InvalidArgument,
             Self::NotFound(_) => ErrorKind::NotFound,
@@ -109,7 +114,7 @@ impl Row {
     }
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 struct TakenRow {
     step: String,
     unit: UnitCode,
@@ -327,7 +332,8 @@ impl Escalations {
             time_unix_ms: self.unit.clock.now_unix_ms(),
         });
         let event = EventBody { escalation_id: *arrived.id().as_bytes(), step, desk: None, note };
-        let draft = self.event_draft(&event, arrived.id(), case);
+        let own = self.side(case, &self.unit.code).clone();
+        let draft = self.event_draft(&event, arrived.id(), case, &own);
         plan.replies.push(Reply { draft, to: arrived.peer.clone(), lane: Lane::Escalation });
     }
 
@@ -373,7 +379,10 @@ impl Escalations {
             let detail = "no such escalation is held here";
             return Err(Refused::new("malformed", "body.escalation_id", detail).into());
         };
-        let unit = self.side(&case, arrived.source()).clone();
+        let unit = match self.unit.speaks_for(arrived, id)? {
+            Some(of) => of.clone(),
+            None => self.side(&case, arrived.source()).clone(),
+        };
         let actor = Actor { unit: &unit, desk: arrived.desk.as_ref() };
         match case.check_step(event.step, actor) {
             Ok(()) => {}
@@ -426,17 +435,22 @@ impl Escalations {
         work.batch.urgent();
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
-        let own = self.side(&case, &self.unit.code).clone();
+        let part = self.acting(id).await?;
+        let own = self.own_side(&case, part.as_ref());
         case.check_step(step, Actor { unit: &own, desk: desk.as_ref() })?;
-        let other = self.other_side(&case);
+        let other = self.other_side(&case, &own);
         let event = EventBody {
             escalation_id: *id.as_bytes(),
             step,
             desk: desk.clone(),
             note: note.to_owned(),
         };
-        let mut draft = self.event_draft(&event, id, &case);
+        let mut draft = self.event_draft(&event, id, &case, &own);
         draft.desk.clone_from(&desk);
+        if let Some(part) = &part {
+            draft.on_behalf_of = Some(part.of.clone());
+            draft.handed_by = self.unit.handed_by(part).await?;
+        }
         let hop = self.unit.hop_to(&other).ok_or_else(|| Error::Destination(other.clone()))?;
         let signed = work.sign(&draft)?;
         work.enqueue(&hop, Lane::Escalation, signed.id);
@@ -524,8 +538,14 @@ impl Escalations {
 
     /// A step, for the other side of the case and the desks that are called to it, and for this unit
     /// should it come back.
-    fn event_draft(&self, event: &EventBody, id: StatementId, case: &Case) -> Draft {
-        let to = self.other_side(case);
+    fn event_draft(
+        &self,
+        event: &EventBody,
+        id: StatementId,
+        case: &Case,
+        own: &UnitCode,
+    ) -> Draft {
+        let to = self.other_side(case, own);
         let mut draft = Draft::new(kinds::ESCALATION_EVENT, id.to_string(), encode_event(event));
         draft.destination = Some(to.clone());
         draft.exercise = case.exercise;
@@ -542,9 +562,23 @@ impl Escalations {
         self.unit.side_of([&case.source, &case.destination], unit)
     }
 
-    /// Who has to hear of a step that this unit takes.
-    fn other_side(&self, case: &Case) -> UnitCode {
-        let is_source = *self.side(case, &self.unit.code) == case.source;
+    /// The side of a case that this unit speaks for: by `part`, if it has the case by an order.
+    fn own_side(&self, case: &Case, part: Option<&Part>) -> UnitCode {
+        let own = || self.side(case, &self.unit.code).clone();
+        part.map_or_else(own, |part| part.of.clone())
+    }
+
+    /// By which order this unit acts on a case, if it came from another one.
+    async fn acting(&self, id: StatementId) -> Result<Option<Part>, Error> {
+        match self.unit.part(id).await? {
+            Some(part) if part.of == self.unit.code => Err(Error::HandedOn(part.to)),
+            part => Ok(part),
+        }
+    }
+
+    /// Who has to hear of a step of the side `own` that this unit takes.
+    fn other_side(&self, case: &Case, own: &UnitCode) -> UnitCode {
+        let is_source = *own == case.source;
         let other = if is_source { &case.destination } else { &case.source };
         self.unit.trust().heir(other).clone()
     }
@@ -563,16 +597,34 @@ impl Escalations {
                 continue;
             };
             let Some(statement) = self.unit.statement(state.id).await? else { continue };
-            items.push(Handed {
-                statement,
-                receipts: Vec::new(),
-                added: case.added,
-                succeeded: case.succeeded,
-                taken: case.history,
-                given: state.given.into_iter().flat_map(|given| given.keys).collect(),
-            });
+            let given = state.given.into_iter().flat_map(|given| given.keys).collect();
+            items.push(Handed { given, ..handed(statement, case) });
         }
         Ok(items)
+    }
+
+    /// An open case that this unit itself raised, with how many steps and desks it has; its keys are
+    /// left out.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn to_hand_part(&self, id: StatementId) -> Result<Option<(Handed, usize)>, Error> {
+        let case = self.case(id).await?;
+        let is_open = case.is_some_and(|case| case.source == self.unit.code && !case.is_final());
+        if is_open { self.to_hand_on(id).await } else { Ok(None) }
+    }
+
+    /// A case as it stands here, with how many steps and desks it has; its keys are left out.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn to_hand_on(&self, id: StatementId) -> Result<Option<(Handed, usize)>, Error> {
+        let Some(case) = self.case(id).await? else { return Ok(None) };
+        let Some(statement) = self.unit.statement(id).await? else { return Ok(None) };
+        let told = case.history.len() + case.added.len() + case.succeeded.len();
+        Ok(Some((handed(statement, case), told)))
     }
 
     /// When lamps turn yellow, as the catalogue in force declares.
@@ -619,9 +671,14 @@ impl Escalations {
         work.batch.urgent();
         let held = self.unit.store.get(&self.unit.code, Table::Escalations, id.as_bytes()).await?;
         let mut case = self.readable(id).await?;
+        if let Some(part) = self.acting(id).await? {
+            // The key of the case is that of its raiser to give.
+            return Err(Error::HandedOn(part.of));
+        }
+        let own = self.side(&case, &self.unit.code).clone();
         match succeeds {
-            Some(former) => case.check_succeed(former, desk, self.side(&case, &self.unit.code))?,
-            None => case.check_add(desk, self.side(&case, &self.unit.code))?,
+            Some(former) => case.check_succeed(former, desk, &own)?,
+            None => case.check_add(desk, &own)?,
         }
         let called = self.unit.trust().heir(&case.destination).clone();
         if self.unit.trust().delegation(&called, Some(desk)).is_none() {
@@ -633,7 +690,7 @@ impl Escalations {
             return self.show(id).await;
         }
         let keys = vec![key];
-        let to = self.other_side(&case);
+        let to = self.other_side(&case, &own);
         let hop = self.unit.hop_to(&to).ok_or_else(|| Error::Destination(to.clone()))?;
         let grant = KeyGrant {
             statement_id: id,
@@ -795,25 +852,60 @@ fn row(id: StatementId, case: &Case) -> Written {
     .written(id)
 }
 
-/// The row of a case that a unit which merges into this one hands over.
+/// A case for a successor, without its keys.
+fn handed(statement: Envelope, case: Case) -> Handed {
+    Handed {
+        statement,
+        receipts: Vec::new(),
+        added: case.added,
+        succeeded: case.succeeded,
+        taken: case.history,
+        given: Vec::new(),
+    }
+}
+
+/// The row of a case that a unit hands to this one, and the row that is here already: what that says
+/// stays, and what is new comes after it.
 ///
 /// # Errors
 ///
-/// [`Refused`] for a whistle without a destination.
-pub(super) fn handed_row(header: &Header, handed: &Handed) -> Result<Written, Refused> {
+/// [`Undecided::Refused`] for a whistle without a destination, [`Undecided::Store`].
+pub(super) async fn handed_row(
+    unit: &Unit,
+    header: &Header,
+    handed: &Handed,
+) -> Result<(Option<Vec<u8>>, Written), Undecided> {
     let destination = header.destination.clone().ok_or_else(|| {
         Refused::new("malformed", "body.handed.statement.header.destination", "is missing")
     })?;
-    let row = Row {
-        source: header.source.clone(),
-        destination,
-        raised_unix_ms: header.time_unix_ms,
-        exercise: header.exercise,
-        added: handed.added.clone(),
-        succeeded: handed.succeeded.clone(),
-        history: handed.taken.iter().map(TakenRow::from).collect(),
+    // The step before it may still be on its way to the store: an empty batch waits for it.
+    unit.store.submit(Batch::new(&unit.code)).await?;
+    let before = unit.store.get(&unit.code, Table::Escalations, header.id.as_bytes()).await?;
+    let mut row = match &before {
+        Some(before) => format::read(FORMAT, before)?,
+        None => Row {
+            source: header.source.clone(),
+            destination,
+            raised_unix_ms: header.time_unix_ms,
+            exercise: header.exercise,
+            added: Vec::new(),
+            succeeded: Vec::new(),
+            history: Vec::new(),
+        },
     };
-    Ok(row.written(header.id))
+    append(&mut row.added, handed.added.clone());
+    append(&mut row.succeeded, handed.succeeded.clone());
+    append(&mut row.history, handed.taken.iter().map(TakenRow::from).collect());
+    Ok((before, row.written(header.id)))
+}
+
+/// Adds what is not there.
+fn append<T: PartialEq>(known: &mut Vec<T>, handed: Vec<T>) {
+    for one in handed {
+        if !known.contains(&one) {
+            known.push(one);
+        }
+    }
 }
 
 fn put(work: &mut Work, id: StatementId, case: &Case) {

@@ -48,7 +48,7 @@ use crate::{
     identity::trust::{Opened, Trust},
     statement::{
         Envelope,
-        header::{self, Statement, StatementId, kinds},
+        header::{self, Header, Statement, StatementId, kinds},
         rejection,
         revocation::Proven,
     },
@@ -271,8 +271,8 @@ impl Hosted {
         };
         let opened = opened
             .map_err(|error| Refused::new(error.reason(), error.field(), error.to_string()))?;
-        let source = &opened.statement.header.source;
-        check_direction(&self.unit.trust(), &self.unit.code, peer, from_child, source)?;
+        let header = &opened.statement.header;
+        check_direction(&self.unit.trust(), &self.unit.code, peer, from_child, header)?;
         Ok(opened)
     }
 
@@ -341,7 +341,11 @@ impl Hosted {
             kinds::NOTICE => self.notices.take(arrived, &[]).await?,
             kinds::RECEIPT => self.notices.take_receipt(arrived).await?,
             kinds::ESCALATION => self.escalations.take(arrived).await?,
-            kinds::ESCALATION_EVENT => self.escalations.take_event(arrived).await?,
+            kinds::ESCALATION_EVENT => {
+                let mut plan = self.escalations.take_event(arrived).await?;
+                self.reforms.follow_item(arrived, &mut plan).await?;
+                plan
+            }
             kinds::LEAVE => leaving::take(self, arrived).await?,
             kinds::CATALOGUE => self.catalogues.take(arrived)?,
             kinds::KEY_GRANT => self.grants.take(arrived).await?,
@@ -785,15 +789,19 @@ fn check_direction(
     own: &UnitCode,
     peer: &UnitCode,
     from_child: bool,
-    source: &UnitCode,
+    header: &Header,
 ) -> Result<(), Refused> {
+    let source = &header.source;
     // What was on its way when a reform parted its units goes on to arrive.
     if from_child && !trust.is_in_subtree(source, peer) && !trust.was_below(source, peer) {
         let detail = format!("{source} is not in the subtree of {peer}");
         return Err(Refused::new("outside-subtree", "header.source", detail));
     }
     let from_above = source != own && trust.is_in_subtree(own, source);
-    if !from_child && !from_above && !trust.parted(own, source) {
+    // Siblings between whom one is divided; whether the step is its source's to take is judged there.
+    let step_of_sibling =
+        header.kind == kinds::REFORM_STEP && trust.parent(own) == trust.parent(source);
+    if !from_child && !from_above && !step_of_sibling && !trust.parted(own, source) {
         let detail = format!("{source} is not above {own}");
         return Err(Refused::new("wrong-source", "header.source", detail));
     }

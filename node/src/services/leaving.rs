@@ -4,7 +4,7 @@
 //! node, that what it said before stays verifiable, and that it is expected to report no longer.
 //! Every step can be repeated. Must not decide what becomes of open items: it lists them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     error::{ErrorKind, ServiceError},
@@ -12,8 +12,9 @@ use super::{
     exchange::Lane,
     hosted::Hosted,
     intake::{Arrived, Plan, Refused, Undecided},
+    notices,
     revocations::{self, Order},
-    unit::{self, Draft, Unit},
+    unit::{self, Draft, Part, Unit},
 };
 use crate::{
     domain::{
@@ -25,7 +26,7 @@ use crate::{
     identity::trust::KnownRevocation,
     statement::{
         delegation::text,
-        header::{Malformed, kinds},
+        header::{Malformed, StatementId, kinds},
         leave::{Leave, decode_body, encode_body},
     },
     store::{self, Table},
@@ -107,6 +108,8 @@ impl ServiceError for Error {
 pub struct OpenItem {
     /// `notice` or `escalation`.
     pub kind: &'static str,
+    /// Its statement.
+    pub id: StatementId,
     /// Number that people say.
     pub number: String,
     /// The other side: who issued it, who is called, or who raised it.
@@ -328,30 +331,54 @@ pub async fn open_items(hosted: &Hosted, with: Option<&UnitCode>) -> Result<Vec<
     let (notices, cases) = (hosted.notices.list().await, hosted.escalations.list().await);
     let notices = notices.map_err(|error| failed(&error))?;
     let cases = cases.map_err(|error| failed(&error))?;
+    let parts = parts_of(hosted, &notices, &cases).await.map_err(|error| failed(&error))?;
     let trust = hosted.unit.trust();
     let within = |unit: &UnitCode, head: &UnitCode| trust.is_in_subtree(unit, head);
     let mut open = Vec::new();
     for notice in notices {
         let head = with.unwrap_or(&hosted.unit.code);
+        let part = parts.get(&notice.id);
+        let is_handed = |unit: &UnitCode| part.is_some_and(|part| part.of == *unit);
+        let acts = |unit: &UnitCode| match with {
+            None if is_handed(unit) => !is_handed(head),
+            None | Some(_) => within(unit, head),
+        };
         let waits = notice.recipients.iter().any(|recipient| {
-            within(&recipient.unit, head)
-                && !matches!(recipient.stage, Some(Stage::Done | Stage::Refused))
+            acts(&recipient.unit) && !matches!(recipient.stage, Some(Stage::Done | Stage::Refused))
         });
         if waits {
-            let (number, party) = (notice.number, notice.issuer);
-            open.push(OpenItem { kind: "notice", number, party });
+            let (id, number, party) = (notice.id, notice.number, notice.issuer);
+            open.push(OpenItem { kind: "notice", id, number, party });
         }
     }
     // A case that is sealed for others is theirs to close.
     let is_open = |state: &State| state.case.as_ref().is_some_and(|case| !case.is_final());
     for case in cases.into_iter().filter(is_open) {
+        let part = parts.get(&case.id);
         let party = match with {
-            None if case.source == hosted.unit.code => case.destination,
+            None if part.is_some_and(|part| part.of == hosted.unit.code) => continue,
+            None if part.is_some() || case.source == hosted.unit.code => case.destination,
             None => case.source,
             Some(head) if within(&case.source, head) => case.source,
             Some(_) => continue,
         };
-        open.push(OpenItem { kind: "escalation", number: case.number, party });
+        open.push(OpenItem { kind: "escalation", id: case.id, number: case.number, party });
     }
     Ok(open)
+}
+
+/// Those of the items that went from here to another unit, or came from one.
+async fn parts_of(
+    hosted: &Hosted,
+    notices: &[notices::State],
+    cases: &[State],
+) -> Result<BTreeMap<StatementId, Part>, store::Error> {
+    let ids = notices.iter().map(|notice| notice.id).chain(cases.iter().map(|case| case.id));
+    let mut parts = BTreeMap::new();
+    for id in ids {
+        if let Some(part) = hosted.unit.part(id).await? {
+            parts.insert(id, part);
+        }
+    }
+    Ok(parts)
 }

@@ -70,6 +70,9 @@ pub enum Error {
         "the notice is sealed and its key has not come yet; ask {0} to share it with this unit"
     )]
     Sealed(UnitCode),
+    /// The notice went to another unit.
+    #[error("the notice is {0}'s since this unit was divided; let {0} act on it")]
+    HandedOn(UnitCode),
     /// The statement could not be made.
     #[error("cannot sign")]
     Unit(#[from] unit::Error),
@@ -83,6 +86,7 @@ impl ServiceError for Error {
         match self {
             Self::Notice(notice::Error::Stage { .. } | notice::Error::NoAuthority)
             | Self::NotAddressed
+            | Self::HandedOn(_)
             | Self::Sealed(_) => ErrorKind::FailedPrecondition,
             Self::Notice(_) => ErrorKind::InvalidArgument,
             Self::Destination(_) | Self::NobodyAddressed { .. } | Self::NotFound(_) => {
@@ -537,7 +541,8 @@ impl Notices {
         }
         let mut work = self.unit.begin().await;
         // Read after `begin`: two marks at once follow each other.
-        let marking = self.marking(id, &row, stage).await?;
+        let part = self.unit.part(id).await?;
+        let marking = self.marking((id, &row), stage, part.as_ref()).await?;
         for unit in &marking {
             let receipt = Receipt {
                 notice_id: *id.as_bytes(),
@@ -553,7 +558,10 @@ impl Notices {
             };
             let key = receipt_key(id, unit);
             work.batch.put(Table::Receipts, key, format::write(FORMAT, &new));
-            let draft = self.receipt_draft(&receipt, unit, &row.issuer, id, row.exercise);
+            let mut draft = self.receipt_draft(&receipt, unit, &row.issuer, id, row.exercise);
+            if let Some(part) = part.as_ref().filter(|part| part.of == *unit) {
+                draft.handed_by = self.unit.handed_by(part).await?;
+            }
             let signed = work.sign(&draft)?;
             if let Some(parent) = self.unit.parent()
                 && !self.unit.is_own(&row.issuer)

@@ -6,6 +6,7 @@
 //! change who owns an open item: its parties stay, only the way between them is another.
 
 mod carry;
+mod division;
 mod error;
 mod hand;
 mod merge;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use jiff::civil::Date;
 
-use self::row::{Row, key};
+use self::row::{Parts, Row, key};
 use super::{
     exchange::Lane,
     intake::{Arrived, Plan, Refused, Reply, Undecided},
@@ -31,7 +32,7 @@ use crate::{
     clock::UnixMillis,
     domain::{
         journal::{Act, Actor, Leaf},
-        reform::{MAX_AHEAD_DAYS, Order, StepKind},
+        reform::{Division, MAX_AHEAD_DAYS, MAX_CHILDREN, MAX_HANDED, Order, StepKind},
         unit::UnitCode,
     },
     identity::trust::{self, SKEW_TOLERANCE_MS, Trust},
@@ -41,7 +42,7 @@ use crate::{
         header::{StatementId, kinds},
         reform::{
             MAX_RETURNED_BYTES, Step, decode_body, decode_step, encode_body, encode_step,
-            keys_sha256, returned_bytes,
+            keys_sha256, part_id, returned_bytes,
         },
     },
     store::{self, Table},
@@ -49,8 +50,12 @@ use crate::{
 };
 
 /// Name of the act in the journal.
-fn act(merge: bool) -> &'static str {
-    if merge { "unit.merge" } else { "unit.reparent" }
+fn act(merges: bool, divides: bool) -> &'static str {
+    match (merges, divides) {
+        (true, _) => "unit.merge",
+        (false, true) => "unit.split",
+        (false, false) => "unit.reparent",
+    }
 }
 
 /// What is to be ordered.
@@ -72,6 +77,17 @@ pub struct Wanted {
     pub dry_run: bool,
     /// The unit ends under `to`, which is its sibling.
     pub merge: bool,
+    /// The unit is divided: this goes to `to`, which is its sibling.
+    pub parts: Option<WantedParts>,
+}
+
+/// What is to go to the sibling of a unit that is divided.
+#[derive(Clone, Debug)]
+pub struct WantedParts {
+    /// Units right below it.
+    pub children: Vec<UnitCode>,
+    /// Open notices and whistles.
+    pub items: Vec<StatementId>,
 }
 
 /// Reforms that concern one unit.
@@ -98,7 +114,7 @@ impl Reforms {
     ///
     /// [`Error`]; the refused attempt is in the journal.
     pub async fn order(&self, by: &Actor, wanted: Wanted) -> Result<Reform, Error> {
-        let (unit, name) = (wanted.unit.clone(), act(wanted.merge));
+        let (unit, name) = (wanted.unit.clone(), act(wanted.merge, wanted.parts.is_some()));
         match self.try_order(by, wanted).await {
             Ok(reform) => Ok(reform),
             Err(error) => {
@@ -119,36 +135,47 @@ impl Reforms {
                 .rows()
                 .await?
                 .into_iter()
-                .find(|(_, row)| row.by == self.unit.code && row.bars(&order, now))
+                .find(|(_, row)| row.by == self.unit.code && bars(row, &order, now))
         {
             return Err(Error::Pending { unit: row.unit, to: row.to, on: row.on });
         }
-        let parties = [order.unit.clone(), order.from.clone(), order.to.clone()];
+        let parties = order.parties();
         let id = if wanted.dry_run {
             StatementId::generate(now)
         } else {
             let draft = Draft::new(kinds::REFORM, order.unit.as_str(), encode_body(&order));
             let signed = work.sign_at(&draft, now)?;
             work.enqueue_all(&self.hops(&parties), Lane::Summary, signed.id);
-            let done = Act::done(by.clone(), act(order.merge), order.unit.as_str());
-            work.journal(&Leaf::Act(done));
+            let name = act(order.merge, order.division.is_some());
+            work.journal(&Leaf::Act(Act::done(by.clone(), name, order.unit.as_str())));
             signed.id
         };
         let mut row = Row::new(self.unit.code.clone(), &order, now, wanted.dry_run);
         row.asked = true;
-        for introduced in self.line_of(&order) {
-            for party in parties.iter().filter(|party| **party != self.unit.code) {
-                let asked = (order.unit.clone(), order.from.clone(), order.to.clone());
-                let introduced = introduced.clone();
-                let asked =
-                    Step { asked: Some(asked), introduced, ..Step::new(id, StepKind::Asked) };
-                self.send(&mut work, party, &asked)?;
-            }
-        }
+        self.ask(&mut work, id, &order)?;
+        self.ask_children(&mut work, id, &order, wanted.dry_run)?;
         work.batch.put(Table::Reforms, key(id), row.encode());
         work.commit().await?;
         self.wake();
-        Ok(self.shown(id, &row))
+        self.show(id).await
+    }
+
+    /// Asks the unit and both parents, with what they need to answer.
+    fn ask(&self, work: &mut Work, id: StatementId, order: &Order) -> Result<(), Error> {
+        let parties = [&order.unit, &order.from, &order.to];
+        for introduced in self.line_of(order) {
+            for party in parties.into_iter().filter(|party| **party != self.unit.code) {
+                let asked = (order.unit.clone(), order.from.clone(), order.to.clone());
+                let asked = Step {
+                    asked: Some(asked),
+                    division: order.division.clone(),
+                    introduced: introduced.clone(),
+                    ..Step::new(id, StepKind::Asked)
+                };
+                self.send(work, party, &asked)?;
+            }
+        }
+        Ok(())
     }
 
     /// Checks what is wanted against what is known of the tree.
@@ -178,7 +205,7 @@ impl Reforms {
         if trust.is_in_subtree(to, unit) {
             return Err(Error::Loop { unit: unit.clone(), parent: to.clone() });
         }
-        if wanted.merge {
+        if wanted.merge || wanted.parts.is_some() {
             if parent.level != moving.level || parent.issuer != moving.issuer {
                 return Err(Error::NotSiblings { unit: unit.clone(), into: to.clone() });
             }
@@ -205,6 +232,10 @@ impl Reforms {
             keys_sha256: keys_sha256(&moving.keys),
             text: text("text", wanted.text.clone())?,
             merge: wanted.merge,
+            division: match &wanted.parts {
+                Some(parts) => Some(division(&trust, wanted, parts)?),
+                None => None,
+            },
         })
     }
 
@@ -217,7 +248,10 @@ impl Reforms {
         let above = std::iter::successors(Some(&order.from), |unit| trust.parent(unit));
         let mut line: Vec<&UnitCode> = above.take_while(|unit| **unit != self.unit.code).collect();
         line.reverse();
-        let units = line.iter().copied().chain([&order.unit]);
+        // Those between whom something is divided do not know each other.
+        let parts = order.parties().split_off(2).into_iter().filter(|_| order.division.is_some());
+        let parts: Vec<UnitCode> = parts.collect();
+        let units = line.iter().copied().chain([&order.unit]).chain(&parts);
         let units = units.filter_map(|unit| trust.delegation(unit, None));
         let own = line.iter().flat_map(|unit| trust.own(unit));
         let desks = own.filter(|known| known.delegation.desk.is_some());
@@ -275,19 +309,30 @@ impl Reforms {
         let order = decode_body(&arrived.statement.body)?;
         let now = self.unit.clock.now_unix_ms();
         self.check_arrived(arrived, &order, now)?;
-        let parties = [order.unit.clone(), order.from.clone(), order.to.clone()];
+        let parties = order.parties();
         let mut plan = Plan { relay: self.hops(&parties), ..Plan::default() };
         if parties.contains(&self.unit.code) {
-            let row = Row::new(arrived.source().clone(), &order, now, false);
-            plan.writes.push((Table::Reforms, key(arrived.id()), row.encode()));
-            let by = Actor::unit(arrived.source());
-            plan.leaves.push(Leaf::Act(Act::done(by, act(order.merge), order.unit.as_str())));
+            let (by, own) = (arrived.source(), &self.unit.code);
+            if [&order.unit, &order.from, &order.to].contains(&own) {
+                let row = Row::new(by.clone(), &order, now, false);
+                plan.writes.push((Table::Reforms, key(arrived.id()), row.encode()));
+            }
+            for step in order.steps() {
+                if [&step.unit, &step.from, &step.to].contains(&own) {
+                    let row = Row::new(by.clone(), &step, now, false).part(arrived.id());
+                    let key = key(part_id(arrived.id(), &step.unit));
+                    plan.writes.push((Table::Reforms, key, row.encode()));
+                }
+            }
+            let name = act(order.merge, order.division.is_some());
+            let act = Act::done(Actor::unit(by), name, order.unit.as_str());
+            plan.leaves.push(Leaf::Act(act));
             plan.settled = Some(self.waking());
         }
         Ok(plan)
     }
 
-    fn waking(&self) -> Box<dyn FnOnce() + Send> {
+    pub(super) fn waking(&self) -> Box<dyn FnOnce() + Send> {
         let changed = Arc::clone(&self.changed);
         Box::new(move || changed.send_modify(|count| *count += 1))
     }
@@ -336,8 +381,16 @@ impl Reforms {
             let detail = format!("{} is below {}", order.to, order.unit);
             return Err(Refused::new("outside-subtree", "body.to", detail));
         }
+        let stray = order
+            .steps()
+            .into_iter()
+            .find(|step| trust.parent(&step.unit).is_some_and(|parent| *parent != order.unit));
+        if let Some(step) = stray {
+            let detail = format!("{} is not right below {}", step.unit, order.unit);
+            return Err(Refused::new("outside-subtree", "body.division.children.unit", detail));
+        }
         let level = |unit: &UnitCode| trust.delegation(unit, None).map(|one| one.delegation.level);
-        if order.merge {
+        if order.merge || order.division.is_some() {
             let parent = trust.parent(&order.to);
             if parent.is_some_and(|parent| *parent != order.from)
                 || level(&order.unit).zip(level(&order.to)).is_some_and(|(unit, to)| unit != to)
@@ -372,8 +425,13 @@ impl Reforms {
             .destination
             .clone()
             .ok_or_else(|| Refused::new("malformed", "header.destination", "is missing"))?;
+        let is_sealed = arrived.statement.header.sealing.is_some();
+        if is_sealed && destination != self.unit.code {
+            let hop = self.unit.next_hop(&destination, arrived.from_child)?;
+            return Ok(Plan { relay: vec![hop], ..Plan::default() });
+        }
         let body = self.unit.read(&arrived.statement, &[])?.ok_or_else(|| {
-            let detail = "a sealed step is for the unit right above";
+            let detail = "it is sealed for another unit";
             Refused::new("not-a-reader", "body.recipients", detail)
         })?;
         let step = decode_step(&body)?;
@@ -386,10 +444,12 @@ impl Reforms {
         }
         let (row, stored) = match (stored, &step.asked) {
             (Some((row, stored)), _) => (row, Some(stored)),
-            (None, Some((unit, from, to))) if to_self && !arrived.from_child => {
+            (None, Some((unit, from, to))) if to_self && self.is_below(arrived.source()) => {
                 let now = self.unit.clock.now_unix_ms();
                 let by = arrived.source().clone();
-                (Row::question(by, (unit.clone(), from.clone(), to.clone()), now), None)
+                let mut row = Row::question(by, (unit.clone(), from.clone(), to.clone()), now);
+                row.parts = step.division.as_ref().map(Parts::from);
+                (row, None)
             }
             (None, _) if !to_self => return Ok(plan),
             (None, _) => {
@@ -398,7 +458,12 @@ impl Reforms {
             }
         };
         if to_self && step.kind == StepKind::Handed {
-            self.take_handed(&mut plan, arrived, (&row, &step)).await?;
+            match step.handed.as_ref().filter(|_| row.parts.is_some()) {
+                Some(handed) if row.unit == *arrived.source() => {
+                    self.take_part(&mut plan, arrived, (step.reform, &row), handed).await?;
+                }
+                Some(_) | None => self.take_handed(&mut plan, arrived, (&row, &step)).await?,
+            }
         }
         self.settle_step(&mut plan, arrived, &step, (row, stored))
     }
@@ -500,8 +565,13 @@ impl Reforms {
     ///
     /// The store's.
     pub async fn list(&self) -> Result<Vec<Reform>, Error> {
-        let rows = self.rows().await?.into_iter();
-        Ok(rows.filter(|(_, row)| !row.asked_only).map(|(id, row)| self.shown(id, &row)).collect())
+        let rows = self.rows().await?;
+        let shown = rows.iter().filter(|(_, row)| {
+            // What stands here as a whole is shown as one.
+            let whole = row.whole().filter(|whole| rows.iter().any(|(id, _)| id == whole));
+            !row.asked_only && whole.is_none()
+        });
+        Ok(shown.map(|(id, row)| self.with_children(self.shown(*id, row), &rows)).collect())
     }
 
     /// One reform, or the question of a dry run.
@@ -510,8 +580,12 @@ impl Reforms {
     ///
     /// [`Error::NotFound`], the store's.
     pub async fn show(&self, id: StatementId) -> Result<Reform, Error> {
-        let stored = self.stored(id).await?;
-        stored.map(|(row, _)| self.shown(id, &row)).ok_or(Error::NotFound(id))
+        let (row, _) = self.stored(id).await?.ok_or(Error::NotFound(id))?;
+        let shown = self.shown(id, &row);
+        if row.parts.is_none() {
+            return Ok(shown);
+        }
+        Ok(self.with_children(shown, &self.rows().await?))
     }
 
     fn shown(&self, id: StatementId, row: &Row) -> Reform {
@@ -539,6 +613,44 @@ impl Reforms {
         }
         Ok(held)
     }
+}
+
+/// What a division names, checked against what is known of the tree.
+fn division(trust: &Trust, wanted: &Wanted, parts: &WantedParts) -> Result<Division, Error> {
+    let unit = &wanted.unit;
+    let mut children = Vec::new();
+    for child in &parts.children {
+        let known = trust.delegation(child, None).ok_or_else(|| Error::Unknown(child.clone()))?;
+        if known.delegation.issuer.as_ref() != Some(unit) {
+            return Err(Error::NoChild { unit: unit.clone(), child: child.clone() });
+        }
+        if trust.merged_into(child).is_some() || trust.revoked(child, None).is_some() {
+            return Err(Error::Gone(child.clone()));
+        }
+        children.push((child.clone(), keys_sha256(&known.delegation.keys)));
+    }
+    children.sort();
+    children.dedup();
+    let mut items: Vec<[u8; 16]> = parts.items.iter().map(|id| *id.as_bytes()).collect();
+    items.sort_unstable();
+    items.dedup();
+    // A question may be what there is to name.
+    if children.is_empty() && items.is_empty() && !wanted.dry_run {
+        return Err(Error::Nothing(unit.clone()));
+    }
+    for (what, count, limit) in
+        [("children", children.len(), MAX_CHILDREN), ("open items", items.len(), MAX_HANDED)]
+    {
+        if count > limit {
+            return Err(Error::TooMany { what, count, limit });
+        }
+    }
+    Ok(Division { children, items })
+}
+
+/// True if an order cannot be given before what `row` is about is done.
+fn bars(row: &Row, order: &Order, now: UnixMillis) -> bool {
+    row.bars(order, now) || order.steps().iter().any(|step| row.bars(step, now))
 }
 
 fn draft(to: &UnitCode, step: &Step) -> Draft {

@@ -12,6 +12,7 @@ mod granting;
 mod heirs;
 mod moving;
 mod outbox;
+mod parts;
 mod refusals;
 mod roster;
 mod sealing;
@@ -24,6 +25,7 @@ use self::{
 pub use self::{
     epoch::{FinalReceipts, Redelivered, Removed, Withdrawn},
     outbox::{Budgets, LaneState, OutboxState},
+    parts::Part,
     sealing::{Given, ReadError, Seal},
 };
 
@@ -35,6 +37,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use lianxi_proto::envelope::{self, STATEMENT_TYPE, Signer};
 use prost::Message;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
@@ -114,8 +117,10 @@ pub struct Draft {
     pub destination: Option<UnitCode>,
     /// Desk that signs instead of the unit.
     pub desk: Option<DeskId>,
-    /// Unit that merged into this one, in whose place it speaks.
+    /// Unit that merged into this one, or from which this one has an item, in whose place it speaks.
     pub on_behalf_of: Option<UnitCode>,
+    /// Order by which it has the item; empty: none.
+    pub handed_by: Bytes,
     /// Serialised body.
     pub body: Vec<u8>,
     /// Who may read it; `None`: everybody on the way.
@@ -134,6 +139,7 @@ impl Draft {
             destination: None,
             desk: None,
             on_behalf_of: None,
+            handed_by: Bytes::new(),
             body,
             seal: None,
         }
@@ -561,6 +567,7 @@ impl Unit {
             traceparent: current_traceparent(),
             on_behalf_of: draft.on_behalf_of.clone(),
             sealing: None,
+            handed_by: draft.handed_by.clone(),
         };
         let payload = match &draft.seal {
             None => header::encode(&header, &draft.body),

@@ -166,6 +166,8 @@ pub struct Header {
     pub on_behalf_of: Option<UnitCode>,
     /// How the body is sealed; `None`: it is in the clear.
     pub sealing: Option<Sealing>,
+    /// Order by which the source has the item that it speaks of; empty: none.
+    pub handed_by: Bytes,
 }
 
 /// What the header of a sealed body says of it.
@@ -225,6 +227,7 @@ fn to_proto(header: &Header) -> pb::Header {
         on_behalf_of: text(&header.on_behalf_of),
         key_commitment: sealing.map(|one| one.key_commitment.to_vec()).unwrap_or_default(),
         outline: sealing.and_then(|one| one.outline.as_ref()).map(sealed::outline_to_proto),
+        handed_by: header.handed_by.to_vec(),
     }
 }
 
@@ -276,7 +279,15 @@ fn read_header(header: pb::Header) -> Result<Header, Malformed> {
         traceparent: bounded("header.traceparent", header.traceparent)?,
         on_behalf_of: optional_unit_at("header.on_behalf_of", &header.on_behalf_of)?,
         sealing: read_sealing(&header.key_commitment, header.outline)?,
+        handed_by: read_handed_by(header.handed_by)?,
     })
+}
+
+fn read_handed_by(order: Vec<u8>) -> Result<Bytes, Malformed> {
+    if order.len() > super::delegation::MAX_ORDER_BYTES {
+        return Err(Malformed::new("header.handed_by", "is too long for an order"));
+    }
+    Ok(order.into())
 }
 
 fn read_sealing(
@@ -346,6 +357,7 @@ mod tests {
             destination: Some("BOS".parse().unwrap()),
             traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned(),
             on_behalf_of: Some("BOS-01-W03".parse().unwrap()),
+            handed_by: Bytes::from_static(b"order"),
             sealing: Some(Sealing {
                 key_commitment: [7; 32],
                 outline: Some(Outline::Notice { level: Level::Community, due_unix_ms: 9 }),

@@ -20,7 +20,7 @@ use super::{
 use crate::domain::{
     delegation::PublicKey,
     period::Period,
-    reform::{Count, Item, Order, StepKind},
+    reform::{Count, Division, Item, MAX_CHILDREN, MAX_HANDED, Order, StepKind},
     unit::UnitCode,
 };
 
@@ -45,6 +45,8 @@ pub struct Step {
     pub kind: StepKind,
     /// What is asked about: the unit, its old and its new parent.
     pub asked: Option<(UnitCode, UnitCode, UnitCode)>,
+    /// What of the unit would go to its sibling, if it is asked about a division.
+    pub division: Option<Division>,
     /// What is concerned at the unit that answers.
     pub count: Option<Count>,
     /// The invitation, or empty.
@@ -72,6 +74,7 @@ impl Step {
             reform,
             kind,
             asked: None,
+            division: None,
             count: None,
             token: String::new(),
             refused: String::new(),
@@ -123,8 +126,80 @@ pub fn encode_body(order: &Order) -> Vec<u8> {
         keys_sha256: order.keys_sha256.to_vec(),
         text: order.text.clone(),
         merge: order.merge,
+        division: order.division.as_ref().map(division_to_proto),
     }
     .encode_to_vec()
+}
+
+fn division_to_proto(division: &Division) -> pb::ReformDivision {
+    let child = |(unit, keys): &(UnitCode, [u8; 32])| pb::ReformChild {
+        unit: unit.to_string(),
+        keys_sha256: keys.to_vec(),
+    };
+    pb::ReformDivision {
+        children: division.children.iter().map(child).collect(),
+        items: division.items.iter().map(|item| item.to_vec()).collect(),
+    }
+}
+
+fn division_from_proto(message: pb::ReformDivision) -> Result<Division, Malformed> {
+    for (field, length, limit) in [
+        ("body.division.children", message.children.len(), MAX_CHILDREN),
+        ("body.division.items", message.items.len(), MAX_HANDED),
+    ] {
+        if length > limit {
+            return Err(Malformed::new(field, format_args!("{length} are over {limit}")));
+        }
+    }
+    let child = |child: pb::ReformChild| {
+        let unit = unit_at("body.division.children.unit", &child.unit)?;
+        Ok((unit, keys_at("body.division.children.keys_sha256", &child.keys_sha256)?))
+    };
+    let children: Vec<_> = message.children.into_iter().map(child).collect::<Result<_, _>>()?;
+    let item = |item: &Vec<u8>| {
+        let id = StatementId::try_from(item.as_slice());
+        let id = id.map_err(|_| Malformed::new("body.division.items", "is no id"))?;
+        Ok(*id.as_bytes())
+    };
+    let items: Vec<_> = message.items.iter().map(item).collect::<Result<_, _>>()?;
+    let mut units: Vec<_> = children.iter().map(|(unit, _)| unit).collect();
+    units.sort();
+    units.dedup();
+    let mut ids = items.clone();
+    ids.sort_unstable();
+    ids.dedup();
+    if units.len() < children.len() || ids.len() < items.len() {
+        return Err(Malformed::new("body.division", "names something twice"));
+    }
+    Ok(Division { children, items })
+}
+
+fn keys_at(field: &str, bytes: &[u8]) -> Result<[u8; 32], Malformed> {
+    bytes.try_into().map_err(|_| Malformed::new(field, "must have 32 bytes"))
+}
+
+/// Id by which the steps name the move of `child` by the division `reform`: a UUID of version 7 with
+/// the time of that, and the first bytes of SHA-256 over `lianxi.division.v1`, a zero byte, the id and
+/// the code.
+pub fn part_id(reform: StatementId, child: &UnitCode) -> StatementId {
+    let digest = Sha256::new()
+        .chain_update(b"lianxi.division.v1\0")
+        .chain_update(reform.as_bytes())
+        .chain_update(child.as_str().as_bytes())
+        .finalize();
+    let mut id = *reform.as_bytes();
+    for (place, byte) in digest.iter().take(10).enumerate() {
+        // Version and variant stand in the upper bits of the first and the third byte.
+        let kept = match place {
+            0 => 0xf0,
+            2 => 0xc0,
+            _ => 0,
+        };
+        if let Some(one) = id.get_mut(6 + place) {
+            *one = (*one & kept) | (byte & !kept);
+        }
+    }
+    StatementId::try_from(&id[..]).unwrap_or(reform)
 }
 
 /// Reads the body of an order.
@@ -148,16 +223,25 @@ pub fn decode_body(body: &[u8]) -> Result<Order, Malformed> {
         to: unit_at("body.to", &message.to)?,
         on,
         effective_unix_ms: message.effective_unix_ms,
-        keys_sha256: message
-            .keys_sha256
-            .as_slice()
-            .try_into()
-            .map_err(|_| Malformed::new("body.keys_sha256", "must have 32 bytes"))?,
+        keys_sha256: keys_at("body.keys_sha256", &message.keys_sha256)?,
         text: text("body.text", message.text)?,
         merge: message.merge,
+        division: message.division.map(division_from_proto).transpose()?,
     };
     if order.from == order.to || order.unit == order.to || order.unit == order.from {
         return Err(Malformed::new("body.to", "must be another unit than unit and from"));
+    }
+    if order.division.is_some() && order.merge {
+        return Err(Malformed::new("body.division", "stands beside a merge"));
+    }
+    let empty = |division: &Division| division.children.is_empty() && division.items.is_empty();
+    if order.division.as_ref().is_some_and(empty) {
+        return Err(Malformed::new("body.division", "names nothing"));
+    }
+    if order.steps().iter().any(|step| [&order.unit, &order.from, &order.to].contains(&&step.unit))
+    {
+        let detail = "names the unit itself, its parent or its sibling";
+        return Err(Malformed::new("body.division.children.unit", detail));
     }
     Ok(order)
 }
@@ -189,6 +273,7 @@ pub fn encode_step(step: &Step) -> Vec<u8> {
         unit,
         from,
         to,
+        division: step.division.as_ref().map(division_to_proto),
         count: step.count.as_ref().map(count_to_proto),
         token: step.token.clone(),
         refused: step.refused.clone(),
@@ -255,6 +340,7 @@ pub fn decode_step(body: &[u8]) -> Result<Step, Malformed> {
         reform,
         kind,
         asked,
+        division: message.division.map(division_from_proto).transpose()?,
         count: message.count.map(count_from_proto).transpose()?,
         token: message.token,
         refused: text("body.refused", message.refused)?,
@@ -299,6 +385,7 @@ fn count_to_proto(count: &Count) -> pb::ReformCount {
                 kind: item.kind.clone(),
                 number: item.number.clone(),
                 party: item.party.to_string(),
+                id: item.id.map(|id| id.to_vec()).unwrap_or_default(),
             })
             .collect(),
     }
@@ -316,7 +403,15 @@ fn count_from_proto(count: pb::ReformCount) -> Result<Count, Malformed> {
             return Err(Malformed::new("body.count.open.kind", "is no kind of a case"));
         }
         let party = unit_at("body.count.open.party", &item.party)?;
-        Ok(Item { kind: item.kind, number: item.number, party })
+        let id = match item.id.as_slice() {
+            [] => None,
+            id => {
+                let id = StatementId::try_from(id);
+                let id = id.map_err(|_| Malformed::new("body.count.open.id", "is no id"))?;
+                Some(*id.as_bytes())
+            }
+        };
+        Ok(Item { kind: item.kind, number: item.number, party, id })
     };
     Ok(Count {
         records: count.records,
@@ -376,7 +471,51 @@ mod tests {
             keys_sha256: [7; 32],
             text: "merged".to_owned(),
             merge: true,
+            division: None,
         }
+    }
+
+    fn division() -> Division {
+        Division {
+            children: vec![("BOS-01-S1-1".parse().unwrap(), [1; 32])],
+            items: vec![*StatementId::generate(1_000).as_bytes()],
+        }
+    }
+
+    #[test]
+    fn a_division_comes_back_and_names_each_part_once() {
+        let whole = Order { merge: false, division: Some(division()), ..order() };
+        assert_eq!(decode_body(&encode_body(&whole)).unwrap(), whole);
+        let altered = |change: &dyn Fn(&mut pb::ReformDivision)| {
+            let mut message = pb::Reform::decode(encode_body(&whole).as_slice()).unwrap();
+            change(message.division.as_mut().unwrap());
+            decode_body(&message.encode_to_vec()).unwrap_err().field
+        };
+        let child = |unit: &str| pb::ReformChild { unit: unit.into(), keys_sha256: vec![1; 32] };
+        assert_eq!(altered(&|one| one.children.push(one.children[0].clone())), "body.division");
+        assert_eq!(altered(&|one| one.items.push(one.items[0].clone())), "body.division");
+        assert_eq!(altered(&|one| (one.children, one.items) = Default::default()), "body.division");
+        for unit in ["BOS-01-S1", "BOS-01", "BOS-02"] {
+            let field = altered(&|one| one.children = vec![child(unit)]);
+            assert_eq!(field, "body.division.children.unit");
+        }
+        let many = |one: &mut pb::ReformDivision| {
+            one.children = (0..33).map(|number| child(&format!("B-{number}"))).collect();
+        };
+        assert_eq!(altered(&many), "body.division.children");
+        assert_eq!(altered(&|one| one.items = vec![vec![1; 15]]), "body.division.items");
+        let merge = Order { merge: true, ..whole.clone() };
+        assert_eq!(decode_body(&encode_body(&merge)).unwrap_err().field, "body.division");
+    }
+
+    #[test]
+    fn each_child_of_a_division_has_an_id_of_its_own() {
+        let reform = StatementId::generate(1_000);
+        let of = |unit: &str| part_id(reform, &unit.parse().unwrap());
+        assert_ne!(of("A"), of("B"));
+        assert_eq!(of("A"), of("A"));
+        assert_ne!(of("A"), reform);
+        assert_ne!(of("A"), part_id(StatementId::generate(1_000), &"A".parse().unwrap()));
     }
 
     fn fault(change: impl FnOnce(&mut pb::Reform)) -> String {
@@ -406,11 +545,13 @@ mod tests {
             kind: "notice".to_owned(),
             number: "〔2026〕1号".to_owned(),
             party: "BOS".parse().unwrap(),
+            id: Some(*StatementId::generate(1_000).as_bytes()),
         };
         let count =
             Count { records: 3, notices: 1, clocks: 1, open: vec![open], ..Count::default() };
         let step = Step {
             asked: Some((order().unit, order().from, order().to)),
+            division: Some(division()),
             periods: vec!["2026-Q4".parse().unwrap()],
             ..Step::new(id, StepKind::Asked)
         };

@@ -137,6 +137,8 @@ pub enum Table {
     Shown = 38,
     /// What the program of each child says that it speaks, by child.
     Programs = 47,
+    /// Open items that went from a unit that was divided to its sibling, by item; at both of them.
+    Handed = 42,
 }
 
 impl Table {
@@ -198,7 +200,8 @@ impl Table {
             Self::Received => Some(Self::Epochs),
             Self::Epochs => Some(Self::OwnSteps),
             Self::OwnSteps => Some(Self::Programs),
-            Self::Programs => None,
+            Self::Programs => Some(Self::Handed),
+            Self::Handed => None,
         }
     }
 }

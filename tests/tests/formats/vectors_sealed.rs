@@ -80,6 +80,7 @@ fn header(key: &ContentKey) -> Header {
         destination: Some("BOS-01".parse().unwrap()),
         traceparent: String::new(),
         on_behalf_of: None,
+        handed_by: Default::default(),
         sealing: Some(Sealing {
             key_commitment: key.commitment(),
             outline: Some(Outline::Notice {

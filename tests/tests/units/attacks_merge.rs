@@ -112,6 +112,7 @@ async fn nobody_merges_a_sibling_into_itself() {
         keys_sha256: [0; 32],
         text: String::new(),
         merge: true,
+        division: None,
     };
     let mut link = culprit.link().await;
     let envelope = culprit.sign(&culprit.header(kinds::REFORM), &encode_body(&order));

@@ -59,7 +59,7 @@ async fn parent_of(federation: &Federation, unit: &str) -> String {
 }
 
 /// Reasons and fields of what `unit` has refused.
-async fn quarantined(federation: &Federation, unit: &str) -> Vec<(String, String)> {
+pub(super) async fn quarantined(federation: &Federation, unit: &str) -> Vec<(String, String)> {
     let request = QuarantineRequest { unit: unit.into(), ..QuarantineRequest::default() };
     let listed = federation.client(unit).node().quarantine(request).await.unwrap().into_inner();
     let refused = listed.statements.into_iter().filter(|one| one.refused_here);
@@ -111,6 +111,7 @@ async fn nobody_orders_from_below() {
         keys_sha256: [0; 32],
         text: String::new(),
         merge: false,
+        division: None,
     };
     let mut link = culprit.link().await;
     for order in [order("C-2-1", "C-2", "C-1"), order("C-1-1", "C-1", "C-2")] {

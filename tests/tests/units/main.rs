@@ -2,6 +2,7 @@
 
 mod attacks_merge;
 mod attacks_reform;
+mod attacks_split;
 mod desks;
 mod merge;
 mod move_host;
@@ -9,3 +10,4 @@ mod reform;
 mod reform_kill;
 mod restore;
 mod returning;
+mod split;

@@ -21,10 +21,10 @@ use lianxi_tests::{
 };
 use tonic::{Code, Status};
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Days from today to the day of the merge.
-const AHEAD: i64 = 7;
+pub(super) const AHEAD: i64 = 7;
 
 async fn merge(
     federation: &Federation,
@@ -47,17 +47,17 @@ async fn merge(
 }
 
 /// The civil day `days` after today, where the kit's catalogue says that days begin.
-fn date(days: i64) -> Date {
+pub(super) fn date(days: i64) -> Date {
     let zone = TimeZone::get("America/New_York").unwrap();
     Timestamp::now().to_zoned(zone).date().saturating_add(Span::new().days(days))
 }
 
-fn day(days: i64) -> String {
+pub(super) fn day(days: i64) -> String {
     date(days).to_string()
 }
 
 /// A month, with a day in its middle: the one before that of the merge, or that one itself.
-fn month(of_merge: bool) -> (String, String) {
+pub(super) fn month(of_merge: bool) -> (String, String) {
     let mut first = date(AHEAD).first_of_month();
     if !of_merge {
         first = first.saturating_sub(Span::new().days(1)).first_of_month();
@@ -66,13 +66,13 @@ fn month(of_merge: bool) -> (String, String) {
     (text[..7].to_owned(), format!("{}-15", &text[..7]))
 }
 
-async fn reform(federation: &Federation, unit: &str, id: &[u8]) -> Option<Reform> {
+pub(super) async fn reform(federation: &Federation, unit: &str, id: &[u8]) -> Option<Reform> {
     let request = ListReformsRequest { unit: unit.into(), id: id.to_vec() };
     let listed = federation.client(unit).reforms().list(request).await.ok()?;
     listed.into_inner().reforms.pop()
 }
 
-async fn wait_for_answers(federation: &Federation, by: &str, id: &[u8]) -> Reform {
+pub(super) async fn wait_for_answers(federation: &Federation, by: &str, id: &[u8]) -> Reform {
     until("the answers of all three", async || {
         let seen = reform(federation, by, id).await?;
         seen.silent.is_empty().then_some(seen)
@@ -80,7 +80,7 @@ async fn wait_for_answers(federation: &Federation, by: &str, id: &[u8]) -> Refor
     .await
 }
 
-async fn parent_of(federation: &Federation, unit: &str) -> String {
+pub(super) async fn parent_of(federation: &Federation, unit: &str) -> String {
     let status = federation.client(unit).node().status(StatusRequest {}).await.unwrap();
     let units = status.into_inner().units;
     units.into_iter().find(|status| status.unit == unit).unwrap().parent
@@ -98,7 +98,7 @@ async fn let_it_end(federation: &Federation, by: &str, hosts: &[&str], id: &[u8]
     .await;
 }
 
-async fn reported(
+pub(super) async fn reported(
     federation: &Federation,
     at: &str,
     of: &str,
@@ -108,7 +108,7 @@ async fn reported(
     Some(federation.client(at).summaries().show(request).await.ok()?.into_inner())
 }
 
-async fn wait_for_count(federation: &Federation, at: &str, period: &str, received: u64) {
+pub(super) async fn wait_for_count(federation: &Federation, at: &str, period: &str, received: u64) {
     until(&format!("{received} cases at {at} for {period}"), async || {
         let figures = reported(federation, at, at, period).await?;
         let held = count(&figures, "received", Scope::Subtree);
@@ -118,7 +118,7 @@ async fn wait_for_count(federation: &Federation, at: &str, period: &str, receive
     .await;
 }
 
-async fn nothing_is_quarantined(federation: &Federation) {
+pub(super) async fn nothing_is_quarantined(federation: &Federation) {
     for unit in federation.units() {
         let request = QuarantineRequest { unit: unit.clone(), ..QuarantineRequest::default() };
         let listed = federation.client(&unit).node().quarantine(request).await.unwrap();
@@ -127,7 +127,7 @@ async fn nothing_is_quarantined(federation: &Federation) {
     }
 }
 
-fn rows(from: u32, unit: &str, of: &[(u32, &str)]) -> String {
+pub(super) fn rows(from: u32, unit: &str, of: &[(u32, &str)]) -> String {
     let mut number = from;
     let mut rows = String::new();
     for (count, day) in of {
@@ -214,7 +214,13 @@ async fn a_community_merges_and_every_figure_stays_in_one_total() {
     nothing_is_quarantined(&federation).await;
 }
 
-async fn issue(federation: &Federation, by: &str, to: &str, level: Level, number: &str) -> Vec<u8> {
+pub(super) async fn issue(
+    federation: &Federation,
+    by: &str,
+    to: &str,
+    level: Level,
+    number: &str,
+) -> Vec<u8> {
     let notice = Notice {
         number: number.into(),
         title: "clear fire exit".into(),
@@ -233,13 +239,13 @@ async fn issue(federation: &Federation, by: &str, to: &str, level: Level, number
     federation.client(by).notices().issue(request).await.unwrap().into_inner().notice_id
 }
 
-async fn notice(federation: &Federation, at: &str, id: &[u8]) -> Option<NoticeState> {
+pub(super) async fn notice(federation: &Federation, at: &str, id: &[u8]) -> Option<NoticeState> {
     let request = ShowNoticeRequest { unit: at.into(), notice_id: id.to_vec() };
     Some(federation.client(at).notices().show(request).await.ok()?.into_inner())
 }
 
 /// Waits until `at` knows that `unit` is at `stage`.
-async fn wait_for_stage(
+pub(super) async fn wait_for_stage(
     federation: &Federation,
     at: &str,
     id: &[u8],
@@ -253,7 +259,7 @@ async fn wait_for_stage(
     .await;
 }
 
-async fn mark(
+pub(super) async fn mark(
     federation: &Federation,
     unit: &str,
     id: &[u8],
@@ -268,19 +274,24 @@ async fn mark(
     federation.client(unit).notices().mark(request).await.map(drop)
 }
 
-async fn case(federation: &Federation, at: &str, id: &[u8]) -> Option<EscalationState> {
+pub(super) async fn case(federation: &Federation, at: &str, id: &[u8]) -> Option<EscalationState> {
     let request = ShowEscalationRequest { unit: at.into(), escalation_id: id.to_vec() };
     Some(federation.client(at).escalations().show(request).await.ok()?.into_inner())
 }
 
-async fn wait_for_case(federation: &Federation, at: &str, id: &[u8], step: EscalationStep) {
+pub(super) async fn wait_for_case(
+    federation: &Federation,
+    at: &str,
+    id: &[u8],
+    step: EscalationStep,
+) {
     until(&format!("{step:?} at {at}"), async || {
         (case(federation, at, id).await?.state() == step).then_some(())
     })
     .await;
 }
 
-async fn step(
+pub(super) async fn step(
     federation: &Federation,
     unit: &str,
     id: &[u8],
@@ -297,7 +308,7 @@ async fn step(
     federation.client(unit).escalations().step(request).await.map(drop)
 }
 
-async fn raise(federation: &Federation, by: &str, to: &str, number: &str) -> Vec<u8> {
+pub(super) async fn raise(federation: &Federation, by: &str, to: &str, number: &str) -> Vec<u8> {
     let escalation = Escalation {
         number: number.into(),
         kind: EscalationKind::Emergency.into(),
@@ -318,7 +329,7 @@ async fn raise(federation: &Federation, by: &str, to: &str, number: &str) -> Vec
     federation.client(by).escalations().raise(request).await.unwrap().into_inner().escalation_id
 }
 
-async fn add_desk(federation: &Federation, unit: &str, desk: &str) {
+pub(super) async fn add_desk(federation: &Federation, unit: &str, desk: &str) {
     let desk = AddDeskRequest {
         unit: unit.into(),
         desk: desk.into(),

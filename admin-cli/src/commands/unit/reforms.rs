@@ -71,6 +71,9 @@ pub(super) fn reform_json(reform: &Reform) -> Value {
         "on": reform.on,
         "text": reform.text,
         "merge": reform.merge,
+        "split": reform.divides,
+        "items": reform.items.iter().map(|id| values::id(id)).collect::<Vec<_>>(),
+        "part_of": if reform.part_of.is_empty() { String::new() } else { values::id(&reform.part_of) },
         "children": reform.children,
         "state": state(reform).0,
         "answers": reform.answers.iter().map(answer_json).collect::<Vec<_>>(),
@@ -83,7 +86,15 @@ pub(super) fn reform_json(reform: &Reform) -> Value {
 fn answer_json(answer: &ReformAnswer) -> Value {
     let open = answer.open.iter();
     let open: Vec<Value> = open
-        .map(|item| json!({ "kind": item.kind, "number": item.number, "party": item.party }))
+        .map(|item| {
+            json!({
+                "kind": item.kind,
+                "id": values::id(&item.id),
+                "number": item.number,
+                "party": item.party,
+                "successor": item.successor,
+            })
+        })
         .collect();
     json!({
         "unit": answer.unit,
@@ -123,14 +134,18 @@ pub(super) fn print(output: &Output, reform: &Reform) -> anyhow::Result<()> {
     output.table(&table, Text::NobodyAnswered)?;
     for answer in &reform.answers {
         for item in &answer.open {
-            output
-                .line(format!("{}  {} {} ({})", answer.unit, item.kind, item.number, item.party))?;
+            let (kind, number, party) = (&item.kind, &item.number, &item.party);
+            let mut line = format!("{}  {kind} {number} ({party})", answer.unit);
+            if !item.successor.is_empty() {
+                line.push_str(&format!(" → {}", item.successor));
+            }
+            output.line(line)?;
         }
         if !answer.refused.is_empty() {
             output.note(output.fill(Text::PartRefused, &[&answer.unit, &answer.refused]));
         }
     }
-    if reform.merge && !reform.children.is_empty() {
+    if (reform.merge || reform.divides) && !reform.children.is_empty() {
         let (count, first) = (reform.children.len().to_string(), reform.children.join(", "));
         output.note(output.fill(Text::ChildrenCome, &[&count, &reform.to, &first]));
     }

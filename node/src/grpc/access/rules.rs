@@ -236,6 +236,10 @@ pub const RULES: &[Rule] = &[
         .about(&["merging", "into", "on"])
         .confirmed_by(Confirmation::Administrator)
         .or_dry_run(),
+    Rule::of_unit("/lianxi.admin.v1.ReformService/Split", "unit.split", SYSTEM)
+        .about(&["dividing", "into", "on", "children", "items"])
+        .confirmed_by(Confirmation::Administrator)
+        .or_dry_run(),
     Rule::of_unit("/lianxi.admin.v1.ReformService/List", "unit.reforms", WATCHES),
     // CourierService
     Rule::of_unit("/lianxi.admin.v1.CourierService/Export", "courier.export", CARRIES),

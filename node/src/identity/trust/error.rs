@@ -180,6 +180,14 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Nobody speaks for another unit about an item without an order that says so.
+    #[error("nobody speaks for {unit} here: {reason}; let a unit above both order it")]
+    Handed {
+        /// The unit that had the item.
+        unit: UnitCode,
+        /// What is wrong.
+        reason: &'static str,
+    },
     /// A root key that has named its successor signs no more.
     #[error(
         "the root key of {unit} has named its successor and ended at {end_unix_ms} ms; have this signed with the next root key"
@@ -236,7 +244,7 @@ impl Error {
             Self::Revoked { .. } => "revoked",
             Self::Domain { .. } => "wrong-domain",
             Self::SuiteNotAccepted { .. } => "suite-not-accepted",
-            Self::WrongSource { .. } => "wrong-source",
+            Self::WrongSource { .. } | Self::Handed { .. } => "wrong-source",
             Self::UnknownUnit(_)
             | Self::Level { .. }
             | Self::Moved { .. }
@@ -276,6 +284,7 @@ impl Error {
             Self::UnknownUnit(_) | Self::WrongSource { .. } => "header.source",
             Self::Level { .. } => "body.level",
             Self::Reform { .. } => "body.reform",
+            Self::Handed { .. } => "header.handed_by",
             Self::Succession { .. } => "body.former_root",
             Self::Moved { .. } | Self::Loop { .. } => "body.issuer",
             Self::Desk { .. } => "body.desk",

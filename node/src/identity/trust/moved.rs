@@ -58,10 +58,9 @@ impl Trust {
             // to believe the grant: then one that cannot be opened here tells nothing.
             Some(_) | None => match &delegation.reform {
                 Some(order) => {
-                    Ok(self.open_order(order, now).ok().map(|(order, ..)| order).filter(|order| {
-                        let to = delegation.issuer.as_ref();
-                        order.unit == delegation.unit && Some(&order.to) == to
-                    }))
+                    let opened = self.open_order(order, now).ok();
+                    let step = opened.and_then(|(order, ..)| order.step_of(&delegation.unit));
+                    Ok(step.filter(|step| Some(&step.to) == delegation.issuer.as_ref()))
                 }
                 None => Ok(None),
             },
@@ -78,10 +77,12 @@ impl Trust {
         let unit = &delegation.unit;
         let moved = || self.moved(unit, delegation.level);
         let bytes = delegation.reform.as_ref().ok_or_else(moved)?;
-        let (order, by, time) = self.open_order(bytes, now)?;
+        let (whole, by, time) = self.open_order(bytes, now)?;
         let refuse = |reason| Err(Error::Reform { unit: unit.clone(), reason });
-        if order.unit != *unit
-            || Some(&order.from) != before.issuer.as_ref()
+        let Some(order) = whole.step_of(unit) else {
+            return refuse("the order is about another step");
+        };
+        if Some(&order.from) != before.issuer.as_ref()
             || Some(&order.to) != delegation.issuer.as_ref()
         {
             return refuse("the order is about another step");
@@ -98,6 +99,9 @@ impl Trust {
             return refuse(
                 "a unit merges into a sibling of its level, by an order from above both",
             );
+        }
+        if whole.division.is_some() && !self.is_between_siblings(&whole, &by, time) {
+            return refuse("a unit is divided with a sibling, by an order from above both");
         }
         let used = |known: &Known| {
             known.order.as_ref().is_some_and(|one| one.effective_unix_ms >= order.effective_unix_ms)
@@ -125,7 +129,12 @@ impl Trust {
 
     /// True if the unit that gives an order at `time` is above the one into which another merges, and
     /// that was under the same parent.
-    fn is_between_siblings(&self, order: &Order, by: &UnitCode, time: UnixMillis) -> bool {
+    pub(super) fn is_between_siblings(
+        &self,
+        order: &Order,
+        by: &UnitCode,
+        time: UnixMillis,
+    ) -> bool {
         let mut above = self.line_at(&order.to, time).skip(1).peekable();
         above.peek() == Some(&&order.from) && above.any(|one| one == by)
     }
@@ -164,7 +173,7 @@ impl Trust {
 
     /// Opens an order: signed by a STATEMENT key of its source that was in force then, and dated no
     /// earlier than it was given.
-    fn open_order(
+    pub(super) fn open_order(
         &self,
         bytes: &[u8],
         now: Option<UnixMillis>,

@@ -13,6 +13,7 @@ use crate::{
     statement::header::{Classification, Header, StatementId},
 };
 
+mod divided;
 mod moved;
 mod replaced;
 mod revoked;
@@ -347,6 +348,7 @@ fn stated(source: &str, time: UnixMillis, by: &Signer) -> Envelope {
         traceparent: String::new(),
         on_behalf_of: None,
         sealing: None,
+        handed_by: Default::default(),
     };
     envelope::sign(STATEMENT_TYPE, header::encode(&header, b"body"), &[by])
 }

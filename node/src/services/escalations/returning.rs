@@ -126,7 +126,8 @@ impl Escalations {
         let Some(case) = self.case(id).await? else { return Ok(None) };
         let Taken { step, desk, note, .. } = taken;
         let event = EventBody { escalation_id: *id.as_bytes(), step, desk: desk.clone(), note };
-        let mut draft = self.event_draft(&event, id, &case);
+        let own = self.side(&case, &self.unit.code).clone();
+        let mut draft = self.event_draft(&event, id, &case, &own);
         draft.desk = desk;
         Ok(Some(draft))
     }

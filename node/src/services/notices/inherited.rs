@@ -5,7 +5,7 @@ use crate::{
     domain::{notice::Stage, unit::UnitCode},
     services::{
         intake::{Arrived, Refused},
-        unit::Unit,
+        unit::{Part, Unit},
     },
     statement::{
         handed::{Handed, HandedReceipt, MAX_RECEIPTS},
@@ -57,12 +57,19 @@ impl Notices {
     /// far.
     pub(super) async fn marking(
         &self,
-        id: StatementId,
-        row: &Row,
+        (id, row): (StatementId, &Row),
         stage: Stage,
+        part: Option<&Part>,
     ) -> Result<Vec<UnitCode>, Error> {
         let (mut marking, mut first) = (Vec::new(), None);
-        for unit in self.unit.own_and_inherited() {
+        let own = &self.unit.code;
+        let mut acting = self.unit.own_and_inherited();
+        match part {
+            Some(part) if part.of == *own => acting.retain(|unit| unit != own),
+            Some(part) => acting.push(part.of.clone()),
+            None => {}
+        }
+        for unit in acting {
             let Some(before) = self.receipt(&receipt_key(id, &unit)).await? else { continue };
             match stage.check_follows(before.stage()) {
                 Ok(()) => marking.push(unit),
@@ -72,8 +79,13 @@ impl Notices {
         if !marking.is_empty() {
             return Ok(marking);
         }
+        let handed = part.filter(|part| part.of == *own);
         Err(match first {
             Some(error) => error.into(),
+            None if handed.is_some() => {
+                let to = handed.map(|part| part.to.clone());
+                Error::HandedOn(to.unwrap_or_else(|| own.clone()))
+            }
             None if row.addressed => Error::Sealed(row.issuer.clone()),
             None => Error::NotAddressed,
         })
@@ -83,6 +95,11 @@ impl Notices {
     pub(super) fn receipt_of<'a>(&self, arrived: &'a Arrived) -> Result<&'a UnitCode, Refused> {
         let source = arrived.source();
         let Some(of) = &arrived.statement.header.on_behalf_of else { return Ok(source) };
+        if let Ok(item) = arrived.statement.header.subject.parse()
+            && let Some(of) = self.unit.speaks_for(arrived, item)?
+        {
+            return Ok(of);
+        }
         if self.unit.trust().inherited(source).contains(&of) {
             return Ok(of);
         }
@@ -98,7 +115,8 @@ impl Notices {
         destination: &UnitCode,
         addressed: &mut Vec<(UnitCode, String)>,
     ) -> Result<(), store::Error> {
-        if self.unit.trust().heir(destination) == destination {
+        let stays = self.unit.trust().heir(destination) == destination;
+        if stays && self.unit.part(id).await?.is_none() {
             return Ok(());
         }
         for receipt in self.receipts(id).await? {
@@ -131,6 +149,30 @@ impl Notices {
             receipts.push(HandedReceipt { unit, stage, reason, note, time_unix_ms });
         }
         Ok(receipts)
+    }
+
+    /// An open notice that this unit itself has to act on; its keys are left out.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn to_hand_part(&self, id: StatementId) -> Result<Option<Handed>, Error> {
+        let own = &self.unit.code;
+        let mut receipts = self.receipts(id).await?;
+        receipts.retain(|receipt| receipt.unit == *own);
+        let is_open =
+            receipts.iter().any(|receipt| !matches!(receipt.stage, Stage::Done | Stage::Refused));
+        let Some(statement) = self.unit.statement(id).await?.filter(|_| is_open) else {
+            return Ok(None);
+        };
+        Ok(Some(Handed {
+            statement,
+            receipts,
+            added: Vec::new(),
+            succeeded: Vec::new(),
+            taken: Vec::new(),
+            given: Vec::new(),
+        }))
     }
 
     /// The notices that this unit, or one that merged into it, issued or has to act on, with all that

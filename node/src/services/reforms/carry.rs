@@ -79,6 +79,12 @@ pub enum Due {
     End(StatementId),
     /// What still waited for a unit that merged into this one has to be taken in.
     Inherit(UnitCode),
+    /// Each child of a unit that is divided has been invited: all have to be told.
+    Settle(StatementId),
+    /// The day of a division has come: what it names has to go to the sibling.
+    HandParts(StatementId),
+    /// What went to the sibling may have moved on here.
+    HandOn(StatementId),
 }
 
 impl Reforms {
@@ -96,11 +102,16 @@ impl Reforms {
             if row.merge && !row.asked_only {
                 self.due_of_merge(&mut due, (id, row), &rows, now).await?;
             }
-            if row.parties().contains(&own) && row.asked && !row.answered {
-                let invites = row.to == *own && !row.asked_only;
+            let asked = row.asked || self.is_to_invite(row);
+            if row.parties().contains(&own) && asked && !row.answered {
+                let invites = row.to == *own && !row.asked_only && row.parts.is_none();
                 due.push(Due::Answer { id, unit: row.unit.clone(), invites });
             }
             if row.asked_only {
+                continue;
+            }
+            if row.parts.is_some() {
+                self.due_of_division(&mut due, (id, row), &rows, now).await?;
                 continue;
             }
             if row.unit == *own {
@@ -134,9 +145,15 @@ impl Reforms {
     ///
     /// [`Error::NotFound`], the store's.
     pub async fn order_of(&self, id: StatementId) -> Result<(Order, Envelope), Error> {
-        let envelope = self.unit.statement(id).await?.ok_or(Error::NotFound(id))?;
+        let (row, _) = self.stored(id).await?.ok_or(Error::NotFound(id))?;
+        let signed = row.whole().unwrap_or(id);
+        let envelope = self.unit.statement(signed).await?.ok_or(Error::NotFound(signed))?;
         let order = decode_body(&header::decode(&envelope.payload)?.body)?;
-        Ok((order, envelope))
+        if row.whole().is_none() {
+            return Ok((order, envelope));
+        }
+        let step = order.step_of(&row.unit).ok_or(Error::NotFound(id))?;
+        Ok((step, envelope))
     }
 
     /// Says what is concerned here. `token`: the new parent's invitation; `refused`: why there is
@@ -154,6 +171,10 @@ impl Reforms {
         accounts: u32,
     ) -> Result<(), Error> {
         let (row, _) = self.stored(id).await?.ok_or(Error::NotFound(id))?;
+        let refused = match self.misses_an_item(hosted, &row).await? {
+            true => "unknown-item",
+            false => refused,
+        };
         let count = self.count(hosted, &row, accounts).await?;
         let step = Step {
             count: Some(count),
@@ -185,6 +206,7 @@ impl Reforms {
             kind: item.kind.to_owned(),
             number: item.number.clone(),
             party: item.party.clone(),
+            id: Some(*item.id.as_bytes()),
         };
         Ok(Count {
             records,
@@ -199,7 +221,7 @@ impl Reforms {
 
     /// Sends a step of this unit to the one that gave the order, and notes it, in one commit; where
     /// this unit gave the order itself, what follows happens at once.
-    async fn take_own_step(
+    pub(super) async fn take_own_step(
         &self,
         id: StatementId,
         step: Step,

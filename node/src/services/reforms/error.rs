@@ -58,14 +58,37 @@ pub enum Error {
     },
     /// A unit merges into its like.
     #[error(
-        "{into} is no sibling of {unit}; a unit merges into one of its level under the same parent: \
-         move it there first with `lianxi unit reparent`"
+        "{into} is no sibling of {unit}; a unit merges into one of its level under the same parent, and \
+         is divided with such a one: move it there first with `lianxi unit reparent`"
     )]
     NotSiblings {
         /// Unit that would end.
         unit: UnitCode,
         /// Unit that it would merge into.
         into: UnitCode,
+    },
+    /// What a division names is none of the unit's children.
+    #[error(
+        "{child} is not right below {unit}; name children of {unit}, `lianxi node units` lists them"
+    )]
+    NoChild {
+        /// Unit that is divided.
+        unit: UnitCode,
+        /// Unit that is not below it.
+        child: UnitCode,
+    },
+    /// A division that divides nothing.
+    #[error("nothing of {0} would go to another unit; name children or open items")]
+    Nothing(UnitCode),
+    /// More than one order can hold.
+    #[error("{count} {what} are over the limit of {limit}; give one order after the other")]
+    TooMany {
+        /// What is too many.
+        what: &'static str,
+        /// How many there are.
+        count: usize,
+        /// How many may be.
+        limit: usize,
     },
     /// One of them is gone.
     #[error(
@@ -131,6 +154,9 @@ impl Error {
             Self::Loop { .. } => "loop",
             Self::Level { .. } => "level",
             Self::NotSiblings { .. } => "no-sibling",
+            Self::NoChild { .. } => "no-child",
+            Self::Nothing(_) => "nothing",
+            Self::TooMany { .. } => "too-many",
             Self::Gone(_) => "gone",
             Self::Backdated { .. } => "backdated",
             Self::TooFar(_) => "too-far",
@@ -157,6 +183,9 @@ impl ServiceError for Error {
             Self::Gone(_) | Self::Pending { .. } => ErrorKind::FailedPrecondition,
             Self::Loop { .. }
             | Self::NotSiblings { .. }
+            | Self::NoChild { .. }
+            | Self::Nothing(_)
+            | Self::TooMany { .. }
             | Self::Level { .. }
             | Self::Backdated { .. }
             | Self::TooFar(_)

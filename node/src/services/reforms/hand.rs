@@ -151,7 +151,7 @@ impl Reforms {
         }
     }
 
-    async fn take_item(
+    pub(super) async fn take_item(
         &self,
         plan: &mut Plan,
         arrived: &Arrived,
@@ -169,7 +169,12 @@ impl Reforms {
         let header = &opened.statement.header;
         let rows = match header.kind.as_str() {
             kinds::NOTICE => notices::handed_rows(&self.unit, header, &handed.receipts).await?,
-            kinds::ESCALATION => vec![escalations::handed_row(header, handed)?],
+            kinds::ESCALATION => {
+                let (before, row) = escalations::handed_row(&self.unit, header, handed).await?;
+                let key = |row| (Table::Escalations, header.id.as_bytes().to_vec(), row);
+                plan.requires.extend(before.map(key));
+                vec![row]
+            }
             _ => {
                 let detail = "is neither a notice nor an escalation";
                 return Err(Refused::new("malformed", "body.handed.statement", detail).into());

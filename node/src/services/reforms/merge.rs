@@ -76,6 +76,7 @@ impl Reforms {
             text: String::new(),
             dry_run: false,
             merge: false,
+            parts: None,
         };
         self.order(&Actor::node(), wanted).await.map(drop)
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::UnixMillis,
     domain::{
-        reform::{Count, Item, Order, StepKind},
+        reform::{Count, Division, Item, Order, StepKind},
         unit::UnitCode,
     },
     services::intake::Refused,
@@ -37,6 +37,9 @@ pub struct Answer {
     pub clocks: u32,
     /// The first open items: kind, number, other side.
     pub open: Vec<(String, String, UnitCode)>,
+    /// Ids of these, in their order. Absent in rows from before they were told.
+    #[serde(default)]
+    pub ids: Vec<Option<[u8; 16]>>,
     /// Why the unit does not take part, or empty.
     pub refused: String,
 }
@@ -72,8 +75,28 @@ pub struct Reform {
     pub merge: bool,
     /// It has, as known here.
     pub ended: bool,
-    /// Of a merge: units right below it, as known here.
+    /// Of a merge: units right below it, as known here. Of a division: those that go.
     pub children: Vec<UnitCode>,
+    /// Of a division: what else goes to the sibling, by id; `None`: the unit is not divided.
+    pub items: Option<Vec<StatementId>>,
+    /// The division of which this is the move of a child.
+    pub part_of: Option<StatementId>,
+    /// Of a division, where the order was given: all have been told that it takes place.
+    pub settled: bool,
+}
+
+/// What goes to the sibling of a unit that is divided, as its row keeps it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Parts {
+    pub(super) children: Vec<UnitCode>,
+    pub(super) items: Vec<[u8; 16]>,
+}
+
+impl From<&Division> for Parts {
+    fn from(division: &Division) -> Self {
+        let children = division.children.iter().map(|(child, _)| child.clone()).collect();
+        Self { children, items: division.items.clone() }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -111,6 +134,15 @@ pub(super) struct Row {
     /// The unit has shown that its reports were there before; noted there.
     #[serde(default)]
     pub(super) shown: bool,
+    /// What goes to the sibling of a unit that is divided. Absent in rows from before there were any.
+    #[serde(default)]
+    pub(super) parts: Option<Parts>,
+    /// Id of the division of which this is the move of a child.
+    #[serde(default)]
+    pub(super) part_of: Option<String>,
+    /// All have been told that the division takes place; noted where the order was given.
+    #[serde(default)]
+    pub(super) settled: bool,
 }
 
 impl Row {
@@ -138,7 +170,20 @@ impl Row {
             merge: order.merge,
             handed: None,
             shown: false,
+            parts: order.division.as_ref().map(Parts::from),
+            part_of: None,
+            settled: false,
         }
+    }
+
+    /// The move of a child by the division `whole`.
+    pub(super) fn part(self, whole: StatementId) -> Self {
+        Self { part_of: Some(whole.to_string()), ..self }
+    }
+
+    /// The division of which this is a part.
+    pub(super) fn whole(&self) -> Option<StatementId> {
+        self.part_of.as_ref()?.parse().ok()
     }
 
     /// Of a question: nothing is ordered.
@@ -170,6 +215,9 @@ impl Row {
             merge: false,
             handed: None,
             shown: false,
+            parts: None,
+            part_of: None,
+            settled: false,
         }
     }
 
@@ -179,6 +227,11 @@ impl Row {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, store::Error> {
         format::read(FORMAT, bytes)
+    }
+
+    /// True if a unit has answered, and takes part.
+    pub(super) fn has_answered(&self, unit: &UnitCode) -> bool {
+        self.answers.get(unit).is_some_and(|answer| answer.refused.is_empty())
     }
 
     pub(super) fn parties(&self) -> [&UnitCode; 3] {
@@ -196,9 +249,14 @@ impl Row {
     /// others come to.
     pub(super) fn bars(&self, order: &Order, now: UnixMillis) -> bool {
         let concerns = self.unit == order.unit
-            || (self.unit == order.to && (self.merge || order.merge))
-            || (self.to == order.unit && (self.merge || order.merge));
+            || (self.unit == order.to && (self.moves_whole(order)))
+            || (self.to == order.unit && (self.moves_whole(order)));
         concerns && self.is_pending(now)
+    }
+
+    /// True if one of two orders needs both of its units to stay where they are until it is done.
+    fn moves_whole(&self, order: &Order) -> bool {
+        self.merge || order.merge || self.parts.is_some() || order.division.is_some()
     }
 
     pub(super) fn shown(&self, id: StatementId) -> Reform {
@@ -218,7 +276,13 @@ impl Row {
             released_unix_ms: self.released_unix_ms,
             merge: self.merge,
             ended: false,
-            children: Vec::new(),
+            children: self.parts.iter().flat_map(|parts| &parts.children).cloned().collect(),
+            items: self.parts.as_ref().map(|parts| {
+                let ids = parts.items.iter().filter_map(|id| StatementId::try_from(&id[..]).ok());
+                ids.collect()
+            }),
+            part_of: self.whole(),
+            settled: self.settled,
         }
     }
 
@@ -238,7 +302,11 @@ impl Row {
             StepKind::Answered if is_by && self.parties().contains(&source) => {
                 let answer = Answer::of(step.count.clone().unwrap_or_default(), &step.refused);
                 self.answers.insert(source.clone(), answer);
-                if *source == self.to && !self.asked_only && !step.token.is_empty() {
+                let invited = *source == self.to && !self.asked_only && !step.token.is_empty();
+                if invited && self.part_of.is_some() {
+                    // Nobody goes before each has been invited.
+                    self.token = Some(step.token.clone());
+                } else if invited {
                     let given = Step {
                         token: step.token.clone(),
                         ..Step::new(step.reform, StepKind::Given)
@@ -246,8 +314,19 @@ impl Row {
                     next.push((self.unit.clone(), given));
                 }
             }
-            StepKind::Given if from_by && *own == self.unit && !self.asked_only => {
+            StepKind::Given if from_by && self.is_given_to(own) && !self.asked_only => {
                 self.token = Some(step.token.clone());
+            }
+            StepKind::Moved if self.parts.is_some() && is_by && *source == self.unit => {
+                self.note_moved(step, now);
+                for party in [self.from.clone(), self.to.clone()] {
+                    if party != *own {
+                        next.push((party, Step::new(step.reform, StepKind::Moved)));
+                    }
+                }
+            }
+            StepKind::Moved if self.parts.is_some() && from_by && *own == self.to => {
+                self.note_moved(step, now);
             }
             StepKind::Moved if *source == self.unit && (is_by || *own == self.to) => {
                 self.note_moved(step, now);
@@ -276,6 +355,8 @@ impl Row {
             StepKind::Handed
                 if self.merge && *source == self.unit && (*own == self.to || *own == self.from) => {
             }
+            StepKind::Handed if self.parts.is_some() && *source == self.unit && *own == self.to => {
+            }
             StepKind::Asked
             | StepKind::Answered
             | StepKind::Given
@@ -290,6 +371,15 @@ impl Row {
     fn note_moved(&mut self, step: &Step, now: UnixMillis) {
         self.periods = step.periods.iter().map(ToString::to_string).collect();
         self.moved_unix_ms.get_or_insert(now);
+        if self.parts.is_some() {
+            // The figures that are let go are those of its children, each with its own move.
+            self.released_unix_ms.get_or_insert(now);
+        }
+    }
+
+    /// Whom the unit that gave the order tells that it takes place.
+    fn is_given_to(&self, own: &UnitCode) -> bool {
+        *own == self.unit || (self.parts.is_some() && *own == self.to)
     }
 }
 
@@ -300,7 +390,8 @@ fn not_its_step(source: &UnitCode) -> Refused {
 
 impl Answer {
     fn of(count: Count, refused: &str) -> Self {
-        let item = |Item { kind, number, party }: Item| (kind, number, party);
+        let ids = count.open.iter().map(|item| item.id).collect();
+        let item = |Item { kind, number, party, .. }: Item| (kind, number, party);
         Self {
             records: count.records,
             accounts: count.accounts,
@@ -308,6 +399,7 @@ impl Answer {
             escalations: count.escalations,
             clocks: count.clocks,
             open: count.open.into_iter().map(item).collect(),
+            ids,
             refused: refused.to_owned(),
         }
     }

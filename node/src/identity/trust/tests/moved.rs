@@ -12,9 +12,9 @@ use crate::{
     },
 };
 
-const STREET: &str = "BOS-01-W03";
+pub(super) const STREET: &str = "BOS-01-W03";
 
-fn order(from: &str, to: &str, after_days: i64) -> Order {
+pub(super) fn order(from: &str, to: &str, after_days: i64) -> Order {
     Order {
         trust_domain: DOMAIN.to_owned(),
         unit: code(STREET),
@@ -25,11 +25,12 @@ fn order(from: &str, to: &str, after_days: i64) -> Order {
         keys_sha256: [3; 32],
         text: String::new(),
         merge: false,
+        division: None,
     }
 }
 
 /// Signed at `time` in the name of `by` with the key of `holder`.
-fn signed(order: &Order, by: &str, holder: &Signer, time: UnixMillis) -> Vec<u8> {
+pub(super) fn signed(order: &Order, by: &str, holder: &Signer, time: UnixMillis) -> Vec<u8> {
     let header = Header {
         id: StatementId::generate(time),
         source: code(by),
@@ -46,17 +47,18 @@ fn signed(order: &Order, by: &str, holder: &Signer, time: UnixMillis) -> Vec<u8>
         traceparent: String::new(),
         on_behalf_of: None,
         sealing: None,
+        handed_by: Default::default(),
     };
     let payload = header::encode(&header, &encode_body(order));
     order_to_grant(&envelope::sign(STATEMENT_TYPE, payload, &[holder]))
 }
 
-fn by_city(order: &Order) -> Vec<u8> {
+pub(super) fn by_city(order: &Order) -> Vec<u8> {
     signed(order, "BOS", &signer("BOS", KeyUse::Statement), NOW)
 }
 
 /// The grant of the street by another parent, `serial - 1` days after the first.
-fn moved(to: &str, serial: u64, reform: Option<Vec<u8>>) -> Delegation {
+pub(super) fn moved(to: &str, serial: u64, reform: Option<Vec<u8>>) -> Delegation {
     let days = i64::try_from(serial).unwrap() - 1;
     Delegation {
         reform,
@@ -66,7 +68,7 @@ fn moved(to: &str, serial: u64, reform: Option<Vec<u8>>) -> Delegation {
     }
 }
 
-fn add(trust: &mut Trust, delegation: &Delegation) -> Result<(), Error> {
+pub(super) fn add(trust: &mut Trust, delegation: &Delegation) -> Result<(), Error> {
     let now = delegation.not_before_unix_ms;
     let by = delegation.issuer.as_ref().unwrap().as_str();
     let envelope = issue::sign(delegation, &signer(by, KeyUse::Delegation), now);
@@ -99,7 +101,7 @@ fn a_unit_comes_under_another_parent_by_an_order_from_above_both() {
     assert!(trust.open(&statement_of_street(NOW + DAY), NOW + 30 * DAY).is_ok());
 }
 
-fn statement_of_street(time: UnixMillis) -> Envelope {
+pub(super) fn statement_of_street(time: UnixMillis) -> Envelope {
     let header = Header {
         id: StatementId::generate(time),
         source: code(STREET),
@@ -116,6 +118,7 @@ fn statement_of_street(time: UnixMillis) -> Envelope {
         traceparent: String::new(),
         on_behalf_of: None,
         sealing: None,
+        handed_by: Default::default(),
     };
     let payload = header::encode(&header, b"");
     envelope::sign(STATEMENT_TYPE, payload, &[&signer(STREET, KeyUse::Statement)])
