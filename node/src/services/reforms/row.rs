@@ -300,42 +300,21 @@ impl Row {
         match step.kind {
             StepKind::Asked if from_by => self.asked = true,
             StepKind::Answered if is_by && self.parties().contains(&source) => {
-                let answer = Answer::of(step.count.clone().unwrap_or_default(), &step.refused);
-                self.answers.insert(source.clone(), answer);
-                let invited = *source == self.to && !self.asked_only && !step.token.is_empty();
-                if invited && self.part_of.is_some() {
-                    // Nobody goes before each has been invited.
-                    self.token = Some(step.token.clone());
-                } else if invited {
-                    let given = Step {
-                        token: step.token.clone(),
-                        ..Step::new(step.reform, StepKind::Given)
-                    };
-                    next.push((self.unit.clone(), given));
-                }
+                next.extend(self.take_answer(source, step));
             }
             StepKind::Given if from_by && self.is_given_to(own) && !self.asked_only => {
                 self.token = Some(step.token.clone());
-            }
-            StepKind::Moved if self.parts.is_some() && is_by && *source == self.unit => {
-                self.note_moved(step, now);
-                for party in [self.from.clone(), self.to.clone()] {
-                    if party != *own {
-                        next.push((party, Step::new(step.reform, StepKind::Moved)));
-                    }
-                }
-            }
-            StepKind::Moved if self.parts.is_some() && from_by && *own == self.to => {
-                self.note_moved(step, now);
             }
             StepKind::Moved if *source == self.unit && (is_by || *own == self.to) => {
                 self.note_moved(step, now);
                 if is_by {
                     let on = Step { token: String::new(), ..step.clone() };
+                    let sibling = self.parts.as_ref().map(|_| self.to.clone());
+                    next.extend(sibling.map(|sibling| (sibling, on.clone())));
                     next.push((self.from.clone(), on));
                 }
             }
-            StepKind::Moved if from_by && *own == self.from => self.note_moved(step, now),
+            StepKind::Moved if from_by && self.hears_of_move(own) => self.note_moved(step, now),
             StepKind::Released if is_by && *source == self.from => {
                 self.released_unix_ms.get_or_insert(now);
                 next.push((self.to.clone(), Step::new(step.reform, StepKind::Released)));
@@ -352,11 +331,7 @@ impl Row {
                 next.push((self.unit.clone(), step.clone()));
             }
             StepKind::Returned if from_by && *own == self.unit => {}
-            StepKind::Handed
-                if self.merge && *source == self.unit && (*own == self.to || *own == self.from) => {
-            }
-            StepKind::Handed if self.parts.is_some() && *source == self.unit && *own == self.to => {
-            }
+            StepKind::Handed if *source == self.unit && self.is_handed_to(own) => {}
             StepKind::Asked
             | StepKind::Answered
             | StepKind::Given
@@ -366,6 +341,31 @@ impl Row {
             | StepKind::Handed => return wrong(),
         }
         Ok(next)
+    }
+
+    /// Keeps what a unit answered; returns the invitation for the unit that moves, if it goes on.
+    fn take_answer(&mut self, source: &UnitCode, step: &Step) -> Option<(UnitCode, Step)> {
+        let answer = Answer::of(step.count.clone().unwrap_or_default(), &step.refused);
+        self.answers.insert(source.clone(), answer);
+        let invited = *source == self.to && !self.asked_only && !step.token.is_empty();
+        let token = invited.then(|| step.token.clone())?;
+        if self.part_of.is_some() {
+            // Nobody goes before each has been invited.
+            self.token = Some(token);
+            return None;
+        }
+        Some((self.unit.clone(), Step { token, ..Step::new(step.reform, StepKind::Given) }))
+    }
+
+    /// Whom the unit that gave the order tells that it was carried out.
+    fn hears_of_move(&self, own: &UnitCode) -> bool {
+        *own == self.from || (self.parts.is_some() && *own == self.to)
+    }
+
+    /// Who is handed something by the unit.
+    fn is_handed_to(&self, own: &UnitCode) -> bool {
+        let hands = self.merge || self.parts.is_some();
+        (hands && *own == self.to) || (self.merge && *own == self.from)
     }
 
     fn note_moved(&mut self, step: &Step, now: UnixMillis) {
