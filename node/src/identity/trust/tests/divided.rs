@@ -30,6 +30,7 @@ fn item() -> StatementId {
 
 fn refused(reform: Vec<u8>) -> String {
     let error = add(&mut city(), &moved("BOS-02", 9, Some(reform))).unwrap_err();
+    assert_eq!(error.reason(), "outside-subtree", "{error}");
     error.to_string()
 }
 
