@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs,
+    net::SocketAddr,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Output, Stdio},
@@ -12,7 +13,11 @@ use std::{
 };
 
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    process::{Child, Command},
+};
 
 use crate::wait::until;
 
@@ -123,16 +128,34 @@ impl Node {
     ///
     /// It does not start.
     pub async fn start_with(program: &Path, dir: &Path) -> Self {
-        let log = fs::OpenOptions::new().create(true).append(true).open(dir.with_extension("log"));
-        let log = log.unwrap();
-        let mut command = command_of(program, ["node", "run", "--until-stdin-closes", "--dir"]);
-        command.arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let node = Self { dir: dir.to_owned(), child: command.spawn().unwrap() };
+        let node = Self::launch(program, dir);
         until(&format!("an answer of {}", dir.display()), async || {
             ask(dir, &["node", "status"]).await.ok()
         })
         .await;
         node
+    }
+
+    /// As [`Self::start_with`], without waiting for an answer.
+    ///
+    /// # Panics
+    ///
+    /// The system does not start it.
+    pub fn launch(program: &Path, dir: &Path) -> Self {
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.with_extension("log"));
+        let log = log.unwrap();
+        let mut command = command_of(program, ["node", "run", "--until-stdin-closes", "--dir"]);
+        command.arg(dir).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        Self { dir: dir.to_owned(), child: command.spawn().unwrap() }
+    }
+
+    /// Its number for the system.
+    ///
+    /// # Panics
+    ///
+    /// It has ended.
+    pub fn pid(&self) -> i32 {
+        self.child.id().expect("the host has ended").cast_signed()
     }
 
     /// Kills it with SIGKILL and waits for its end.
@@ -144,6 +167,34 @@ impl Node {
         self.child.kill().await.unwrap();
         self.dir
     }
+}
+
+/// Sets a number in the configuration of a stopped host.
+///
+/// # Panics
+///
+/// The directory holds no configuration.
+pub fn configure(dir: &Path, section: &str, key: &str, value: impl Into<toml::Value>) {
+    let file = dir.join("node.toml");
+    let mut config: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
+    let table = config.entry(section).or_insert_with(|| toml::Table::new().into());
+    table.as_table_mut().unwrap().insert(key.to_owned(), value.into());
+    fs::write(&file, config.to_string()).unwrap();
+}
+
+/// The page of metrics at `address`.
+///
+/// # Panics
+///
+/// Nothing listens there.
+pub async fn metrics_page(address: SocketAddr) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.windows(7).any(|part| part == b"lianxi_"));
+    answer
 }
 
 /// Processes that have `path` in their command line: those that work in it.

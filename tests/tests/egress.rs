@@ -42,14 +42,11 @@ use lianxi_proto::{
 use lianxi_tests::{
     collector::Collector,
     federation::{Federation, count},
+    processes::metrics_page,
     search::{Search, Values},
     wait::until,
 };
 use prost::Message as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
 
 /// Directory for what is captured, in the process that runs the federation.
 const DIRECTORY: &str = "LIANXI_TEST_EGRESS";
@@ -307,7 +304,7 @@ async fn run(directory: &Path, plant: bool) {
 
     let write = |name: &str, bytes: Vec<u8>| std::fs::write(directory.join(name), bytes).unwrap();
     write("replies", replies.into_bytes());
-    write("page", page(guard.metrics_address().unwrap()).await);
+    write("page", metrics_page(guard.metrics_address().unwrap()).await);
     for host in boston.hosts() {
         federation.stop(host).await;
     }
@@ -499,14 +496,4 @@ fn check_frames(boston: &Boston, frames: &[(String, String, Vec<u8>)]) {
         let holds = |bytes: &[u8]| bytes.windows(name.len()).any(|part| part == name.as_bytes());
         assert!(frames.iter().any(|(_, _, bytes)| holds(bytes)), "no {kind} was sent");
     }
-}
-
-async fn page(address: std::net::SocketAddr) -> Vec<u8> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = "GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    assert!(answer.windows(7).any(|part| part == b"lianxi_"));
-    answer
 }

@@ -25,7 +25,7 @@ use lianxi_tests::{
     client::Client,
     federation::{CATALOGUE, count, mapping_json},
     ports::free_address,
-    processes::{Memory, Node, ask, processor_time, tell, working_in},
+    processes::{Memory, Node, ask, configure, processor_time, tell, working_in},
     wait::while_it_advances,
 };
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ const PERIOD: &str = "2011-07";
 const AT_ONCE: usize = 4;
 
 /// Cache and threads of each host, because all share one machine: as the demo does.
-const SMALL: [(&str, &str); 2] = [("cache_mib", "4"), ("worker_threads", "2")];
+const SMALL: [(&str, &str, i64); 2] = [("store", "cache_mib", 4), ("host", "worker_threads", 2)];
 
 #[derive(Clone, Debug)]
 struct Unit {
@@ -273,15 +273,9 @@ fn received(figures: &UnitFigures) -> u64 {
 }
 
 fn make_small(dir: &Path) {
-    let file = dir.join("node.toml");
-    let mut config: toml::Table = fs::read_to_string(&file).unwrap().parse().unwrap();
-    let (store, host) = (SMALL[0], SMALL[1]);
-    for (section, (key, value)) in [("store", store), ("host", host)] {
-        let section = config.entry(section).or_insert_with(|| toml::Table::new().into());
-        let value = toml::Value::Integer(value.parse().unwrap());
-        section.as_table_mut().unwrap().insert(key.into(), value);
+    for (section, key, value) in SMALL {
+        configure(dir, section, key, value);
     }
-    fs::write(&file, config.to_string()).unwrap();
 }
 
 /// What each step took.

@@ -443,6 +443,7 @@ impl Host {
         };
         let accepted = self.tls.accept(stream).await;
         drop(permit);
+        self.metrics.handshake_ended(accepted.is_ok());
         match accepted {
             Ok(accepted) => {
                 let Accepted { stream, unit, peer, certified, .. } = accepted;

@@ -34,6 +34,8 @@ pub const JOURNAL_ALARMS: &str = "lianxi.journal.alarms";
 pub const OUTBOX_DEPTH: &str = "lianxi.outbox.depth";
 /// Links that are up, by side.
 pub const LINK_UP: &str = "lianxi.link.up";
+/// Handshakes of callers, by how they ended.
+pub const LINK_HANDSHAKES: &str = "lianxi.link.handshakes";
 /// Connections that were turned away before the handshake, because too many came at once.
 pub const LINK_TURNED_AWAY: &str = "lianxi.link.turned_away";
 /// This host's clock minus a peer's, at the newest hello.
@@ -125,6 +127,7 @@ struct Instruments {
     alarms: Counter<u64>,
     outbox: UpDownCounter<i64>,
     links: UpDownCounter<i64>,
+    handshakes: Counter<u64>,
     turned_away: Counter<u64>,
     clock_skew: Gauge<i64>,
     records: Counter<u64>,
@@ -176,6 +179,7 @@ impl Metrics {
                     .with_unit("ms")
                     .with_description("This host's clock minus a peer's at the newest hello")
                     .build(),
+                handshakes: counter(LINK_HANDSHAKES, "{handshake}", "Handshakes of callers"),
                 turned_away: counter(LINK_TURNED_AWAY, "{connection}", "Callers too many"),
                 records: counter(RECORD_IMPORTED, "{row}", "Rows of imports"),
                 commits: counter(STORE_COMMITS, "{batch}", "Batches that are durable"),
@@ -234,6 +238,12 @@ impl Metrics {
     /// An alarm about a journal was raised or taken in.
     pub fn journal_alarm(&self, breach: &'static str) {
         self.instruments.alarms.add(1, &[KeyValue::new("breach", breach)]);
+    }
+
+    /// A handshake with a caller ended, with a connection or without.
+    pub fn handshake_ended(&self, is_done: bool) {
+        let outcome = if is_done { "done" } else { "failed" };
+        self.instruments.handshakes.add(1, &[KeyValue::new("outcome", outcome)]);
     }
 
     /// A connection was turned away before its handshake.
@@ -445,6 +455,8 @@ mod tests {
         metrics.link_up(Side::Parent, -250);
         metrics.link_up(Side::Child, 40);
         metrics.link_down(Side::Child);
+        metrics.handshake_ended(true);
+        metrics.handshake_ended(false);
         metrics.turned_away();
         metrics.rows_imported(Outcome::Imported, 17);
         metrics.committed(5, Duration::from_millis(2));
@@ -469,6 +481,8 @@ mod tests {
             "lianxi_unit_rolled_back 1",
             "lianxi_link_up{side=\"parent\"} 1",
             "lianxi_link_up{side=\"child\"} 0",
+            "lianxi_link_handshakes_total{outcome=\"done\"} 1",
+            "lianxi_link_handshakes_total{outcome=\"failed\"} 1",
             "lianxi_link_turned_away_total 1",
             "lianxi_link_clock_skew_milliseconds 40",
             "lianxi_record_imported_total{outcome=\"imported\"} 17",

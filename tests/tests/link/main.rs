@@ -12,3 +12,4 @@ mod kill;
 mod previews;
 mod quarantine;
 mod sleepers;
+mod storm;
