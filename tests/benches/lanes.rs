@@ -41,7 +41,7 @@ use lianxi_node::{
         wire::MAX_BULK_FRAME_BYTES,
     },
     services::{
-        connection::Connection,
+        connection::{Connection, Turn},
         exchange::{
             Arrival, Cursor, Departure, Error, Exchange, Lane, LinkEvent, Meeting, Occasion, Page,
             Parcel, Question, Refusal, Seen, Standing, Witnessing,
@@ -373,8 +373,11 @@ async fn serve(listener: TcpListener, server: ServerTls, host: LinkHost) {
         let (unit, peer, certified) = (accepted.unit, accepted.peer, accepted.certified);
         let host = host.clone();
         tokio::spawn(async move {
-            host.serve_stream(accepted.stream, Connection { unit, peer, certified, from: None })
-                .await;
+            host.serve_stream(
+                accepted.stream,
+                Connection { unit, peer, certified, from: None, turn: Turn::default() },
+            )
+            .await;
         });
     }
 }

@@ -7,6 +7,7 @@ pub mod acts;
 pub mod binary;
 pub mod boston;
 pub mod breach;
+pub mod children;
 pub mod client;
 pub mod collector;
 pub mod courier;

@@ -272,6 +272,7 @@ mod tests {
         domain::unit::{Level, UnitCode},
         identity::{keys::UnitKeys, tls::ServerTls, token::Token},
         services::{
+            connection::Turn,
             enrolments::{
                 Identity, JoinError, Joined, Joining, Renewed, Renewing,
                 tests::{City, MemoryStore, act, code},
@@ -408,6 +409,7 @@ mod tests {
                 unit: accepted.unit,
                 peer: accepted.peer,
                 certified: accepted.certified,
+                turn: Turn::default(),
             };
             if sender.send(Ok(Known(accepted.stream, connection))).await.is_err() {
                 return;

@@ -142,7 +142,7 @@ impl Link for LinkService {
         request: tonic::Request<Streaming<Frame>>,
     ) -> Result<tonic::Response<Self::OpenStream>, Status> {
         let connection = request.extensions().get::<Connection>().cloned();
-        let Some(Connection { unit, peer: Some(peer), .. }) = connection else {
+        let Some(Connection { unit, peer: Some(peer), turn, .. }) = connection else {
             return Err(Status::unauthenticated("a link needs the certificate of a unit"));
         };
         let host = self.host.upgrade().ok_or_else(stopping)?;
@@ -151,7 +151,7 @@ impl Link for LinkService {
         };
         let (outbound, frames) = mpsc::channel(1);
         let inbound = frames_of(request.into_inner());
-        if !host.spawn_parent(exchange, peer, outbound, inbound) {
+        if !host.spawn_parent(exchange, (peer, turn), outbound, inbound) {
             return Err(stopping());
         }
         Ok(tonic::Response::new(ReceiverStream::new(frames)))

@@ -32,7 +32,7 @@ use crate::{
     clock::Clock,
     domain::unit::UnitCode,
     services::{
-        connection::Connection,
+        connection::{Connection, Turn},
         exchange::{Downlinks, Exchange, LinkEvent},
     },
     watch,
@@ -154,7 +154,7 @@ impl LinkHost {
     pub fn serve_pipe(&self, unit: &UnitCode, child: UnitCode, end: End) -> bool {
         let Some(exchange) = self.0.exchange(unit) else { return false };
         let (outbound, inbound) = end.split();
-        self.0.spawn_parent(exchange, child, outbound, inbound)
+        self.0.spawn_parent(exchange, (child, Turn::default()), outbound, inbound)
     }
 
     /// Attaches a unit, and links it to its parent for as long as the host runs. A unit that is
@@ -246,11 +246,12 @@ impl Inner {
         true
     }
 
-    /// Starts the parent's side of a link; false if the host stops.
+    /// Starts the parent's side of a link; false if the host stops. The child's turn ends when the link
+    /// is up, or is not going to be.
     pub(super) fn spawn_parent<W: Wire>(
         &self,
         exchange: Arc<dyn Exchange>,
-        child: UnitCode,
+        (child, turn): (UnitCode, Turn),
         outbound: mpsc::Sender<W>,
         inbound: impl Stream<Item = Result<Frame, Broken>> + Send + 'static,
     ) -> bool {
@@ -259,10 +260,14 @@ impl Inner {
         self.spawn(async move {
             let (seat, commands) = hub.take_seat(&child).await;
             let seat = Arc::new(seat);
-            let opened = Arc::clone(&seat);
-            let driver = Driver::new(Role::Parent, child, exchange, around, commands)
-                .when_up(move || opened.opened());
+            let (opened, up) = (Arc::clone(&seat), turn.clone());
+            let driver =
+                Driver::new(Role::Parent, child, exchange, around, commands).when_up(move || {
+                    up.end();
+                    opened.opened()
+                });
             driver.run(outbound, inbound).await;
+            turn.end();
             drop(seat);
         })
     }
@@ -328,7 +333,7 @@ impl Upward {
                 let (near, far) = pipe();
                 let (outbound, inbound) = far.split();
                 let child = self.exchange.unit().clone();
-                if !self.host.spawn_parent(above, child, outbound, inbound) {
+                if !self.host.spawn_parent(above, (child, Turn::default()), outbound, inbound) {
                     return Err(Closed::Stopped.to_string());
                 }
                 let (outbound, inbound) = near.split();

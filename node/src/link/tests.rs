@@ -34,7 +34,7 @@ use crate::{
         tls::{ParentPin, Purpose, ServerTls, UnitTls, connect},
     },
     services::{
-        connection::Connection,
+        connection::{Connection, Turn},
         exchange::{Downlinks, Lane, NoAnswer, Question, Wanted},
     },
     store, watch,
@@ -72,6 +72,7 @@ impl Dial for Cable {
             unit: unit("CITY"),
             peer: Some(self.child.clone()),
             certified: None,
+            turn: Turn::default(),
         };
         let parent = self.parent.clone();
         tokio::spawn(async move { parent.serve_stream(far, connection).await });
@@ -486,6 +487,7 @@ async fn an_oversize_frame_between_hosts_is_answered_with_resource_exhausted() {
         unit: unit("CITY"),
         peer: Some(unit("DISTRICT")),
         certified: None,
+        turn: Turn::default(),
     };
     let serving = host.clone();
     tokio::spawn(async move { serving.serve_stream(far, connection).await });
@@ -516,13 +518,85 @@ async fn an_oversize_frame_between_hosts_is_answered_with_resource_exhausted() {
     soon(host.shutdown()).await;
 }
 
+/// What a hello costs comes after the handshake: the next caller waits for it too.
+#[tokio::test]
+async fn a_childs_turn_lasts_until_its_link_is_up() {
+    let (city, _) = Pair::units();
+    let host = host();
+    host.attach(city.clone(), None);
+    let permit = Arc::new(());
+    let (near, far) = duplex(64 * 1024);
+    let connection = Connection {
+        from: None,
+        unit: unit("CITY"),
+        peer: Some(unit("DISTRICT")),
+        certified: None,
+        turn: Turn::of(Arc::clone(&permit)),
+    };
+    let serving = host.clone();
+    tokio::spawn(async move { serving.serve_stream(far, connection).await });
+    let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
+        .connect_with_connector(Once::new(near))
+        .await
+        .unwrap();
+    let (outbound, frames) = mpsc::channel(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(frames);
+    let mut answers = LinkClient::new(channel).open(frames).await.unwrap().into_inner();
+    assert_eq!(Arc::strong_count(&permit), 2, "it has not greeted");
+    outbound.send(raw_hello()).await.unwrap();
+    let first = soon(answers.message()).await.unwrap().unwrap();
+    assert!(matches!(first.kind, Some(Kind::Hello(_))), "{first:?}");
+    assert_eq!(Arc::strong_count(&permit), 1, "the link is up");
+    soon(host.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_childs_turn_ends_with_its_refusal() {
+    let (city, _) = Pair::units();
+    let host = host();
+    host.attach(city.clone(), None);
+    let permit = Arc::new(());
+    let (near, far) = duplex(64 * 1024);
+    let connection = Connection {
+        from: None,
+        unit: unit("CITY"),
+        peer: Some(unit("ANOTHER")),
+        certified: None,
+        turn: Turn::of(Arc::clone(&permit)),
+    };
+    let serving = host.clone();
+    tokio::spawn(async move { serving.serve_stream(far, connection).await });
+    let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
+        .connect_with_connector(Once::new(near))
+        .await
+        .unwrap();
+    let frames = stream::iter([raw_hello()]).chain(stream::pending());
+    let mut answers = LinkClient::new(channel).open(frames).await.unwrap().into_inner();
+    let refusal = soon(answers.message()).await.unwrap().unwrap();
+    assert!(matches!(refusal.kind, Some(Kind::Refusal(_))), "{refusal:?}");
+    soon(async {
+        // The connection stays open for other calls: the turn is over all the same.
+        while Arc::strong_count(&permit) > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    soon(host.shutdown()).await;
+}
+
 #[tokio::test]
 async fn a_caller_without_a_certificate_gets_no_link() {
     let (city, _) = Pair::units();
     let host = host();
     host.attach(city.clone(), None);
     let (near, far) = duplex(64 * 1024);
-    let connection = Connection { from: None, unit: unit("CITY"), peer: None, certified: None };
+    let connection = Connection {
+        from: None,
+        unit: unit("CITY"),
+        peer: None,
+        certified: None,
+        turn: Turn::default(),
+    };
     let serving = host.clone();
     tokio::spawn(async move { serving.serve_stream(far, connection).await });
     let channel = tonic::transport::Endpoint::from_static("http://test.invalid")
@@ -591,8 +665,13 @@ impl Secured {
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(accepted) = tls.accept(stream).await else { continue };
                 let (unit, peer) = (accepted.unit, accepted.peer);
-                let connection =
-                    Connection { from: None, unit, peer, certified: accepted.certified };
+                let connection = Connection {
+                    from: None,
+                    unit,
+                    peer,
+                    certified: accepted.certified,
+                    turn: Turn::default(),
+                };
                 let serving = serving.clone();
                 tokio::spawn(async move {
                     serving.serve_stream(accepted.stream, connection).await;

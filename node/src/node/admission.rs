@@ -1,4 +1,7 @@
-//! Who may begin a handshake: so many at a time, so many that wait, each for so long.
+//! Who may come in: so many at a time, so many that wait, each for so long.
+//!
+//! A turn lasts from the handshake until the link is up: what comes after the handshake costs more than
+//! that itself, and a hello that is answered too late makes the child dial again.
 //!
 //! Promises that a host to which ten thousand children come back at once works only for callers that
 //! still wait for it. Whoever is turned away hears so at once, by a closed connection, and comes
@@ -19,8 +22,12 @@ use tokio::{
 
 use crate::identity::tls::HANDSHAKE_LIMIT;
 
-/// Handshakes at a time: each costs signatures, and more at once make none of them faster.
-const AT_A_TIME: usize = 64;
+/// Callers on their way to a link at a time: enough that slow lines among them hold up nobody, and few
+/// enough that a busy machine answers each long before it gives up.
+const AT_A_TIME: usize = 256;
+
+/// Longest turn after the handshake.
+pub(super) const MAX_TURN: Duration = Duration::from_secs(10);
 
 /// Callers that wait: a socket and a task each.
 const MAX_WAITING: usize = 4_096;

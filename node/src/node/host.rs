@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    pin::pin,
     sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak},
     time::Duration,
 };
@@ -12,10 +13,16 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{JoinHandle, JoinSet},
+    time::timeout,
 };
 use tonic::service::Routes;
 
-use super::{Error, admin, admission::Admission, at_rest, journals, kept, setup, webhook::Webhook};
+use super::{
+    Error, admin,
+    admission::{Admission, MAX_TURN},
+    at_rest, journals, kept, setup,
+    webhook::Webhook,
+};
 use crate::{
     clock::{Clock, UnixMillis},
     config::HostConfig,
@@ -36,7 +43,7 @@ use crate::{
     },
     services::{
         accounts::Accounts,
-        connection::Connection,
+        connection::{Connection, Turn},
         enrolments::{ChildRecovery, Enrolments, RecoveryBudget},
         error::{ErrorKind, ServiceError as _},
         host::{
@@ -441,17 +448,26 @@ impl Host {
             self.metrics.turned_away();
             return;
         };
+        let turn = Turn::of(permit);
         let accepted = self.tls.accept(stream).await;
-        drop(permit);
         self.metrics.handshake_ended(accepted.is_ok());
         match accepted {
             Ok(accepted) => {
                 let Accepted { stream, unit, peer, certified, .. } = accepted;
                 let from = from.map(|from| from.ip());
-                let connection = Connection { from, unit, peer, certified };
-                self.links.serve_stream(stream, connection).await;
+                if peer.is_none() {
+                    turn.end();
+                }
+                let connection = Connection { from, unit, peer, certified, turn: turn.clone() };
+                let mut served = pin!(self.links.serve_stream(stream, connection));
+                if timeout(MAX_TURN, served.as_mut()).await.is_err() {
+                    // It has its stream, or keeps others waiting for nothing.
+                    turn.end();
+                    served.await;
+                }
             }
             Err(error) => {
+                turn.end();
                 tracing::warn!(peer = ?from, error = %crate::grpc::status::chain(&error), "connection refused");
                 self.journal_refusal(from, &error).await;
             }

@@ -1,9 +1,11 @@
 //! The tree of units as the delegations draw it: who is above, below, and by which chain.
 
+use std::collections::BTreeSet;
+
 use lianxi_proto::envelope::{self, VerifyingKey};
 use sha2::{Digest as _, Sha256};
 
-use super::{Holder, Known, Subject, Trust};
+use super::{Holder, Known, Subject, Trust, id_of};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -27,14 +29,16 @@ impl Trust {
     /// STATEMENT keys of a unit itself, which sign its journal too: those in force at `time`, or all
     /// that it ever had.
     pub fn statement_keys(&self, unit: &UnitCode, time: Option<UnixMillis>) -> Vec<VerifyingKey> {
-        let holds = |key_id: &String, holder: &Holder| {
-            holder.subject.0 == *unit
-                && holder.subject.1.is_none()
+        let subject = (unit.clone(), None);
+        let granted = self.history(&subject).iter().flat_map(|known| &known.delegation.keys);
+        let granted: BTreeSet<String> = granted.map(id_of).collect();
+        let held = granted.iter().filter_map(|key_id| Some((key_id, self.keys.get(key_id)?)));
+        let holds = |(key_id, holder): &(&String, &Holder)| {
+            holder.subject == subject
                 && holder.key_use == KeyUse::Statement
                 && time.is_none_or(|time| self.in_force(holder, key_id, time).is_ok())
         };
-        let held = self.keys.iter().filter(|(key_id, holder)| holds(key_id, holder));
-        held.filter_map(|(_, holder)| holder.key.clone()).collect()
+        held.filter(holds).filter_map(|(_, holder)| holder.key.clone()).collect()
     }
 
     /// The unit that the root key names.
