@@ -59,7 +59,7 @@ mod tests {
         let other = turn.clone();
         drop(turn);
         assert_eq!(Arc::strong_count(&permit), 2, "somebody has it");
-        other.clone().end();
+        other.end();
         assert_eq!(Arc::strong_count(&permit), 1);
         other.end();
     }
