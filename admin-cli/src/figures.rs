@@ -1,17 +1,20 @@
 //! Figures that a node answered: as JSON, and as cells of a table.
 //!
 //! Promises that a missing figure is never a zero, and that nothing is calculated here but the
-//! quotient of a ratio and the estimate of a distinct count.
+//! quotient of a ratio, the estimate of a distinct count and the quantiles of a histogram.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
-use lianxi_node::domain::distinct::Distinct;
+use lianxi_node::domain::{
+    distinct::Distinct,
+    histogram::{Histogram, Quantile},
+};
 use lianxi_proto::{
     local::v1::{ScopeChange, UnitFigures},
     types::v1::{
-        Cell, Component, Coverage, DistinctComponent, RatioComponent, Scope, Summary,
-        component::Value as WireValue,
+        Cell, Component, Coverage, DistinctComponent, HistogramComponent, RatioComponent, Scope,
+        Summary, component::Value as WireValue,
     },
 };
 use serde_json::{Map, Value, json};
@@ -31,7 +34,12 @@ pub(crate) enum Figure {
     Extreme { min_milli: Option<i64>, max_milli: Option<i64> },
     /// Number of different values.
     Distinct { estimate: u64, exact: bool },
+    /// How many values there are, and the quantiles in [`SHOWN`]; `None`: no values.
+    Histogram { terms: u64, quantiles: Option<[Quantile; SHOWN.len()]> },
 }
+
+/// Quantiles that are shown, with their words and thousandths.
+const SHOWN: [(&str, u16); 3] = [("p50", 500), ("p90", 900), ("p99", 990)];
 
 /// Figures of one unit for one scope by indicator, all groups together.
 pub(crate) type Totals = BTreeMap<String, Figure>;
@@ -56,6 +64,7 @@ pub(crate) fn figure(component: Option<&Component>) -> anyhow::Result<Figure> {
             Ok(Figure::Extreme { min_milli: extreme.min_milli, max_milli: extreme.max_milli })
         }
         Some(WireValue::Distinct(distinct)) => distinct_figure(distinct),
+        Some(WireValue::Histogram(histogram)) => histogram_figure(histogram),
         None => bail!("a figure of a kind that this program does not know"),
     }
 }
@@ -64,6 +73,15 @@ fn distinct_figure(distinct: &DistinctComponent) -> anyhow::Result<Figure> {
     let set = Distinct::from_parts(distinct.hashes.clone(), &distinct.registers)
         .context("a distinct count that is malformed")?;
     Ok(Figure::Distinct { estimate: set.estimate(), exact: set.is_exact() })
+}
+
+fn histogram_figure(histogram: &HistogramComponent) -> anyhow::Result<Figure> {
+    let (buckets, counts) = (histogram.buckets.iter(), histogram.counts.iter());
+    let values = Histogram::from_parts(buckets.copied(), counts.copied())
+        .context("a histogram that is malformed")?;
+    let [p50, p90, p99] = SHOWN.map(|(_, permille)| values.quantile(permille));
+    let quantiles = p50.zip(p90).zip(p99).map(|((p50, p90), p99)| [p50, p90, p99]);
+    Ok(Figure::Histogram { terms: values.total(), quantiles })
 }
 
 /// The totals of `unit` in `scope`, by indicator.
@@ -86,7 +104,7 @@ pub(crate) fn totals(cells: &[Cell], scope: Scope) -> anyhow::Result<Totals> {
 impl Figure {
     /// One JSON number for the demo's flat shape; `null` for no value.
     ///
-    /// Of extremes the largest, of a ratio the numerator and denominator as an object.
+    /// Of extremes the largest; a ratio and a histogram are objects, as in [`full`](Self::full).
     pub(crate) fn flat(&self) -> Value {
         match self {
             Self::Count(count) => json!(count),
@@ -98,6 +116,7 @@ impl Figure {
                 max_milli.map_or(Value::Null, |max| decimal(max.into()))
             }
             Self::Distinct { estimate, .. } => json!(estimate),
+            Self::Histogram { terms, quantiles } => histogram_json(*terms, quantiles.as_ref()),
         }
     }
 
@@ -119,6 +138,11 @@ impl Figure {
             Self::Distinct { estimate, exact } => {
                 json!({ "kind": "distinct", "estimate": estimate, "exact": exact })
             }
+            Self::Histogram { terms, quantiles } => {
+                let mut figure = histogram_json(*terms, quantiles.as_ref());
+                figure["kind"] = json!("histogram");
+                figure
+            }
         }
     }
 
@@ -137,8 +161,26 @@ impl Figure {
             Self::Distinct { estimate, exact } => {
                 format!("{}{}", if *exact { "" } else { "≈" }, grouped((*estimate).into()))
             }
+            Self::Histogram { quantiles: None, .. } => "–".to_owned(),
+            Self::Histogram { quantiles: Some([p50, p90, _]), .. } => {
+                format!("{} / {}", shown_quantile(*p50), shown_quantile(*p90))
+            }
         }
     }
+}
+
+fn histogram_json(terms: u64, quantiles: Option<&[Quantile; SHOWN.len()]>) -> Value {
+    let mut figure = json!({ "terms": terms });
+    for (position, (word, _)) in SHOWN.into_iter().enumerate() {
+        let milli = quantiles.map(|quantiles| quantiles[position].milli);
+        figure[word] = milli.map_or(Value::Null, |milli| decimal(milli.into()));
+    }
+    figure
+}
+
+fn shown_quantile(quantile: Quantile) -> String {
+    let mark = if quantile.is_exact { "" } else { "≈" };
+    format!("{mark}{}", shown_decimal(quantile.milli.into()))
 }
 
 /// `numerator` of `denominator` in per cent with one decimal, cut, and a star if `incomplete`.
@@ -334,6 +376,26 @@ mod tests {
         assert_eq!(figure.flat(), Value::Null);
         assert_eq!(figure.shown(false), "–");
         assert_eq!(rate(0, 0, false), "–");
+    }
+
+    #[test]
+    fn a_histogram_shows_its_quantiles() {
+        let read = |buckets: &[i32], counts: &[u64]| {
+            let histogram =
+                HistogramComponent { buckets: buckets.to_vec(), counts: counts.to_vec() };
+            figure(Some(&Component { value: Some(WireValue::Histogram(histogram)) }))
+        };
+        let none = read(&[], &[]).unwrap();
+        assert_eq!(none.shown(false), "–");
+        assert_eq!(none.flat(), json!({ "terms": 0, "p50": null, "p90": null, "p99": null }));
+        // Bucket 512 holds 1,048.576 to 1,081.343.
+        let some = read(&[1, 512], &[5, 5]).unwrap();
+        assert_eq!(some.shown(false), "0.001 / ≈1,064.96");
+        assert_eq!(
+            some.full(),
+            json!({ "kind": "histogram", "terms": 10, "p50": 0.001, "p90": 1064.96, "p99": 1064.96 })
+        );
+        assert!(read(&[2, 1], &[1, 1]).is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use lianxi_node::{
         component::Component,
         delegation::{Delegation, KeyChange, KeyUse, PublicKey, Suite},
         distinct::{self, Distinct},
+        histogram::Histogram,
         journal::{self, Leaf},
         period::Period,
         revocation::{Reason, Revocation},
@@ -495,6 +496,10 @@ fn own_figures(number: u64, sketches: bool) -> Figures {
     for place in 0..if sketches && number % 3 == 2 { 600 } else { 2 } {
         places.insert(distinct::hash(format!("{} {place}", number % 5).as_bytes()));
     }
+    let mut spread = Histogram::default();
+    for value in 0..signed % 4 {
+        assert!(spread.insert((signed - 3) * 7_919 * value));
+    }
     Figures::from([
         (figure("received", ""), Component::Count(number + 1)),
         (figure("received", group), Component::Count(number + 1)),
@@ -508,6 +513,7 @@ fn own_figures(number: u64, sketches: bool) -> Figures {
             Component::Extreme { min_milli: Some(-signed), max_milli: Some(signed * 7) },
         ),
         (figure("places", ""), Component::Distinct(places)),
+        (figure("close_spread", ""), Component::Histogram(spread)),
     ])
 }
 

@@ -5,6 +5,7 @@
 
 use crate::domain::{
     distinct::{self, Distinct},
+    histogram::{self, Histogram},
     indicator::Contribution,
 };
 
@@ -35,6 +36,9 @@ pub enum Error {
     /// A set that was never written.
     #[error("stored component is damaged")]
     Distinct(#[from] distinct::Error),
+    /// A histogram that was never written.
+    #[error("stored component is damaged")]
+    Histogram(#[from] histogram::Error),
 }
 
 /// Kind of a measure, and of its components.
@@ -50,6 +54,8 @@ pub enum MeasureKind {
     Extreme,
     /// Number of different values.
     Distinct,
+    /// How values spread.
+    Histogram,
 }
 
 impl MeasureKind {
@@ -61,6 +67,7 @@ impl MeasureKind {
             Self::Ratio => "ratio",
             Self::Extreme => "extreme",
             Self::Distinct => "distinct",
+            Self::Histogram => "histogram",
         }
     }
 }
@@ -99,6 +106,8 @@ pub enum Component {
     },
     /// Different values.
     Distinct(Distinct),
+    /// Values by bucket, in thousandths of the indicator's unit.
+    Histogram(Histogram),
 }
 
 impl Component {
@@ -110,6 +119,7 @@ impl Component {
             MeasureKind::Ratio => Self::Ratio { numerator: 0, denominator: 0 },
             MeasureKind::Extreme => Self::Extreme { min_milli: None, max_milli: None },
             MeasureKind::Distinct => Self::Distinct(Distinct::default()),
+            MeasureKind::Histogram => Self::Histogram(Histogram::default()),
         }
     }
 
@@ -121,6 +131,7 @@ impl Component {
             Self::Ratio { .. } => MeasureKind::Ratio,
             Self::Extreme { .. } => MeasureKind::Extreme,
             Self::Distinct(_) => MeasureKind::Distinct,
+            Self::Histogram(_) => MeasureKind::Histogram,
         }
     }
 
@@ -132,6 +143,7 @@ impl Component {
             Self::Ratio { numerator, denominator } => (*numerator, *denominator) == (0, 0),
             Self::Extreme { min_milli, .. } => min_milli.is_none(),
             Self::Distinct(set) => set.is_exact() && set.hashes().is_empty(),
+            Self::Histogram(histogram) => histogram.total() == 0,
         }
     }
 
@@ -169,6 +181,9 @@ impl Component {
                 set.merge(b);
                 Self::Distinct(set)
             }
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                Self::Histogram(a.merged(b).ok_or_else(overflow)?)
+            }
             _ => return Err(Error::Mismatch(self.kind(), other.kind())),
         })
     }
@@ -183,6 +198,12 @@ impl Component {
             set.insert(*hash);
             return Ok(());
         }
+        if let (Self::Histogram(histogram), Contribution::Histogram(milli)) =
+            (&mut *self, contribution)
+        {
+            let fits = histogram.insert(*milli);
+            return fits.then_some(()).ok_or(Error::Overflow(MeasureKind::Histogram));
+        }
         *self = self.add(&Self::from(contribution))?;
         Ok(())
     }
@@ -195,6 +216,12 @@ impl Component {
     /// - [`Error::Underflow`]: the total never held it.
     /// - As [`add`](Self::add). The total is then as it was.
     pub fn remove(&mut self, contribution: &Contribution) -> Result<(), Error> {
+        if let (Self::Histogram(histogram), Contribution::Histogram(milli)) =
+            (&mut *self, contribution)
+        {
+            let was_in = histogram.remove(*milli);
+            return was_in.then_some(()).ok_or(Error::Underflow(MeasureKind::Histogram));
+        }
         let taken = Self::from(contribution);
         let underflow = || Error::Underflow(taken.kind());
         let counts = |a: &u64, b: &u64| a.checked_sub(*b).ok_or_else(underflow);
@@ -241,6 +268,12 @@ impl Component {
                 bytes[1] = SKETCH;
                 bytes.extend(set.registers());
             }
+            Self::Histogram(histogram) => {
+                for (bucket, count) in histogram.buckets() {
+                    bytes.extend(bucket.to_be_bytes());
+                    bytes.extend(count.to_be_bytes());
+                }
+            }
         }
         bytes
     }
@@ -250,7 +283,7 @@ impl Component {
     /// # Errors
     ///
     /// - [`Error::Format`]: written by a newer program.
-    /// - [`Error::Damaged`], [`Error::Distinct`]: never written by any.
+    /// - [`Error::Damaged`], [`Error::Distinct`], [`Error::Histogram`]: never written by any.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Error> {
         let [format, tag, rest @ ..] = bytes else { return Err(Error::Damaged) };
         if *format != FORMAT {
@@ -286,6 +319,14 @@ impl Component {
                 }
                 Self::Distinct(Distinct::from_parts(Vec::new(), registers)?)
             }
+            HISTOGRAM => {
+                let (mut buckets, mut counts) = (Vec::new(), Vec::new());
+                while !reader.0.is_empty() {
+                    buckets.push(i16::from_be_bytes(reader.take()?).into());
+                    counts.push(reader.u64()?);
+                }
+                Self::Histogram(Histogram::from_parts(buckets.into_iter(), counts.into_iter())?)
+            }
             _ => return Err(Error::Damaged),
         };
         if reader.0.is_empty() { Ok(component) } else { Err(Error::Damaged) }
@@ -308,6 +349,12 @@ impl From<&Contribution> for Component {
                 set.insert(hash);
                 Self::Distinct(set)
             }
+            Contribution::Histogram(milli) => {
+                let mut histogram = Histogram::default();
+                // The first one fits.
+                let _ = histogram.insert(milli);
+                Self::Histogram(histogram)
+            }
         }
     }
 }
@@ -318,6 +365,7 @@ const RATIO: u8 = 3;
 const EXTREME: u8 = 4;
 const EXACT: u8 = 5;
 const SKETCH: u8 = 6;
+const HISTOGRAM: u8 = 7;
 
 fn tag(kind: MeasureKind) -> u8 {
     match kind {
@@ -326,6 +374,7 @@ fn tag(kind: MeasureKind) -> u8 {
         MeasureKind::Ratio => RATIO,
         MeasureKind::Extreme => EXTREME,
         MeasureKind::Distinct => EXACT,
+        MeasureKind::Histogram => HISTOGRAM,
     }
 }
 
@@ -347,12 +396,13 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    const KINDS: [MeasureKind; 5] = [
+    const KINDS: [MeasureKind; 6] = [
         MeasureKind::Count,
         MeasureKind::Sum,
         MeasureKind::Ratio,
         MeasureKind::Extreme,
         MeasureKind::Distinct,
+        MeasureKind::Histogram,
     ];
 
     /// SplitMix64 (public domain, S. Vigna).
@@ -376,6 +426,7 @@ mod tests {
             MeasureKind::Distinct => {
                 Contribution::Distinct(distinct::hash(&(random % 2000).to_be_bytes()))
             }
+            MeasureKind::Histogram => Contribution::Histogram(value),
         }
     }
 
@@ -457,7 +508,9 @@ mod tests {
 
     #[test]
     fn taking_out_is_the_inverse_of_putting_in() {
-        for kind in [MeasureKind::Count, MeasureKind::Sum, MeasureKind::Ratio] {
+        for kind in
+            [MeasureKind::Count, MeasureKind::Sum, MeasureKind::Ratio, MeasureKind::Histogram]
+        {
             let mut state = 7;
             let mut total = Component::zero(kind);
             let records: Vec<_> = (0..50).map(|_| contribution(kind, next(&mut state))).collect();
@@ -468,6 +521,11 @@ mod tests {
         }
         let mut count = Component::Count(0);
         assert_eq!(count.remove(&Contribution::Count), Err(Error::Underflow(MeasureKind::Count)));
+        let mut histogram = Component::zero(MeasureKind::Histogram);
+        assert_eq!(
+            histogram.remove(&Contribution::Histogram(1)),
+            Err(Error::Underflow(MeasureKind::Histogram))
+        );
         let mut extreme = Component::zero(MeasureKind::Extreme);
         extreme.insert(&Contribution::Extreme(5)).unwrap();
         assert_eq!(

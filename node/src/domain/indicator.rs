@@ -44,6 +44,8 @@ pub enum Contribution {
     Extreme(i64),
     /// Hash of a value.
     Distinct(u64),
+    /// A value, in thousandths of the unit.
+    Histogram(i64),
 }
 
 /// Why a record cannot be counted. Holds no value of the record.
@@ -103,6 +105,8 @@ pub enum Measure {
     Extreme(Expression),
     /// Number of different values.
     Distinct(Expression),
+    /// How values spread.
+    Histogram(Expression),
 }
 
 impl Measure {
@@ -114,6 +118,7 @@ impl Measure {
             Self::Ratio { .. } => MeasureKind::Ratio,
             Self::Extreme(_) => MeasureKind::Extreme,
             Self::Distinct(_) => MeasureKind::Distinct,
+            Self::Histogram(_) => MeasureKind::Histogram,
         }
     }
 
@@ -128,6 +133,7 @@ impl Measure {
             ],
             Self::Extreme(value) => vec![("/measure/extreme/value", value)],
             Self::Distinct(value) => vec![("/measure/distinct/value", value)],
+            Self::Histogram(value) => vec![("/measure/histogram/value", value)],
         }
     }
 }
@@ -183,6 +189,7 @@ enum DeclaredMeasure {
     Ratio(DeclaredRatio),
     Extreme(DeclaredValue),
     Distinct(DeclaredValue),
+    Histogram(DeclaredValue),
 }
 
 #[derive(Deserialize)]
@@ -222,6 +229,9 @@ impl Indicator {
             }
             DeclaredMeasure::Distinct(distinct) => {
                 Measure::Distinct(compile(&distinct.value, "/measure/distinct/value")?)
+            }
+            DeclaredMeasure::Histogram(histogram) => {
+                Measure::Histogram(compile(&histogram.value, "/measure/histogram/value")?)
             }
         };
         let indicator = Self {
@@ -296,14 +306,13 @@ impl Indicator {
                 Ok(counts.then_some(Contribution::Ratio { numerator, denominator }))
             }
             Measure::Extreme(value) => {
-                let milli = value.milli(context).map_err(of("value"))?;
-                milli.map(i64::try_from).transpose().map_or_else(
-                    |_| Err(of("value")(Failure::Values("the value is too large".into()))),
-                    |milli| Ok(milli.map(Contribution::Extreme)),
-                )
+                Ok(short_milli(value, context).map_err(of("value"))?.map(Contribution::Extreme))
             }
             Measure::Distinct(value) => {
                 Ok(value.hash(context).map_err(of("value"))?.map(Contribution::Distinct))
+            }
+            Measure::Histogram(value) => {
+                Ok(short_milli(value, context).map_err(of("value"))?.map(Contribution::Histogram))
             }
         }
     }
@@ -384,6 +393,12 @@ impl Indicator {
         let pointer = expressions.iter().find(|(pointer, _)| pointer.ends_with(part));
         pointer.map_or("/filter", |(pointer, _)| pointer)
     }
+}
+
+/// A value in thousandths that fits into 64 bits.
+fn short_milli(value: &Expression, context: &Context<'_, '_>) -> Result<Option<i64>, Failure> {
+    let milli = value.milli(context)?.map(i64::try_from).transpose();
+    milli.map_err(|_| Failure::Values("the value is too large".into()))
 }
 
 fn used(
@@ -473,6 +488,7 @@ mod tests {
                 json!({"distinct": {"value": "line"}}),
                 Contribution::Distinct(crate::domain::distinct::hash("城管".as_bytes())),
             ),
+            (json!({"histogram": {"value": "cost"}}), Contribution::Histogram(12_340)),
         ] {
             let counted = of(json!({"measure": measure}), &case()).unwrap().unwrap();
             assert_eq!(counted, contribution, "{measure}");
@@ -490,6 +506,7 @@ mod tests {
             json!({"measure": {"sum": {"value": "people"}}}),
             json!({"measure": {"distinct": {"value": "line"}}}),
             json!({"measure": {"extreme": {"value": "cost"}}}),
+            json!({"measure": {"histogram": {"value": "cost"}}}),
             json!({"measure": {"ratio": {"numerator": "false", "denominator": "line == 'x'"}}}),
         ] {
             assert_eq!(of(changes.clone(), &open), Ok(None), "{changes}");
@@ -504,8 +521,10 @@ mod tests {
         assert_eq!((error.indicator.as_str(), error.part), ("measured", "value"));
         assert!(error.to_string().contains("3 decimals") && !error.to_string().contains("12.3"));
         record["people"] = json!(i64::MAX);
-        let error = of(json!({"measure": {"extreme": {"value": "people"}}}), &record).unwrap_err();
-        assert!(error.to_string().contains("too large"));
+        for measure in ["extreme", "histogram"] {
+            let error = of(json!({"measure": {measure: {"value": "people"}}}), &record);
+            assert!(error.unwrap_err().to_string().contains("too large"), "{measure}");
+        }
     }
 
     #[test]
@@ -537,6 +556,10 @@ mod tests {
             (json!({"measure": {"distinct": {"value": "unclassed"}}}), "/measure/distinct/value"),
             (json!({"measure": {"sum": {"value": "size(phone)"}}}), "/measure/sum/value"),
             (json!({"measure": {"extreme": {"value": "int(number)"}}}), "/measure/extreme/value"),
+            (
+                json!({"measure": {"histogram": {"value": "size(phone)"}}}),
+                "/measure/histogram/value",
+            ),
             (json!({"filter": "phone == '13800138000'"}), "/filter"),
             (json!({"filter": "phone.startsWith('138')"}), "/filter"),
             (

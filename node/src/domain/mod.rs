@@ -12,6 +12,7 @@ pub mod escalation;
 pub mod explanation;
 pub mod expression;
 pub mod guessing;
+pub mod histogram;
 pub mod indicator;
 pub mod journal;
 pub mod lamp;

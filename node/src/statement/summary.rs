@@ -7,6 +7,7 @@ use super::{SaltedCell, header::Malformed};
 use crate::domain::{
     component::Component,
     distinct::Distinct,
+    histogram::Histogram,
     summary::{
         Coverage, CoverageGap, CoverageInput, CoverageState, FigureKey, FigureSet, Figures, Scope,
         Summary, SummaryKind,
@@ -145,6 +146,11 @@ pub fn component_to_proto(component: &Component) -> pb::Component {
             hashes: distinct.hashes().to_vec(),
             registers: distinct.registers().to_vec(),
         }),
+        Component::Histogram(histogram) => {
+            let (buckets, counts) =
+                histogram.buckets().map(|(bucket, count)| (i32::from(bucket), count)).unzip();
+            Value::Histogram(pb::HistogramComponent { buckets, counts })
+        }
     };
     pb::Component { value: Some(value) }
 }
@@ -177,6 +183,10 @@ pub fn component_from_proto(component: pb::Component) -> Result<Component, Malfo
         Value::Distinct(distinct) => Component::Distinct(
             Distinct::from_parts(distinct.hashes, &distinct.registers)
                 .map_err(|error| Malformed::new("cells.component.distinct", error))?,
+        ),
+        Value::Histogram(histogram) => Component::Histogram(
+            Histogram::from_parts(histogram.buckets.into_iter(), histogram.counts.into_iter())
+                .map_err(|error| Malformed::new("cells.component.histogram", error))?,
         ),
     })
 }

@@ -128,7 +128,7 @@ fn figure(component: &Component) -> i128 {
             assert!(set.is_exact());
             i128::from(set.estimate())
         }
-        Component::Ratio { .. } => panic!("no ratio is compared"),
+        Component::Ratio { .. } | Component::Histogram(_) => panic!("none is compared"),
     }
 }
 

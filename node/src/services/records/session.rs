@@ -312,9 +312,13 @@ impl<'a> Session<'a> {
         let is_set = match self.cells.get(cell).map(|cell| &cell.component) {
             Some(Component::Distinct(_)) => true,
             Some(Component::Extreme { .. }) => false,
-            Some(Component::Count(_) | Component::Sum { .. } | Component::Ratio { .. }) | None => {
-                return Ok(());
-            }
+            Some(
+                Component::Count(_)
+                | Component::Sum { .. }
+                | Component::Ratio { .. }
+                | Component::Histogram(_),
+            )
+            | None => return Ok(()),
         };
         let component = if is_set {
             Component::Distinct(self.set(cell).await?)
@@ -424,7 +428,10 @@ fn value_of_part(part: &Part) -> Option<u64> {
     match part.contribution {
         Contribution::Extreme(value) => Some(ordered(value)),
         Contribution::Distinct(hash) => Some(hash),
-        Contribution::Count | Contribution::Sum(_) | Contribution::Ratio { .. } => None,
+        Contribution::Count
+        | Contribution::Sum(_)
+        | Contribution::Ratio { .. }
+        | Contribution::Histogram(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@ use lianxi_proto::{
     enrolment::v1::ReserveRequest,
     envelope::{self, STATEMENT_TYPE, Signer},
     types::v1::{
-        Cell, Classification, Component, Coverage, Delegation, DistinctComponent, Envelope,
+        Cell, Classification, Component, Coverage, Delegation, DistinctComponent, Envelope, HistogramComponent,
         ExtremeComponent, Header, Key, KeyUse, Level, RatioComponent, SaltedCell, Scope, Signature,
         Statement, Suite, SumComponent, Summary, SummaryKind, component::Value as Figure,
     },
@@ -309,6 +309,7 @@ fn figures() -> Vec<(Vec<u8>, [u8; 16])> {
     let sum = SumComponent { sum_milli: (-1_500_i128).to_be_bytes().to_vec(), terms: 2 };
     let extreme = ExtremeComponent { min_milli: Some(-1_000), max_milli: Some(86_400_000) };
     let distinct = DistinctComponent { hashes: vec![1, u64::MAX], registers: Vec::new() };
+    let histogram = HistogramComponent { buckets: vec![-64, 0, 512], counts: vec![1, 2, 300] };
     let figures = [
         ("received", "", Figure::Count(7)),
         ("received", "垃圾清运", Figure::Count(3)),
@@ -316,6 +317,7 @@ fn figures() -> Vec<(Vec<u8>, [u8; 16])> {
         ("closed_rate", "", Figure::Ratio(RatioComponent { numerator: 4, denominator: 7 })),
         ("longest_close_seconds", "", Figure::Extreme(extreme)),
         ("distinct_types", "", Figure::Distinct(distinct)),
+        ("close_spread", "", Figure::Histogram(histogram)),
     ];
     let cells = (0u8..).zip(figures).map(|(number, (indicator, group, figure))| {
         let cell = Cell {
