@@ -78,6 +78,12 @@ pub(crate) enum Failure {
         /// Children of which nothing is known.
         unknown: usize,
     },
+    /// A catalogue that may not follow the one before it.
+    #[error("it may not follow the catalogue before: {0} changes are refused")]
+    MayNotFollow(usize),
+    /// A catalogue in which something is hardly meant.
+    #[error("{0} doubts")]
+    Doubts(usize),
     /// A person or the system asked to stop.
     #[error("stopped before the end")]
     Interrupted,
@@ -105,7 +111,7 @@ pub(crate) mod exit {
     pub(crate) const REJECTED_ROWS: u8 = 9;
     /// Some units of a file did not join.
     pub(crate) const NOT_JOINED: u8 = 10;
-    /// The doctor found something that has time.
+    /// The doctor found something that has time, or a catalogue raises doubts.
     pub(crate) const WARNINGS: u8 = 11;
     /// The doctor found something that has none.
     pub(crate) const ALARMS: u8 = 12;
@@ -126,14 +132,14 @@ impl Failure {
         match self {
             Self::NoNode(_) => exit::UNAVAILABLE,
             Self::NotAllowed(_) | Self::Broken(_) | Self::TokenFile { .. } => exit::DENIED,
-            Self::FileExists(_) => exit::PRECONDITION,
+            Self::FileExists(_) | Self::MayNotFollow(_) => exit::PRECONDITION,
             Self::PathTooLong(_) | Self::Usage(_) => exit::USAGE,
             Self::NotFound(_) => exit::NOT_FOUND,
             Self::RejectedRows(_) => exit::REJECTED_ROWS,
             Self::NotJoined(_) => exit::NOT_JOINED,
             Self::NotRenewed(_) => exit::UNAVAILABLE,
             Self::NotLeft(_) => exit::CUT_OFF,
-            Self::Warnings(_) => exit::WARNINGS,
+            Self::Warnings(_) | Self::Doubts(_) => exit::WARNINGS,
             Self::Alarms(_) => exit::ALARMS,
             Self::BrokenJournal(_) => exit::BROKEN,
             Self::CourierGap(_) => exit::GAP,
@@ -158,6 +164,8 @@ impl Failure {
             Self::BrokenJournal(_) => Some(Text::RemedyBrokenJournal.get(lang).to_owned()),
             Self::CourierGap(_) => Some(Text::RemedyCourierGap.get(lang).to_owned()),
             Self::WouldBreak { .. } => Some(Text::RemedyWouldBreak.get(lang).to_owned()),
+            Self::MayNotFollow(_) => Some(Text::RemedyMayNotFollow.get(lang).to_owned()),
+            Self::Doubts(_) => Some(Text::RemedyDoubts.get(lang).to_owned()),
             Self::Usage(_) | Self::NotFound(_) | Self::Interrupted => None,
         }
     }

@@ -378,6 +378,42 @@ texts! {
     NoIndicators: "the catalogue has no indicators", "目录中没有指标";
     CataloguePublished: "{}@{} signed, on its way to {} children", "{}@{} 已签发，正送往 {} 个下级";
     CatalogueGood: "{}@{} is good; nothing was published", "{}@{} 校验通过；未发布";
+    CatalogueBefore: "before", "原目录";
+    CatalogueAfter: "after", "新目录";
+    RecordTypes: "record types", "数据类型";
+    Indicators: "indicators", "指标";
+    Change: "change", "变动";
+    ChangeAdded: "added", "新增";
+    ChangeRemoved: "removed", "删除";
+    ChangeChanged: "changed", "修改";
+    Effect: "effect", "影响";
+    EffectSameVersion: "REFUSED: counts something else under the same version; raise it",
+        "不予发布：口径已变而版本未变，请提高指标版本";
+    EffectEarlierVersion: "REFUSED: goes back to an earlier version; raise it", "不予发布：指标版本倒退，请提高版本";
+    EffectOtherKey: "REFUSED: records would come in twice; declare another record type",
+        "不予发布：主键变更会使数据重复，请另设数据类型";
+    EffectSeriesEnds: "the series ends", "序列终止";
+    EffectSeriesAnew: "the series begins anew; unlike versions never add", "序列断档重起，不同版本不汇总";
+    EffectRecordsUncounted: "records are neither taken nor counted; those that are there stay", "不再接收和统计；已有数据保留";
+    EffectOtherPeriods: "records count in other periods; all figures are computed again", "数据归属的期间变化，全部指标重算";
+    EffectRecordsMayFail: "records that are there may not hold any more", "已有数据可能不再合规";
+    EffectTasksRefused: "tasks that cite it are refused from now on", "此后引用此项的任务将被拒收";
+    EffectOtherTimes: "whistles that are raised from now on have other times", "此后的吹哨适用新时限";
+    EffectOtherDisclosure: "small numbers are shown otherwise", "小数值的显示规则变化";
+    EffectSeriesBegins: "a series begins, filled from the records that are there", "新增序列，由已有数据补算";
+    EffectWider: "more is taken", "范围扩大";
+    EffectWording: "other words are shown", "仅文字变化";
+    NoChanges: "nothing changes", "没有变动";
+    Doubt: "doubt", "疑点";
+    DoubtUnclassified: "the field has no x-class: it is treated like the most sensitive", "字段未标注 x-class，按最敏感处理";
+    DoubtUncounted: "no indicator counts this record type", "没有指标统计此数据类型";
+    DoubtGroupedPeople: "people are counted by group: small groups will not be shown", "对人员分组统计：小分组将不予显示";
+    DoubtSameTitle: "two indicators have this title", "两个指标同名";
+    DoubtNearlyFull: "little room is left below 47 KiB", "接近 47 KiB 上限";
+    NoDoubts: "nothing to remark", "没有疑点";
+    RemedyMayNotFollow: "raise the version of each such indicator, or declare a record type of another name",
+        "请提高相应指标的版本，或另设数据类型";
+    RemedyDoubts: "it can be published as it is; look at each place", "可以照此发布；请逐处核对";
     ImportProgress: "{} rows, {} of {} sent", "已处理 {} 行，已发送 {}／{}";
     Rows: "rows", "行数";
     Imported: "imported", "新增";

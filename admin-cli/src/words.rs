@@ -1,6 +1,12 @@
 //! Words for the enumerations of the contract: fixed English ones in JSON, translated in tables.
 
-use lianxi_node::domain::unit::Level;
+use lianxi_node::domain::{
+    catalogue::{
+        changes::{Effect, Kind},
+        lint::Doubt,
+    },
+    unit::Level,
+};
 use lianxi_proto::{
     admin::v1::LinkState,
     types::v1::{CoverageState, EscalationKind, EscalationStep, Level as WireLevel, ReceiptStage},
@@ -30,6 +36,46 @@ impl Word {
 
 /// A value of the contract that this program does not know: a node newer than itself.
 const UNKNOWN: Word = Word::new("unknown", Text::Unknown);
+
+/// What was done to a part of a catalogue.
+pub(crate) fn change(kind: Kind) -> Text {
+    match kind {
+        Kind::Added => Text::ChangeAdded,
+        Kind::Removed => Text::ChangeRemoved,
+        Kind::Changed => Text::ChangeChanged,
+    }
+}
+
+/// What a change of a catalogue does.
+pub(crate) fn effect(effect: Effect) -> Text {
+    match effect {
+        Effect::SameVersion => Text::EffectSameVersion,
+        Effect::EarlierVersion => Text::EffectEarlierVersion,
+        Effect::OtherKey => Text::EffectOtherKey,
+        Effect::SeriesEnds => Text::EffectSeriesEnds,
+        Effect::SeriesAnew => Text::EffectSeriesAnew,
+        Effect::RecordsUncounted => Text::EffectRecordsUncounted,
+        Effect::OtherPeriods => Text::EffectOtherPeriods,
+        Effect::RecordsMayFail => Text::EffectRecordsMayFail,
+        Effect::TasksRefused => Text::EffectTasksRefused,
+        Effect::OtherTimes => Text::EffectOtherTimes,
+        Effect::OtherDisclosure => Text::EffectOtherDisclosure,
+        Effect::SeriesBegins => Text::EffectSeriesBegins,
+        Effect::Wider => Text::EffectWider,
+        Effect::Wording => Text::EffectWording,
+    }
+}
+
+/// What may be wrong with a catalogue.
+pub(crate) fn doubt(doubt: Doubt) -> Text {
+    match doubt {
+        Doubt::Unclassified => Text::DoubtUnclassified,
+        Doubt::Uncounted => Text::DoubtUncounted,
+        Doubt::GroupedPeople => Text::DoubtGroupedPeople,
+        Doubt::SameTitle => Text::DoubtSameTitle,
+        Doubt::NearlyFull => Text::DoubtNearlyFull,
+    }
+}
 
 /// Word of a level.
 pub(crate) fn level(level: i32) -> Word {

@@ -1,12 +1,17 @@
-//! `lianxi catalogue`: publish it, preview what that would do, show what is in force.
+//! `lianxi catalogue`: judge one, preview what it would do, publish it, show what is in force.
 
+mod diff;
+mod lint;
 mod preview;
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use lianxi_node::domain::unit::UnitCode;
+use lianxi_node::domain::{catalogue::Catalogue, unit::UnitCode};
 use lianxi_proto::local::v1::{
     PublishCatalogueRequest, PublishCatalogueResponse, ShowCatalogueRequest,
 };
@@ -15,6 +20,7 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::{
     client::Client,
+    failure::Failure,
     output::Output,
     table::Table,
     texts::{Lang, Text},
@@ -24,6 +30,10 @@ use crate::{
 /// What to do with the catalogue.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Check a catalogue, and tell what in it is hardly meant; asks no node
+    Lint(lint::Lint),
+    /// Show what a catalogue changes of the one in force, or of another file
+    Diff(diff::Diff),
     /// Sign a catalogue and send it to the whole subtree
     Publish(Publish),
     /// Show what a catalogue would do to the children, publish nothing
@@ -57,11 +67,27 @@ impl Verb {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         match self {
+            Self::Lint(lint) => lint.run(context),
+            Self::Diff(diff) => diff.run(context).await,
             Self::Publish(publish) => publish.run(context).await,
             Self::Preview(preview) => preview.run(context).await,
             Self::Show(show) => show.run(context).await,
         }
     }
+}
+
+/// A catalogue of a file.
+struct Read {
+    catalogue: Catalogue,
+    bytes: usize,
+}
+
+fn read(file: &Path) -> anyhow::Result<Read> {
+    let place = file.display();
+    let document = fs::read(file).with_context(|| format!("cannot read {place}"))?;
+    let catalogue =
+        Catalogue::parse(&document).map_err(|error| Failure::Usage(format!("{place}: {error}")))?;
+    Ok(Read { catalogue, bytes: document.len() })
 }
 
 impl Publish {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub const RELATIVE_ERROR_MILLI: u32 = 16;
 
 /// Highest bucket; the lowest is its negative.
-pub const HIGHEST_BUCKET: i16 = 1919;
+pub const HIGHEST_BUCKET: i16 = 1887;
 
 /// Below this magnitude every value has its own bucket.
 const LINEAR: u64 = 64;
@@ -149,7 +149,8 @@ impl Histogram {
 
 /// The bucket of a value: that of its magnitude, negative for negative values.
 fn bucket_of(milli: i64) -> i16 {
-    let magnitude = milli.unsigned_abs();
+    // The lowest value has no positive counterpart and goes with its neighbour.
+    let magnitude = milli.unsigned_abs().min(i64::MAX.unsigned_abs());
     let position = if magnitude < LINEAR {
         magnitude
     } else {
@@ -231,7 +232,7 @@ mod tests {
             }
             assert_eq!((bucket_of(from), bucket_of(to)), (bucket, bucket + 1));
         }
-        assert_eq!((bucket_of(i64::MIN), bucket_of(i64::MAX)), (-1888, 1887));
+        assert_eq!((bucket_of(i64::MIN), bucket_of(i64::MAX)), (-HIGHEST_BUCKET, HIGHEST_BUCKET));
     }
 
     #[test]
@@ -286,8 +287,8 @@ mod tests {
         assert_eq!(read(&[1], &[]), Err(Error::Lengths { buckets: 1, counts: 0 }));
         assert_eq!(read(&[1, 1], &[1, 1]), Err(Error::Unsorted(1)));
         assert_eq!(read(&[2, -2], &[1, 1]), Err(Error::Unsorted(1)));
-        assert_eq!(read(&[0, 1920], &[1, 1]), Err(Error::Range(1)));
-        assert_eq!(read(&[-1920], &[1]), Err(Error::Range(0)));
+        assert_eq!(read(&[0, 1888], &[1, 1]), Err(Error::Range(1)));
+        assert_eq!(read(&[-1888], &[1]), Err(Error::Range(0)));
         assert_eq!(read(&[i32::MIN], &[1]), Err(Error::Range(0)));
         assert_eq!(read(&[1], &[0]), Err(Error::Empty(0)));
         assert_eq!(read(&[1, 2], &[u64::MAX, 1]), Err(Error::Overflow));

@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 
 use cel::Context;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 pub use crate::domain::component::MeasureKind;
 use crate::domain::{
@@ -162,6 +163,7 @@ pub struct Indicator {
     /// What is computed of them.
     pub measure: Measure,
     fields: Vec<(String, Field)>,
+    definition_sha256: [u8; 32],
 }
 
 #[derive(Deserialize)]
@@ -181,7 +183,7 @@ pub(crate) struct Declared {
     group: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum DeclaredMeasure {
     Count,
@@ -192,13 +194,13 @@ enum DeclaredMeasure {
     Histogram(DeclaredValue),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct DeclaredValue {
     value: String,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct DeclaredRatio {
     numerator: String,
@@ -234,8 +236,10 @@ impl Indicator {
                 Measure::Histogram(compile(&histogram.value, "/measure/histogram/value")?)
             }
         };
+        let fields = used(filter.as_ref(), &measure, known);
         let indicator = Self {
-            fields: used(filter.as_ref(), &measure, known),
+            definition_sha256: definition_sha256(&declared, &fields),
+            fields,
             id: declared.id,
             version: declared.version,
             title: declared.title,
@@ -256,6 +260,12 @@ impl Indicator {
     /// Kind of the measure.
     pub fn kind(&self) -> MeasureKind {
         self.measure.kind()
+    }
+
+    /// Digest of everything that decides what a record adds: two indicators of one id and version
+    /// whose digests differ do not add up.
+    pub fn definition_sha256(&self) -> &[u8; 32] {
+        &self.definition_sha256
     }
 
     /// Returns what a valid record of the indicator's type adds; `None` if it does not count: the
@@ -399,6 +409,21 @@ impl Indicator {
 fn short_milli(value: &Expression, context: &Context<'_, '_>) -> Result<Option<i64>, Failure> {
     let milli = value.milli(context)?.map(i64::try_from).transpose();
     milli.map_err(|_| Failure::Values("the value is too large".into()))
+}
+
+fn definition_sha256(declared: &Declared, fields: &[(String, Field)]) -> [u8; 32] {
+    // How expressions see the fields is part of what they mean.
+    let kinds: BTreeMap<&str, &str> =
+        fields.iter().map(|(name, field)| (name.as_str(), field.kind.as_str())).collect();
+    let definition = json!({
+        "record_type": declared.record_type,
+        "unit": declared.unit,
+        "filter": declared.filter,
+        "measure": declared.measure,
+        "group": declared.group,
+        "fields": kinds,
+    });
+    Sha256::digest(definition.to_string()).into()
 }
 
 fn used(

@@ -9,6 +9,7 @@ use jiff::{Timestamp, tz::TimeZone};
 use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::period::{self, Month};
 
@@ -54,6 +55,20 @@ pub enum Kind {
     Text,
     /// A list, an object, or one of several types.
     Other,
+}
+
+impl Kind {
+    /// A word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Instant => "instant",
+            Self::Integer => "integer",
+            Self::Number => "number",
+            Self::Boolean => "boolean",
+            Self::Text => "text",
+            Self::Other => "other",
+        }
+    }
 }
 
 /// A top-level field as its schema describes it.
@@ -133,6 +148,7 @@ pub struct RecordType {
     time_field: String,
     fields: BTreeMap<String, Field>,
     validator: Validator,
+    schema_sha256: [u8; 32],
 }
 
 #[derive(Deserialize)]
@@ -172,7 +188,16 @@ impl RecordType {
                 format!("{time:?} must be a required property with format date-time"),
             ));
         }
-        Ok(Self { name, title, title_zh, key_field: key, time_field: time, fields, validator })
+        Ok(Self {
+            name,
+            title,
+            title_zh,
+            key_field: key,
+            time_field: time,
+            fields,
+            validator,
+            schema_sha256: Sha256::digest(schema.to_string()).into(),
+        })
     }
 
     /// Name in the catalogue.
@@ -198,6 +223,11 @@ impl RecordType {
     /// Field that says which month a record counts in.
     pub fn time_field(&self) -> &str {
         &self.time_field
+    }
+
+    /// Digest of the schema; the order of names does not matter.
+    pub fn schema_sha256(&self) -> &[u8; 32] {
+        &self.schema_sha256
     }
 
     /// Top-level fields by name.

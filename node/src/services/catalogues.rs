@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::{
-        catalogue::{self, Catalogue},
+        catalogue::{self, Catalogue, changes},
         unit::UnitCode,
     },
     statement::{
@@ -40,6 +40,14 @@ pub enum Error {
         /// Offered.
         offered: u64,
     },
+    /// Something in it may not follow what is in force.
+    #[error("{place}: {reason}")]
+    MayNotFollow {
+        /// Where.
+        place: String,
+        /// Why, and the remedy.
+        reason: &'static str,
+    },
     /// The statement could not be made.
     #[error("cannot publish")]
     Unit(#[from] unit::Error),
@@ -55,7 +63,7 @@ impl ServiceError for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Catalogue(_) => ErrorKind::InvalidArgument,
-            Self::Version { .. } => ErrorKind::FailedPrecondition,
+            Self::Version { .. } | Self::MayNotFollow { .. } => ErrorKind::FailedPrecondition,
             Self::Unit(unit::Error::TooLarge(_)) => ErrorKind::InvalidArgument,
             Self::Unit(_) | Self::Backfill(_) => ErrorKind::Internal,
             Self::Store(error) => error.kind(),
@@ -174,6 +182,7 @@ impl Catalogues {
             if in_force.catalogue.name == catalogue.name && published >= catalogue.version {
                 return Err(Error::Version { published, offered: catalogue.version });
             }
+            may_follow(&in_force.catalogue, &catalogue)?;
         }
         Ok(catalogue)
     }
@@ -325,6 +334,16 @@ impl Catalogues {
         work.enqueue(child, Lane::Catalogue, in_force.statement_id);
         work.commit().await
     }
+}
+
+/// A figure means one thing under one version of its indicator (P6): across names of catalogues too,
+/// because cells carry the indicator alone.
+fn may_follow(before: &Catalogue, after: &Catalogue) -> Result<(), Error> {
+    let refused = changes::between(before, after).into_iter().find_map(|change| {
+        let reason = change.effect.refusal()?;
+        Some(Error::MayNotFollow { place: change.place, reason })
+    });
+    refused.map_or(Ok(()), Err)
 }
 
 /// Sends a catalogue that has just come into force to the children that joined since `told` were

@@ -27,6 +27,7 @@ mod exit {
     pub(crate) const DENIED: i32 = 6;
     pub(crate) const EXHAUSTED: i32 = 7;
     pub(crate) const REJECTED_ROWS: i32 = 9;
+    pub(crate) const DOUBTS: i32 = 11;
 }
 
 /// Runs a command whose words hold no blanks.
@@ -232,6 +233,54 @@ async fn a_mistake_in_a_catalogue_is_told_with_its_pointer() {
     let again = city.asks("catalogue publish catalogue.json").await;
     again.fails(exit::PRECONDITION, &["version 1 is in force", "publish a higher one"]);
     assert!(city.asks("catalogue show").await.succeeds().contains("kit"));
+}
+
+/// P6: one version of an indicator counts one thing.
+#[tokio::test]
+async fn an_indicator_that_counts_something_else_needs_a_higher_version() {
+    let city = City::new().await;
+    let second = CATALOGUE.replacen("\"version\": 1,", "\"version\": 2,", 1);
+    let other = second.replacen("closed != null", "closed == null", 1);
+    city.file("other.json", other.clone());
+    let place = ["/indicators/closed", "under the same version: raise it"];
+    for dry_run in [" --dry-run", ""] {
+        let answer = city.asks(&format!("catalogue publish other.json{dry_run}")).await;
+        answer.fails(exit::PRECONDITION, &place);
+    }
+    let shown = city.asks("catalogue show --json").await.json();
+    assert_eq!(shown["version"], 1);
+
+    // Against what is in force, and between two files without a node.
+    let answer = city.asks("catalogue diff other.json").await;
+    answer.fails(exit::PRECONDITION, &["1 changes are refused", "raise the version"]);
+    assert!(answer.stdout.contains("REFUSED: counts something else"), "{answer:#?}");
+    let files = "catalogue diff other.json --before catalogue.json --json";
+    let answer = lianxi(city.place(), files).await;
+    answer.fails(exit::PRECONDITION, &[]);
+    let told: Value = serde_json::from_str(&answer.stdout).unwrap();
+    let [change] = told["changes"].as_array().unwrap().as_slice() else { panic!("{told}") };
+    assert_eq!(change["effect"], "same-version");
+
+    // With a higher version it begins anew.
+    let closed = other.find("\"id\": \"closed\"").unwrap();
+    let (head, tail) = other.split_at(closed);
+    let raised = tail.replacen("\"version\": 1,", "\"version\": 2,", 1);
+    city.file("raised.json", [head, &raised].concat());
+    let answer = city.asks("catalogue diff raised.json --json").await;
+    assert_eq!(answer.json()["changes"][0]["effect"], "series-anew");
+    city.asks("catalogue publish raised.json").await.succeeds();
+    city.asks("catalogue diff raised.json").await.succeeds();
+
+    city.file("broken.json", "{");
+    let answer = lianxi(city.place(), "catalogue lint broken.json").await;
+    answer.fails(exit::USAGE, &["broken.json", "no JSON"]);
+    let unsure = CATALOGUE.replacen(", \"x-class\": \"address\"", "", 1);
+    assert_ne!(unsure, CATALOGUE);
+    city.file("unsure.json", unsure);
+    let answer = lianxi(city.place(), "catalogue lint unsure.json").await;
+    answer.fails(exit::DOUBTS, &["doubts", "look at each place"]);
+    assert!(answer.stdout.contains("no x-class"), "{answer:#?}");
+    lianxi(city.place(), "catalogue lint catalogue.json").await.succeeds();
 }
 
 #[tokio::test]

@@ -45,12 +45,11 @@ impl Built {
         let indicators = catalogue.indicators.iter().map(|indicator| {
             let declared = catalogue.record_type(&indicator.record_type);
             let basis = format!(
-                "{} {}.{} {} by {}",
+                "{} {}.{} {}",
                 catalogue.time_zone_name,
                 indicator.record_type,
                 declared.map_or("", |declared| declared.time_field()),
-                indicator.kind(),
-                indicator.group.as_deref().unwrap_or_default(),
+                hex::encode(indicator.definition_sha256()),
             );
             BuiltIndicator { id: indicator.id.clone(), version: indicator.version, basis }
         });

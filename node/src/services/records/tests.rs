@@ -197,7 +197,7 @@ async fn an_indicator_without_records_is_there_and_is_zero() {
     let (bench, catalogue) = (bench(None), standard());
     let all = bench.records.components(&catalogue, &"2024-Q1".parse().unwrap()).await.unwrap();
     let ids: Vec<_> = all.iter().map(|each| each.indicator.as_str()).collect();
-    assert_eq!(ids, ["all", "time", "longest", "kinds", "share"]);
+    assert_eq!(ids, ["all", "time", "longest", "spread", "kinds", "share"]);
     assert!(all.iter().all(|each| each.component.is_zero() && each.group.is_empty()));
     let error = bench.records.components(&catalogue, &"2024-W05".parse().unwrap()).await;
     assert!(matches!(error, Err(Error::Period(_))));
@@ -236,6 +236,12 @@ async fn a_new_catalogue_brings_its_figures_with_it() {
     let kept = again.components(&new, &period).await.unwrap();
     assert_eq!(kept, again.recount(&new, &period).await.unwrap());
     assert_eq!(total(&again, &new, "2024-01", "late").await, Component::Count(579));
+
+    // Another condition under the same version, as only another publisher's catalogue can bring it.
+    let other = catalogue(3, &EXTRA.replace("> 30", "> 50"), 2);
+    let kept = again.components(&other, &period).await.unwrap();
+    assert_eq!(kept, again.recount(&other, &period).await.unwrap());
+    assert_eq!(total(&again, &other, "2024-01", "late").await, Component::Count(180));
 
     // Back to the old one: nothing of the new one is left over.
     let kept = again.components(&old, &period).await.unwrap();

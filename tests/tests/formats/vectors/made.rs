@@ -5,9 +5,10 @@ use lianxi_proto::{
     enrolment::v1::ReserveRequest,
     envelope::{self, STATEMENT_TYPE, Signer},
     types::v1::{
-        Cell, Classification, Component, Coverage, Delegation, DistinctComponent, Envelope, HistogramComponent,
-        ExtremeComponent, Header, Key, KeyUse, Level, RatioComponent, SaltedCell, Scope, Signature,
-        Statement, Suite, SumComponent, Summary, SummaryKind, component::Value as Figure,
+        Cell, Classification, Component, Coverage, Delegation, DistinctComponent, Envelope,
+        ExtremeComponent, Header, HistogramComponent, Key, KeyUse, Level, RatioComponent,
+        SaltedCell, Scope, Signature, Statement, Suite, SumComponent, Summary, SummaryKind,
+        component::Value as Figure,
     },
 };
 use prost::Message as _;
