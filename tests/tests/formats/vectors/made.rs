@@ -394,7 +394,9 @@ fn refused_cells() -> Vec<Value> {
         case("a cell is missing", "count", |cells| drop(cells.pop())),
         case("a cell too many", "count", |cells| cells.push(cells[0].clone())),
         case("an index twice", "index-twice", |cells| cells[5].index = 0),
-        case("an index out of range", "index-out-of-range", |cells| cells[5].index = 6),
+        case("an index out of range", "index-out-of-range", |cells| {
+            cells[5].index = cells.len().try_into().unwrap();
+        }),
         case("swapped places", "root", |cells| (cells[0].index, cells[1].index) = (1, 0)),
         case("a changed figure", "root", |cells| cells[0].cell[3] ^= 1),
         case("a changed salt", "root", |cells| cells[0].salt[0] ^= 1),
