@@ -30,7 +30,8 @@ MAX_PART_BYTES = 1024 * 1024
 MAX_PAYLOAD_BYTES = 48 * 1024
 MAX_SIGNATURES = 16
 MAX_CELLS = 20_000
-MAX_CELL_BYTES = 16 * 1024
+MAX_CELL_BYTES = 48 * 1024
+HIGHEST_BUCKET = 1887
 ED25519, X25519, SM2 = 1, 2, 3
 SUITES = {"ed25519": ED25519, "sm2-sm3": SM2}
 SM2_USER_ID = b"1234567812345678"
@@ -1266,7 +1267,7 @@ def read_cell(data):
 def read_component(data):
     kind, value = None, None
     for number, wire, found, _ in fields(data):
-        if 1 <= number <= 5:
+        if 1 <= number <= 6:
             kind, value = number, found
             require(wire == (0 if number == 1 else 2), "component")
     if kind == 1:
@@ -1285,6 +1286,8 @@ def read_component(data):
                 require(wire == 0, "extreme")
                 sides[number] = zigzag(found)
         return "extreme", sides[1], sides[2]
+    if kind == 6:
+        return read_histogram(value)
     require(kind == 5, "component")
     hashes, registers = [], b""
     for number, wire, found, _ in fields(value):
@@ -1299,6 +1302,33 @@ def read_component(data):
         return "sketch", registers
     require(len(hashes) <= 512 and all(a < b for a, b in zip(hashes, hashes[1:])), "hashes")
     return "exact", tuple(hashes)
+
+
+def repeated_numbers(wire, found):
+    """The numbers of one field: written one by one, or packed."""
+    if wire == 0:
+        return [found]
+    require(wire == 2, "numbers")
+    numbers, at = [], 0
+    while at < len(found):
+        number, at, _ = varint(found, at)
+        numbers.append(number)
+    return numbers
+
+
+def read_histogram(data):
+    buckets, counts = [], []
+    for number, wire, found, _ in fields(data):
+        if number == 1:
+            # Signed numbers of 32 bits: what is above is cut off.
+            buckets += [zigzag(one & 0xFFFFFFFF) for one in repeated_numbers(wire, found)]
+        elif number == 2:
+            counts += repeated_numbers(wire, found)
+    require(len(buckets) == len(counts), "histogram")
+    require(all(-HIGHEST_BUCKET <= one <= HIGHEST_BUCKET for one in buckets), "buckets")
+    require(all(a < b for a, b in zip(buckets, buckets[1:])), "order of buckets")
+    require(all(counts) and sum(counts) < 1 << 64, "counts")
+    return "histogram", tuple(zip(buckets, counts))
 
 
 def sketch_of(component):
@@ -1324,6 +1354,11 @@ def add(one, other):
         return "sketch", bytes(map(max, sketch_of(one), sketch_of(other)))
     if kinds[0] != kinds[1]:
         return None
+    if kinds[0] == "histogram":
+        both = dict(one[1])
+        for bucket, count in other[1]:
+            both[bucket] = both.get(bucket, 0) + count
+        return ("histogram", tuple(sorted(both.items()))) if sum(both.values()) < 1 << 64 else None
     if kinds[0] == "extreme":
         smallest = [side for side in (one[1], other[1]) if side is not None]
         largest = [side for side in (one[2], other[2]) if side is not None]

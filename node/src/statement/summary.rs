@@ -18,8 +18,9 @@ use crate::domain::{
 /// Most cells of one summary.
 pub const MAX_CELLS: u32 = 20_000;
 
-/// Largest serialised cell; the largest figure, a sketch, has 4 KiB.
-const MAX_CELL_BYTES: usize = 16 * 1024;
+/// Largest serialised cell: room for the largest figure that children can fold into, a histogram
+/// with something in every bucket.
+const MAX_CELL_BYTES: usize = 48 * 1024;
 
 /// Figures sealed for signing.
 #[derive(Clone, Debug)]
@@ -89,7 +90,7 @@ pub fn open_cells(
 
 fn read_cell(bytes: &[u8]) -> Result<OpenedCell, Malformed> {
     if bytes.len() > MAX_CELL_BYTES {
-        return Err(Malformed::new("cells", "one is over 16384 bytes"));
+        return Err(Malformed::new("cells", "one is over 49152 bytes"));
     }
     let cell = pb::Cell::decode(bytes).map_err(|_| Malformed::new("cells", "one is no cell"))?;
     let (key, scope, component) = cell_from_proto(cell)?;
@@ -383,4 +384,26 @@ pub fn figures_to_proto(figures: &FigureSet) -> Vec<pb::Cell> {
     let mut all = cells(Scope::Own, &figures.own);
     all.extend(cells(Scope::Subtree, &figures.subtree));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::histogram::HIGHEST_BUCKET;
+
+    /// Whatever children send, their sum can be sent on.
+    #[test]
+    fn the_largest_histogram_fits_into_a_cell() {
+        let buckets = i32::from(-HIGHEST_BUCKET)..=i32::from(HIGHEST_BUCKET);
+        let buckets: Vec<i32> = buckets.collect();
+        let counts = vec![u64::MAX / buckets.len() as u64; buckets.len()];
+        let histogram = Histogram::from_parts(buckets.into_iter(), counts.into_iter()).unwrap();
+        let key =
+            FigureKey { indicator: "i".repeat(64), version: u32::MAX, group: "组".repeat(128) };
+        let component = Component::Histogram(histogram);
+        let cell = cell_to_proto(&key, Scope::Subtree, &component).encode_to_vec();
+        let (scope, read, figure) = read_cell(&cell).unwrap();
+        assert_eq!((scope, read, figure), (Scope::Subtree, key, component));
+        assert!(cell.len() > MAX_CELL_BYTES * 3 / 4, "{} bytes", cell.len());
+    }
 }

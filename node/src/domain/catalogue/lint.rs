@@ -142,7 +142,7 @@ mod tests {
             indicator("c", "C", json!({}))
         ]);
         let expected = ["a", "b"].map(|id| (format!("/indicators/{id}"), "same-title"));
-        assert_eq!(doubts_of(twice, open.clone()), expected);
+        assert_eq!(doubts_of(twice, open), expected);
         let words = "x".repeat(MAX_DOCUMENT_BYTES * 4 / 5);
         let long = json!({"type": "integer", "x-class": "none", "description": words});
         let full = doubts_of(json!([indicator("a", "A", json!({}))]), long);
