@@ -67,7 +67,7 @@ impl Trust {
             }
             let by = self.in_force(holder, key_id, time)?;
             self.check_signed_suite(holder, time)?;
-            self.check_inside(delegation, by, time)?;
+            self.check_inside(delegation, by, (key_id, time))?;
         }
         match &delegation.desk {
             Some(desk) => check_desk(delegation, desk, issuer, granting.delegation.level),
@@ -115,18 +115,18 @@ impl Trust {
     }
 
     /// A grant ends no later than its issuer's, and begins no earlier, clocks apart. What a unit
-    /// granted as a root reaches back to that time.
+    /// granted as a root reaches back to that time. It was signed with `key_id` at `time`.
     fn check_inside(
         &self,
         delegation: &Delegation,
         by: &Known,
-        time: UnixMillis,
+        (key_id, time): (&str, UnixMillis),
     ) -> Result<(), Error> {
-        let history = self.history(&by.subject()).iter();
+        let history = self.history(&by.subject());
         let as_root: Vec<&Delegation> = match &by.delegation.issuer {
             None => Vec::new(),
             Some(_) => {
-                let own = history.map(|known| &known.delegation);
+                let own = history.iter().map(|known| &known.delegation);
                 own.filter(|own| own.issuer.is_none()).collect()
             }
         };
@@ -135,7 +135,14 @@ impl Trust {
         // Around the day on which it came under another, either of its grants may have been meant.
         let around = by.delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
         let as_root = as_root.iter().filter(|_| time < around);
-        let ends = as_root.map(|own| own.not_after_unix_ms).max().unwrap_or(0);
+        // So may the one before, on any day on which the issuer's own grant was followed by another: a
+        // unit that moves can come under a parent whose grant ends earlier.
+        let before = history.iter().zip(history.iter().skip(1)).filter(|(before, next)| {
+            let over = next.delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
+            time < over && before.holds(key_id, KeyUse::Delegation) && before.is_valid_at(time)
+        });
+        let meant = before.map(|(before, _)| &before.delegation).chain(as_root.copied());
+        let ends = meant.map(|own| own.not_after_unix_ms).max().unwrap_or(0);
         let ends = ends.max(by.delegation.not_after_unix_ms);
         let begun = delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
         if delegation.not_after_unix_ms > ends || begun < begins {

@@ -101,6 +101,39 @@ fn a_unit_comes_under_another_parent_by_an_order_from_above_both() {
     assert!(trust.open(&statement_of_street(NOW + DAY), NOW + 30 * DAY).is_ok());
 }
 
+/// What the street granted while it was under its old parent holds on, though its grant by the new one
+/// ends earlier: also what it granted on the last day before, when clocks may differ.
+#[test]
+fn what_a_unit_granted_before_it_moved_holds_under_a_parent_whose_grant_ends_earlier() {
+    let by_street = |days: i64| {
+        let time = NOW + days * DAY;
+        let child = Delegation {
+            not_before_unix_ms: time,
+            ..grant("BOS-01-W03-P1", Level::Community, Some(STREET))
+        };
+        issue::sign(&child, &signer(STREET, KeyUse::Delegation), time)
+    };
+    let coming = || {
+        let order = by_city(&order("BOS-01", "BOS-02", 7));
+        let coming = moved("BOS-02", 9, Some(order));
+        Delegation { not_after_unix_ms: coming.not_after_unix_ms - 20 * DAY, ..coming }
+    };
+    // In the order in which it happened, and as a store is read: the issuer's grants first.
+    for days in [1, 6, 7] {
+        let mut trust = city();
+        trust.add(&by_street(days), NOW + 30 * DAY).unwrap();
+        add(&mut trust, &coming()).unwrap();
+        let mut read = city();
+        add(&mut read, &coming()).unwrap();
+        read.add(&by_street(days), NOW + 30 * DAY).unwrap();
+    }
+    // What it grants later ends with its own grant.
+    let mut trust = city();
+    add(&mut trust, &coming()).unwrap();
+    let error = trust.add(&by_street(12), NOW + 30 * DAY).unwrap_err();
+    assert!(matches!(error, Error::OutlivesIssuer { .. }), "{error}");
+}
+
 pub(super) fn statement_of_street(time: UnixMillis) -> Envelope {
     let header = Header {
         id: StatementId::generate(time),
