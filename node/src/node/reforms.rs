@@ -112,6 +112,7 @@ impl Host {
             }
             Due::HandOver(id) => reforms.hand_over(hosted, *id).await.map_err(text),
             Due::End(id) => reforms.end(hosted, *id).await.map(drop).map_err(text),
+            Due::Introduce(id) => reforms.introduce(*id).await.map_err(text),
             Due::Settle(id) => reforms.settle(*id).await.map_err(text),
             Due::HandParts(id) => reforms.hand_parts(hosted, *id).await.map_err(text),
             Due::HandOn(id) => reforms.hand_on(hosted, *id).await.map_err(text),

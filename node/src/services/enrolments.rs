@@ -394,7 +394,7 @@ impl Enrolments {
                 return Err(Error::Reserved { unit: row.child, until_unix_ms });
             }
             State::Open | State::Reserved(_) => {
-                check_coming(&row, &application.keys, now)?;
+                self.check_coming(&row, &application.keys, now)?;
                 reservation.former = self.check_adoption(&row, application, now)?;
                 self.check_place(&row.child, row.level, row.coming()).await?;
                 let until = reservation.until_unix_ms;
@@ -737,6 +737,34 @@ impl Enrolments {
         Ok(self.unit.store().submit(batch).await?)
     }
 
+    /// A unit that comes from another parent brings the keys of its order, or those that its old parent
+    /// granted it since, and not before its day.
+    fn check_coming(
+        &self,
+        row: &TokenRow,
+        keys: &[PublicKey],
+        now: UnixMillis,
+    ) -> Result<(), Error> {
+        let Some(coming) = &row.coming else { return Ok(()) };
+        let child = row.child.clone();
+        let named = {
+            let trust = self.unit.trust();
+            let newest = trust.delegation(&child, None).map(|known| &known.delegation);
+            match newest.filter(|grant| grant.issuer.as_ref() == Some(&coming.from)) {
+                Some(grant) => keys.iter().all(|key| grant.keys.contains(key)),
+                None => keys_sha256(keys) == coming.keys_sha256,
+            }
+        };
+        if !named {
+            return Err(Error::OtherKeys(child));
+        }
+        let effective_unix_ms = coming.effective_unix_ms;
+        if now < effective_unix_ms {
+            return Err(Error::TooEarly { child, effective_unix_ms });
+        }
+        Ok(())
+    }
+
     /// Somebody else has the token: the operator must learn of it.
     async fn report(
         &self,
@@ -754,20 +782,6 @@ impl Enrolments {
         let refused = row.refused.saturating_add(1);
         self.replace(token_id, &TokenRow { refused, refused_unix_ms: now, ..row }, stored).await
     }
-}
-
-/// A unit that comes from another parent brings the keys of its order, and not before its day.
-fn check_coming(row: &TokenRow, keys: &[PublicKey], now: UnixMillis) -> Result<(), Error> {
-    let Some(coming) = &row.coming else { return Ok(()) };
-    let child = row.child.clone();
-    if keys_sha256(keys) != coming.keys_sha256 {
-        return Err(Error::OtherKeys(child));
-    }
-    let effective_unix_ms = coming.effective_unix_ms;
-    if now < effective_unix_ms {
-        return Err(Error::TooEarly { child, effective_unix_ms });
-    }
-    Ok(())
 }
 
 /// How far a grant of `issuer` can reach: a year, or as far as its own.

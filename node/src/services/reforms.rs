@@ -152,12 +152,19 @@ impl Reforms {
         };
         let mut row = Row::new(self.unit.code.clone(), &order, now, wanted.dry_run);
         row.asked = true;
+        row.introduced = self.serial_of(&order.unit);
         self.ask(&mut work, id, &order)?;
         self.ask_children(&mut work, id, &order, wanted.dry_run)?;
         work.batch.put(Table::Reforms, key(id), row.encode());
         work.commit().await?;
         self.wake();
         self.show(id).await
+    }
+
+    /// Serial of the newest grant of a unit.
+    fn serial_of(&self, unit: &UnitCode) -> u64 {
+        let trust = self.unit.trust();
+        trust.delegation(unit, None).map_or(0, |known| known.delegation.serial)
     }
 
     /// Asks the unit and both parents, with what they need to answer.

@@ -471,3 +471,35 @@ async fn a_unit_moves_while_its_old_parent_is_away_and_what_waited_there_comes_a
     wait_for_stage(&federation, "C", &task, ReceiptStage::Validated).await;
     nothing_is_quarantined(&federation).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_whose_keys_are_replaced_before_its_day_moves_with_the_new_ones() {
+    let mut federation = Federation::four_levels().await;
+    let ordered = order(&federation).await;
+    let request = lianxi_proto::admin::v1::RotateKeyRequest {
+        unit: "C-1-1".into(),
+        replaced: ["statement", "delegation", "agreement"].map(Into::into).to_vec(),
+        dry_run: false,
+    };
+    federation.client("C-1-1").node().rotate_key(request).await.unwrap();
+    until("the new keys in use", async || {
+        let status = federation.client("C-1-1").node().status(StatusRequest {}).await.unwrap();
+        let units = status.into_inner().units;
+        let found = units.into_iter().find(|status| status.unit == "C-1-1").unwrap();
+        (found.key_rotation?.stage == "in-use").then_some(())
+    })
+    .await;
+    // The day may come before the new parent has heard of them: then it goes on by itself.
+    federation.clock.shift_to((AHEAD + 1) * DAY_MS);
+    until("the street under its new parent", async || {
+        carry_on(&federation, &["C", "C-2", "C-1-1", "C-1"]).await;
+        (parent_of(&federation, "C-1-1").await == "C-2").then_some(())
+    })
+    .await;
+    wait_for_release(&federation, &ordered.id).await;
+    nothing_is_quarantined(&federation).await;
+    // What it granted with either key holds when its store is read again.
+    federation.stop("C-1-1").await;
+    federation.start("C-1-1").await;
+    assert_eq!(parent_of(&federation, "C-1-1").await, "C-2");
+}

@@ -114,8 +114,9 @@ impl Trust {
         }
     }
 
-    /// A grant ends no later than its issuer's, and begins no earlier, clocks apart. What a unit
-    /// granted as a root reaches back to that time. It was signed with `key_id` at `time`.
+    /// A grant ends no later than its issuer's, and begins no earlier than the first that its issuer
+    /// had, clocks apart: what was granted before the issuer moved keeps its beginning when it is
+    /// granted anew. It was signed with `key_id` at `time`.
     fn check_inside(
         &self,
         delegation: &Delegation,
@@ -123,26 +124,18 @@ impl Trust {
         (key_id, time): (&str, UnixMillis),
     ) -> Result<(), Error> {
         let history = self.history(&by.subject());
-        let as_root: Vec<&Delegation> = match &by.delegation.issuer {
-            None => Vec::new(),
-            Some(_) => {
-                let own = history.iter().map(|known| &known.delegation);
-                own.filter(|own| own.issuer.is_none()).collect()
-            }
-        };
-        let begins = as_root.iter().map(|own| own.not_before_unix_ms).min();
-        let begins = begins.unwrap_or(i64::MAX).min(by.delegation.not_before_unix_ms);
-        // Around the day on which it came under another, either of its grants may have been meant.
-        let around = by.delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
-        let as_root = as_root.iter().filter(|_| time < around);
-        // So may the one before, on any day on which the issuer's own grant was followed by another: a
-        // unit that moves can come under a parent whose grant ends earlier.
-        let before = history.iter().zip(history.iter().skip(1)).filter(|(before, next)| {
+        let begins = history.iter().map(|known| known.delegation.not_before_unix_ms).min();
+        let begins = begins.unwrap_or(by.delegation.not_before_unix_ms);
+        // Around the day on which a grant of the issuer was followed by another, either may have been
+        // meant: a unit can come under a parent whose grant ends earlier.
+        let followed = history.iter().zip(history.iter().skip(1));
+        let ends = followed.filter(|(before, next)| {
             let over = next.delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
-            time < over && before.holds(key_id, KeyUse::Delegation) && before.is_valid_at(time)
+            let was_root = before.delegation.issuer.is_none() && next.delegation.issuer.is_some();
+            let held = before.holds(key_id, KeyUse::Delegation) && before.is_valid_at(time);
+            time < over && (held || was_root)
         });
-        let meant = before.map(|(before, _)| &before.delegation).chain(as_root.copied());
-        let ends = meant.map(|own| own.not_after_unix_ms).max().unwrap_or(0);
+        let ends = ends.map(|(before, _)| before.delegation.not_after_unix_ms).max().unwrap_or(0);
         let ends = ends.max(by.delegation.not_after_unix_ms);
         let begun = delegation.not_before_unix_ms.saturating_add(SKEW_TOLERANCE_MS);
         if delegation.not_after_unix_ms > ends || begun < begins {

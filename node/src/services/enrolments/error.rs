@@ -74,9 +74,10 @@ pub enum Error {
         /// Where it is.
         parent: String,
     },
-    /// The invitation of a reform is good for the keys that the order names.
+    /// The invitation of a reform is good for the keys that the order names, or that the old parent
+    /// granted since.
     #[error(
-        "{0} moves with the keys that its order names, and these are others; let the unit that gave the order give a new one"
+        "{0} moves with the keys that its old parent granted, and these are others, or that grant has not come here yet; the unit that gave the order brings it: look at the link to it"
     )]
     OtherKeys(UnitCode),
     /// The day of the order has not come.

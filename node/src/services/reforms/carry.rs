@@ -34,7 +34,7 @@ const MAX_RETURNED: usize = 100;
 const PER_COMMIT: usize = 50;
 
 /// A unit that is to go under its new parent.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Moving {
     /// The order.
     pub id: StatementId,
@@ -42,8 +42,15 @@ pub struct Moving {
     pub from: UnitCode,
     /// New parent.
     pub to: UnitCode,
-    /// Its invitation.
+    /// Its invitation: a secret, which no log may hold.
     pub token: String,
+}
+
+impl std::fmt::Debug for Moving {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { id, from, to, token: _ } = self;
+        write!(formatter, "Moving {{ id: {id}, from: {from}, to: {to} }}")
+    }
 }
 
 /// What is due.
@@ -77,6 +84,8 @@ pub enum Due {
     HandOver(StatementId),
     /// The unit that merges has to say its last word.
     End(StatementId),
+    /// The unit has another grant than its new parent knows: its keys were replaced.
+    Introduce(StatementId),
     /// What still waited for a unit that merged into this one has to be taken in.
     Inherit(UnitCode),
     /// Each child of a unit that is divided has been invited: all have to be told.
@@ -110,6 +119,9 @@ impl Reforms {
             if row.asked_only {
                 continue;
             }
+            if self.is_to_introduce(row, now) {
+                due.push(Due::Introduce(id));
+            }
             if row.parts.is_some() {
                 self.due_of_division(&mut due, (id, row), &rows, now).await?;
                 continue;
@@ -137,6 +149,39 @@ impl Reforms {
             due.push(Due::TakeReturned);
         }
         Ok(due)
+    }
+
+    /// True where an order was given that is still to be carried out, if the unit has been granted
+    /// anew by its old parent.
+    fn is_to_introduce(&self, row: &Row, now: UnixMillis) -> bool {
+        row.by == self.unit.code
+            && row.parts.is_none()
+            && row.is_pending(now)
+            && self.unit.trust().parent(&row.unit) == Some(&row.from)
+            && self.serial_of(&row.unit) > row.introduced
+    }
+
+    /// Gives the new parent the newest grant of the unit, with the line that it rests on.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], the store's.
+    pub async fn introduce(&self, id: StatementId) -> Result<(), Error> {
+        let (order, _) = self.order_of(id).await?;
+        let mut work = self.unit.begin().await;
+        let (mut row, stored) = self.stored(id).await?.ok_or(Error::NotFound(id))?;
+        row.introduced = self.serial_of(&order.unit);
+        if order.to != self.unit.code {
+            for introduced in self.line_of(&order) {
+                let asked = (order.unit.clone(), order.from.clone(), order.to.clone());
+                let asked = Some(asked);
+                let step = Step { asked, introduced, ..Step::new(id, StepKind::Asked) };
+                self.send(&mut work, &order.to, &step)?;
+            }
+        }
+        work.batch.require(Table::Reforms, key(id), stored);
+        work.batch.put(Table::Reforms, key(id), row.encode());
+        Ok(work.commit().await?)
     }
 
     /// The order as it was signed, with what it says.

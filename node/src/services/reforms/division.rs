@@ -43,7 +43,8 @@ impl Reforms {
             let asked = (step.unit.clone(), step.from.clone(), step.to.clone());
             let asked = Step { asked: Some(asked), ..Step::new(part, StepKind::Asked) };
             self.send(work, &step.unit, &asked)?;
-            let row = Row::new(self.unit.code.clone(), &step, now, dry_run).part(id);
+            let mut row = Row::new(self.unit.code.clone(), &step, now, dry_run).part(id);
+            row.introduced = self.serial_of(&step.unit);
             work.batch.put(Table::Reforms, key(part), row.encode());
         }
         Ok(())

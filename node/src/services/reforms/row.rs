@@ -140,6 +140,10 @@ pub(super) struct Row {
     /// Id of the division of which this is the move of a child.
     #[serde(default)]
     pub(super) part_of: Option<String>,
+    /// Serial of the unit's grant that the new parent was given; noted where the order was given. 0 in
+    /// rows from before it was noted.
+    #[serde(default)]
+    pub(super) introduced: u64,
     /// All have been told that the division takes place; noted where the order was given.
     #[serde(default)]
     pub(super) settled: bool,
@@ -172,6 +176,7 @@ impl Row {
             shown: false,
             parts: order.division.as_ref().map(Parts::from),
             part_of: None,
+            introduced: 0,
             settled: false,
         }
     }
@@ -217,6 +222,7 @@ impl Row {
             shown: false,
             parts: None,
             part_of: None,
+            introduced: 0,
             settled: false,
         }
     }

@@ -107,8 +107,9 @@ fn a_unit_comes_under_another_parent_by_an_order_from_above_both() {
 fn what_a_unit_granted_before_it_moved_holds_under_a_parent_whose_grant_ends_earlier() {
     let by_street = |days: i64| {
         let time = NOW + days * DAY;
+        // Granted anew: it keeps the day on which it began.
         let child = Delegation {
-            not_before_unix_ms: time,
+            not_before_unix_ms: NOW,
             ..grant("BOS-01-W03-P1", Level::Community, Some(STREET))
         };
         issue::sign(&child, &signer(STREET, KeyUse::Delegation), time)
@@ -127,11 +128,25 @@ fn what_a_unit_granted_before_it_moved_holds_under_a_parent_whose_grant_ends_ear
         add(&mut read, &coming()).unwrap();
         read.add(&by_street(days), NOW + 30 * DAY).unwrap();
     }
-    // What it grants later ends with its own grant.
+    // What it grants later ends with its own grant, and may have begun before it moved.
     let mut trust = city();
     add(&mut trust, &coming()).unwrap();
-    let error = trust.add(&by_street(12), NOW + 30 * DAY).unwrap_err();
-    assert!(matches!(error, Error::OutlivesIssuer { .. }), "{error}");
+    let refused = |trust: &mut Trust, from: UnixMillis, until: UnixMillis| {
+        let time = NOW + 12 * DAY;
+        let child = Delegation {
+            not_before_unix_ms: from,
+            not_after_unix_ms: until,
+            ..grant("BOS-01-W03-P1", Level::Community, Some(STREET))
+        };
+        let envelope = issue::sign(&child, &signer(STREET, KeyUse::Delegation), time);
+        trust.add(&envelope, NOW + 30 * DAY).err()
+    };
+    let ends = coming().not_after_unix_ms;
+    let early = refused(&mut trust, NOW - 4 * DAY, ends);
+    assert!(matches!(early, Some(Error::OutlivesIssuer { .. })), "{early:?}");
+    let late = refused(&mut trust, NOW, ends + 1);
+    assert!(matches!(late, Some(Error::OutlivesIssuer { .. })), "{late:?}");
+    assert_eq!(refused(&mut trust, NOW, ends).map(|error| error.to_string()), None);
 }
 
 pub(super) fn statement_of_street(time: UnixMillis) -> Envelope {
