@@ -410,13 +410,14 @@ mod tests {
 
     const DOCUMENTED: &str = include_str!("../../../docs/telemetry.md");
 
-    const NAMES: [&str; 18] = [
+    const NAMES: [&str; 19] = [
         STATEMENT_SENT,
         STATEMENT_RECEIVED,
         STATEMENT_QUARANTINED,
         JOURNAL_ALARMS,
         OUTBOX_DEPTH,
         LINK_UP,
+        LINK_HANDSHAKES,
         LINK_TURNED_AWAY,
         LINK_CLOCK_SKEW,
         RECORD_IMPORTED,

@@ -121,6 +121,30 @@ fn a_cut_or_longer_file_is_refused() {
     assert_eq!(verify(&twice, &small.root_key()).unwrap_err().reason, "trailing-bytes");
 }
 
+/// The exporter itself adds a field that nobody reads, and seals it again.
+#[test]
+fn a_part_that_is_written_in_another_way_is_refused() {
+    let small = City::new(1, 0, 0);
+    let file = small.parts().seal();
+    let ranges = part_ranges(&file);
+    let (seal, parts) = ranges.split_last().unwrap();
+    for (number, part) in parts.iter().enumerate() {
+        // Field 1,000 of a part is a number.
+        let added = [0xc0, 0x3e, 1];
+        let length = u32::try_from(part.len() + added.len()).unwrap().to_be_bytes();
+        let changed = [
+            &file[..part.start - length.len()],
+            &length,
+            &file[part.clone()],
+            &added,
+            &file[part.end..seal.start - length.len()],
+        ];
+        let broken = verify(&reseal(changed.concat(), "C"), &small.root_key());
+        let broken = broken.expect_err("a field that nobody reads was believed");
+        assert_eq!((broken.reason, broken.part), ("not-canonical", Some(number)), "{broken}");
+    }
+}
+
 /// The exporter itself changes what others signed, and seals it again.
 #[test]
 fn a_tampered_byte_at_every_position_of_an_envelope_is_refused() {

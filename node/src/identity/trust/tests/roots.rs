@@ -313,6 +313,27 @@ fn the_city_believes_of_a_former_root_what_its_last_grant_names_alone() {
 }
 
 #[test]
+fn a_root_keeps_its_level_and_one_that_was_taken_in_is_no_root_again() {
+    let sunk = Delegation { level: Level::District, ..own(2, KeyChange::default()) };
+    let sunk = issue::sign(&sunk, &root_key(), LATER);
+    let error = city().check(&sunk, Some(LATER)).unwrap_err();
+    assert!(matches!(error, Error::Moved { .. }), "{error}");
+    assert_eq!(error.reason(), "outside-subtree");
+    let kept = issue::sign(&own(2, KeyChange::default()), &root_key(), LATER);
+    assert_eq!(city().check(&kept, Some(LATER)).map(drop), Ok(()));
+
+    // Its former root key grants it anew, as if it had never come under the city.
+    let (history, mut below) = district();
+    let last = leaves(&root_key(), &history[..1]);
+    for envelope in [last.clone(), original(), by_city(&taken(&last))] {
+        below.add(&envelope, LATER).unwrap();
+    }
+    let back = Delegation { serial: 9, ..grant("BOS-07", Level::District, None) };
+    let back = issue::sign(&back, &districts_root(), LATER);
+    assert!(matches!(below.check(&back, Some(LATER)), Err(Error::Moved { .. })));
+}
+
+#[test]
 fn a_next_root_in_a_suite_that_is_not_accepted_is_refused() {
     let sm2 = Signer::from_private_bytes(envelope::Suite::Sm2Sm3, &[9; 32]).unwrap();
     let name = RootName { suite: Suite::Sm2Sm3, bytes: sm2.public_key().to_vec() };
