@@ -148,6 +148,8 @@ pub struct Epochs {
     stopped: RwLock<Option<StopRow>>,
     /// Peers that were rolled back, by their newest hello.
     behind: Mutex<BTreeSet<UnitCode>>,
+    /// How far the unit was when it greeted its parent last.
+    greeted: Mutex<Option<(UnitCode, Reach)>>,
     /// One finding or opening at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -179,6 +181,7 @@ impl Epochs {
             escalations,
             stopped,
             behind,
+            greeted: Mutex::default(),
             changing,
         });
         if let Some(stopped) = epochs.stopped() {
@@ -290,7 +293,10 @@ impl Epochs {
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
         self.take(peer, hello, taken).await?;
         let seen = self.seen(peer, taken).await.map_err(busy)?;
-        let reach = self.unit.reach().await.map_err(busy)?;
+        let mut reach = self.unit.reach().await.map_err(busy)?;
+        if is_now {
+            reach = self.greeted_with(peer, reach);
+        }
         let theirs = hello.seen.reach(self.witness.cosigned_by(peer, &hello.seen.checkpoint));
         let is_behind = reach.is_behind(&theirs)
             || self.is_other_opening(&hello.seen, reach).await.map_err(busy)?
@@ -314,6 +320,24 @@ impl Epochs {
         self.note(peer, is_peer_behind || hello.stopped);
         let is_quiet = self.is_stopped() || is_peer_behind || hello.stopped;
         Ok(if is_quiet { Meeting::Quiet } else { Meeting::Open })
+    }
+
+    /// Notes how far the unit was when it greeted its parent.
+    pub(super) fn greets(&self, parent: &UnitCode, reach: Reach) {
+        let mut greeted = self.greeted.lock().unwrap_or_else(PoisonError::into_inner);
+        *greeted = Some((parent.clone(), reach));
+    }
+
+    /// What the parent's hello is compared with: how far the unit was when it greeted it. What was done
+    /// since, the parent cannot have seen, but it would cover that the unit was rolled back.
+    fn greeted_with(&self, peer: &UnitCode, reach: Reach) -> Reach {
+        let greeted = self.greeted.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*greeted {
+            Some((parent, then)) if parent == peer && then.number.epoch == reach.number.epoch => {
+                *then
+            }
+            Some(_) | None => reach,
+        }
     }
 
     /// True if the peer saw this epoch opened by another statement: an opening was rolled back too.

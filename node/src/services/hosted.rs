@@ -916,6 +916,9 @@ impl Exchange for Hosted {
         let trust = self.unit.trust();
         let to_parent = self.unit.parent().as_ref() == Some(peer);
         let head = if to_parent { &self.unit.code } else { peer };
+        if to_parent {
+            self.epochs.greets(peer, reach);
+        }
         Ok(Standing {
             trust_domain: self.unit.trust_domain.clone(),
             unit: self.unit.code.clone(),

@@ -469,3 +469,19 @@ fn of_one_step(waiting: Vec<crate::services::exchange::Departure>) -> Option<(u6
     }
     last.map(|last| (last, returned))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invitation_is_in_no_log() {
+        let unit = |code: &str| code.parse().unwrap();
+        let token = "lianxi1.secret".to_owned();
+        let id = StatementId::generate(1_760_000_000_000);
+        let due = Due::Move(Moving { id, from: unit("C-1"), to: unit("C-2"), token });
+        let shown = format!("{due:?}");
+        assert!(shown.contains("C-2") && shown.contains(&id.to_string()), "{shown}");
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}
