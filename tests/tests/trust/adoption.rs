@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot set its scene has to fail")]
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use lianxi_node::{
     domain::{delegation::Suite, unit::Level},
     identity::{issue, keys::RootKey},
     services::roots,
+    store::{Batch, Table},
 };
 use lianxi_proto::{
     admin::v1::{AdoptRequest, AdoptResponse, InviteRequest},
@@ -267,6 +268,32 @@ async fn a_district_comes_under_its_city_and_nothing_that_it_said_is_lost() {
     run(place, vec!["verify", "before.lianxi", "--root", "city.pub"])
         .await
         .fails(6, &["unknown-key"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_adoption_that_was_cut_off_before_its_last_write_is_run_again() {
+    let mut federation = two_trees().await;
+    let (unit, key) = ("C-7".parse().unwrap(), b"identity");
+    let token = offer(&federation).await;
+    let store = Arc::clone(federation.host("C-7").store());
+    let before = store.get(&unit, Table::Meta, key).await.unwrap().unwrap();
+    drop(store);
+    accept(&federation, &token).await.unwrap();
+    // What the last write of the command wrote is taken back: everything before it is durable.
+    let store = Arc::clone(federation.host("C-7").store());
+    let mut batch = Batch::new(&unit);
+    assert_ne!(store.get(&unit, Table::Meta, key).await.unwrap().unwrap(), before);
+    batch.put(Table::Meta, key, before);
+    store.submit(batch).await.unwrap();
+    drop(store);
+    federation.stop("C-7").await;
+    federation.start("C-7").await;
+    assert_eq!(accept(&federation, &token).await.unwrap().parent, "C");
+    federation.wait_for_link("C-7", true).await;
+    for unit in ["C-7", "C-7-1", "C-7-1-1"] {
+        wait_for_root(&federation, unit, "C").await;
+    }
+    federation.wait_for_roster("C", 5).await;
 }
 
 async fn refused(federation: &Federation, at: &str, act: &str, reason: &str, before: usize) {
