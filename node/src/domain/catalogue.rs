@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::domain::{
     document,
     expression::Bindings,
-    indicator::{self, Contribution, Indicator},
+    indicator::{self, Addition, Indicator},
     lamp::Warning,
     record::{self, Field, RecordType},
 };
@@ -26,7 +26,7 @@ pub const MAX_DOCUMENT_BYTES: usize = 47 * 1024;
 
 /// Highest format of a document that this program reads. A document says its format, so that a unit
 /// whose program is older refuses it with the remedy, and its parent knows before it is published.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Longest name or id, in bytes.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -75,6 +75,17 @@ impl Error {
             Self::Invalid { pointer, .. } => pointer,
         }
     }
+}
+
+/// The shortest periods that figures are of.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(rename_all = "lowercase")]
+pub enum Finest {
+    /// Months, and what is made of them.
+    #[default]
+    Month,
+    /// Days and weeks too: each record is counted twice, for its day and for its month.
+    Day,
 }
 
 /// Kind of a whistle (哨).
@@ -163,6 +174,8 @@ pub struct Catalogue {
     pub time_zone: TimeZone,
     /// Its IANA name.
     pub time_zone_name: String,
+    /// The shortest periods that figures are of.
+    pub finest: Finest,
     /// Record types by name.
     pub record_types: BTreeMap<String, RecordType>,
     /// Indicators in the document's order.
@@ -187,6 +200,8 @@ struct Declared {
     title: String,
     title_zh: String,
     time_zone: String,
+    #[serde(default)]
+    finest: Finest,
     record_types: BTreeMap<String, Value>,
     indicators: Vec<Value>,
     #[serde(default)]
@@ -239,12 +254,15 @@ impl Catalogue {
                           tzdata if the system has none";
             Error::at("/time_zone", reason)
         };
+        if declared.finest == Finest::Day && declared.format < 2 {
+            return Err(needs_format("/finest"));
+        }
         let record_types = record_types(declared.record_types)?;
         Ok(Self {
             time_zone: TimeZone::get(&declared.time_zone).map_err(zone)?,
             title: title("/title", declared.title)?,
             title_zh: title("/title_zh", declared.title_zh)?,
-            indicators: indicators(declared.indicators, &record_types)?,
+            indicators: indicators(declared.indicators, declared.format, &record_types)?,
             duty_list: duty_list(declared.duty_list)?,
             approvals: approvals(declared.approvals)?,
             limits: limits(declared.limits)?,
@@ -253,6 +271,7 @@ impl Catalogue {
             version: declared.version,
             format: declared.format,
             time_zone_name: declared.time_zone,
+            finest: declared.finest,
             record_types,
         })
     }
@@ -297,7 +316,7 @@ impl Catalogue {
         &self,
         record_type: &str,
         record: &Value,
-    ) -> Result<Vec<(&Indicator, Contribution)>, indicator::Error> {
+    ) -> Result<Vec<(&Indicator, Addition)>, indicator::Error> {
         let of_type: Vec<&Indicator> =
             self.indicators.iter().filter(|each| each.record_type == record_type).collect();
         let fields: BTreeMap<&str, &Field> =
@@ -306,12 +325,17 @@ impl Catalogue {
         let context = bindings.context();
         let mut contributions = Vec::with_capacity(of_type.len());
         for indicator in of_type {
-            if let Some(contribution) = indicator.evaluate(&context)? {
+            if let Some(contribution) = indicator.evaluate(&context, &self.time_zone)? {
                 contributions.push((indicator, contribution));
             }
         }
         Ok(contributions)
     }
+}
+
+/// A program that reads an earlier format refuses the document with the remedy, if it says so.
+fn needs_format(pointer: &str) -> Error {
+    Error::at(pointer, "is not known to programs that read format 1: set \"format\": 2")
 }
 
 fn part<T: DeserializeOwned>(pointer: &str, value: Value) -> Result<T, Error> {
@@ -367,6 +391,7 @@ fn check_title(pointer: &str, text: &str) -> Result<(), Error> {
 
 fn indicators(
     declared: Vec<Value>,
+    format: u32,
     record_types: &BTreeMap<String, RecordType>,
 ) -> Result<Vec<Indicator>, Error> {
     let mut indicators: Vec<Indicator> = Vec::with_capacity(declared.len());
@@ -380,6 +405,9 @@ fn indicators(
         }
         if declared.version == 0 {
             return Err(Error::at(format!("{pointer}/version"), "versions begin at 1"));
+        }
+        if declared.format() > format {
+            return Err(needs_format(&pointer));
         }
         check_title(&format!("{pointer}/title"), &declared.title)?;
         check_title(&format!("{pointer}/title_zh"), &declared.title_zh)?;

@@ -222,10 +222,19 @@ impl Component {
             let was_in = histogram.remove(*milli);
             return was_in.then_some(()).ok_or(Error::Underflow(MeasureKind::Histogram));
         }
-        let taken = Self::from(contribution);
+        *self = self.subtract(&Self::from(contribution))?;
+        Ok(())
+    }
+
+    /// Takes a total out of this one.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub fn subtract(&self, taken: &Self) -> Result<Self, Error> {
         let underflow = || Error::Underflow(taken.kind());
         let counts = |a: &u64, b: &u64| a.checked_sub(*b).ok_or_else(underflow);
-        *self = match (&*self, &taken) {
+        Ok(match (self, taken) {
             (Self::Count(a), Self::Count(b)) => Self::Count(counts(a, b)?),
             (
                 Self::Sum { sum_milli: a, terms: a_terms },
@@ -238,10 +247,12 @@ impl Component {
                 Self::Ratio { numerator: a, denominator: a_of },
                 Self::Ratio { numerator: b, denominator: b_of },
             ) => Self::Ratio { numerator: counts(a, b)?, denominator: counts(a_of, b_of)? },
+            (Self::Histogram(a), Self::Histogram(b)) => {
+                Self::Histogram(a.without(b).ok_or_else(underflow)?)
+            }
             (own, _) if own.kind() == taken.kind() => return Err(Error::NotRemovable(own.kind())),
             (own, _) => return Err(Error::Mismatch(own.kind(), taken.kind())),
-        };
-        Ok(())
+        })
     }
 
     /// Returns the stored form. The same total has the same bytes.

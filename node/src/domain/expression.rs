@@ -23,6 +23,7 @@ use cel::{
     },
     context::VariableResolver,
 };
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::domain::{
@@ -221,6 +222,22 @@ impl Expression {
         Err(wrong_result(value, "a number or a duration"))
     }
 
+    /// Evaluates as a point in time.
+    pub(crate) fn instant(&self, context: &Context<'_, '_>) -> Result<Option<Timestamp>, Failure> {
+        let value = self.evaluate(context)?;
+        let value = value.as_ref();
+        if value.downcast_ref::<CelNull>().is_some() {
+            return Ok(None);
+        }
+        let Some(instant) = value.downcast_ref::<CelTimestamp>() else {
+            return Err(wrong_result(value, "a point in time"));
+        };
+        let instant = instant.inner();
+        let nanoseconds = i32::try_from(instant.timestamp_subsec_nanos()).unwrap_or(0);
+        let out_of_range = |_| Failure::Values("the time lies outside the calendar".into());
+        Timestamp::new(instant.timestamp(), nanoseconds).map(Some).map_err(out_of_range)
+    }
+
     /// Evaluates as a value to tell from others: text, integer or truth value.
     pub(crate) fn hash(&self, context: &Context<'_, '_>) -> Result<Option<u64>, Failure> {
         let value = self.evaluate(context)?;
@@ -320,7 +337,7 @@ fn bind_nested<'r>(value: &Value) -> Box<dyn Val + 'r> {
 }
 
 fn instant(text: &str) -> Option<chrono::DateTime<chrono::FixedOffset>> {
-    let instant: jiff::Timestamp = text.parse().ok()?;
+    let instant: Timestamp = text.parse().ok()?;
     let nanoseconds = u32::try_from(instant.as_nanosecond().rem_euclid(1_000_000_000)).ok()?;
     let seconds = instant.as_nanosecond().div_euclid(1_000_000_000);
     let instant = chrono::DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)?;

@@ -134,6 +134,20 @@ impl Histogram {
         Some(merged)
     }
 
+    /// Returns what is left without `taken`; `None` if it was never all in.
+    pub fn without(&self, taken: &Self) -> Option<Self> {
+        let mut left = self.clone();
+        left.total = self.total.checked_sub(taken.total)?;
+        for (bucket, count) in &taken.counts {
+            let there = left.counts.get_mut(bucket)?;
+            *there = there.checked_sub(*count)?;
+            if *there == 0 {
+                left.counts.remove(bucket);
+            }
+        }
+        Some(left)
+    }
+
     /// The smallest value that at least `permille` thousandths of all values do not exceed
     /// (nearest rank); `None` without values.
     pub fn quantile(&self, permille: u16) -> Option<Quantile> {

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use cel::Context;
+use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -15,6 +16,7 @@ pub use crate::domain::component::MeasureKind;
 use crate::domain::{
     expression::{self, Bindings, Expression, Failure, Usage},
     record::{Field, MAX_GROUP_LENGTH, RecordType},
+    stock::{Span, Stay},
 };
 
 /// What an indicator is about; decides how its figures may be shown.
@@ -49,6 +51,15 @@ pub enum Contribution {
     Histogram(i64),
 }
 
+/// What one record adds, and when.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Addition {
+    /// What it adds. To an age: when it came, in milliseconds since 1970.
+    pub contribution: Contribution,
+    /// To a stock: the days at whose end it is there. `None`: it adds to the day of its time.
+    pub stay: Option<Stay>,
+}
+
 /// Why a record cannot be counted. Holds no value of the record.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{part} of indicator {indicator:?}: {failure}")]
@@ -81,6 +92,9 @@ pub enum Fault {
     /// A field that figures cannot be grouped by.
     #[error("{0}")]
     Group(String),
+    /// A stock of what has none, or an age without a stock.
+    #[error("{0}")]
+    Stock(&'static str),
     /// People told apart.
     #[error(
         "people are never told apart: an indicator with \"about\": \"person\" cannot be distinct"
@@ -108,6 +122,8 @@ pub enum Measure {
     Distinct(Expression),
     /// How values spread.
     Histogram(Expression),
+    /// Ages of what is there.
+    Age,
 }
 
 impl Measure {
@@ -117,7 +133,7 @@ impl Measure {
             Self::Count => MeasureKind::Count,
             Self::Sum(_) => MeasureKind::Sum,
             Self::Ratio { .. } => MeasureKind::Ratio,
-            Self::Extreme(_) => MeasureKind::Extreme,
+            Self::Extreme(_) | Self::Age => MeasureKind::Extreme,
             Self::Distinct(_) => MeasureKind::Distinct,
             Self::Histogram(_) => MeasureKind::Histogram,
         }
@@ -126,7 +142,7 @@ impl Measure {
     /// Its expressions, with their pointers within the indicator.
     fn expressions(&self) -> Vec<(&'static str, &Expression)> {
         match self {
-            Self::Count => vec![],
+            Self::Count | Self::Age => vec![],
             Self::Sum(value) => vec![("/measure/sum/value", value)],
             Self::Ratio { numerator, denominator } => vec![
                 ("/measure/ratio/numerator", numerator),
@@ -137,6 +153,15 @@ impl Measure {
             Self::Histogram(value) => vec![("/measure/histogram/value", value)],
         }
     }
+}
+
+/// When records are there: figures are of those that are at the end of a period.
+#[derive(Debug)]
+pub struct Stock {
+    /// When a record comes; null: never.
+    pub from: Expression,
+    /// When it goes; null: not yet.
+    pub until: Expression,
 }
 
 /// A declared measure.
@@ -162,6 +187,8 @@ pub struct Indicator {
     pub filter: Option<Expression>,
     /// What is computed of them.
     pub measure: Measure,
+    /// When records are there; `None`: they count once, at their time.
+    pub stock: Option<Stock>,
     fields: Vec<(String, Field)>,
     definition_sha256: [u8; 32],
 }
@@ -180,7 +207,16 @@ pub(crate) struct Declared {
     filter: Option<String>,
     measure: DeclaredMeasure,
     #[serde(default)]
+    stock: Option<DeclaredStock>,
+    #[serde(default)]
     group: Option<String>,
+}
+
+impl Declared {
+    /// Format of a catalogue that this needs.
+    pub(crate) fn format(&self) -> u32 {
+        if self.stock.is_some() || matches!(self.measure, DeclaredMeasure::Age) { 2 } else { 1 }
+    }
 }
 
 #[derive(Deserialize, Serialize)]
@@ -192,6 +228,14 @@ enum DeclaredMeasure {
     Extreme(DeclaredValue),
     Distinct(DeclaredValue),
     Histogram(DeclaredValue),
+    Age,
+}
+
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct DeclaredStock {
+    from: String,
+    until: String,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -235,8 +279,17 @@ impl Indicator {
             DeclaredMeasure::Histogram(histogram) => {
                 Measure::Histogram(compile(&histogram.value, "/measure/histogram/value")?)
             }
+            DeclaredMeasure::Age => Measure::Age,
         };
-        let fields = used(filter.as_ref(), &measure, known);
+        let stock = match &declared.stock {
+            Some(stock) => Some(Stock {
+                from: compile(&stock.from, "/stock/from")?,
+                until: compile(&stock.until, "/stock/until")?,
+            }),
+            None => None,
+        };
+        check_stock(&measure, stock.as_ref(), &declared.unit)?;
+        let fields = used(filter.as_ref(), &measure, stock.as_ref(), known);
         let indicator = Self {
             definition_sha256: definition_sha256(&declared, &fields),
             fields,
@@ -250,6 +303,7 @@ impl Indicator {
             group: declared.group,
             filter,
             measure,
+            stock,
         };
         indicator.check_disclosure(known)?;
         indicator.check_group(known)?;
@@ -268,15 +322,16 @@ impl Indicator {
         &self.definition_sha256
     }
 
-    /// Returns what a valid record of the indicator's type adds; `None` if it does not count: the
-    /// filter is false or null, the value is null, or no condition of a ratio is met.
+    /// Returns what a valid record of the indicator's type adds, with days as they are at `tz`;
+    /// `None` if it does not count: the filter is false or null, the value is null, no condition of a
+    /// ratio is met, or it was never there at the end of a day.
     ///
     /// # Errors
     ///
     /// [`Error`]: an expression cannot deal with the record, which then cannot be counted.
-    pub fn contributions(&self, record: &Value) -> Result<Option<Contribution>, Error> {
+    pub fn contributions(&self, record: &Value, tz: &TimeZone) -> Result<Option<Addition>, Error> {
         let bindings = Bindings::new(self.bound_fields(), record);
-        self.evaluate(&bindings.context())
+        self.evaluate(&bindings.context(), tz)
     }
 
     /// Returns the group that the record counts in besides the total; `None`: the total alone.
@@ -296,7 +351,8 @@ impl Indicator {
     pub(crate) fn evaluate(
         &self,
         context: &Context<'_, '_>,
-    ) -> Result<Option<Contribution>, Error> {
+        tz: &TimeZone,
+    ) -> Result<Option<Addition>, Error> {
         let of = |part| move |failure| Error { indicator: self.id.clone(), part, failure };
         if let Some(filter) = &self.filter {
             let counts = filter.condition(context).map_err(of("filter"))?;
@@ -304,7 +360,31 @@ impl Indicator {
                 return Ok(None);
             }
         }
+        let contribution = self.contribution(context)?;
+        let Some(stock) = &self.stock else {
+            return Ok(contribution.map(|contribution| Addition { contribution, stay: None }));
+        };
+        let until = stock.until.instant(context).map_err(of("until"))?;
+        let Some(from) = stock.from.instant(context).map_err(of("from"))? else { return Ok(None) };
+        let span = Span { from, until };
+        let Some(stay) = span.stay(tz) else { return Ok(None) };
+        let contribution = match self.measure {
+            Measure::Age => Some(Contribution::Extreme(span.began_milli(&stay, tz))),
+            Measure::Count
+            | Measure::Sum(_)
+            | Measure::Ratio { .. }
+            | Measure::Extreme(_)
+            | Measure::Distinct(_)
+            | Measure::Histogram(_) => contribution,
+        };
+        Ok(contribution.map(|contribution| Addition { contribution, stay: Some(stay) }))
+    }
+
+    fn contribution(&self, context: &Context<'_, '_>) -> Result<Option<Contribution>, Error> {
+        let of = |part| move |failure| Error { indicator: self.id.clone(), part, failure };
         match &self.measure {
+            // When it came stands in for it.
+            Measure::Age => Ok(None),
             Measure::Count => Ok(Some(Contribution::Count)),
             Measure::Sum(value) => {
                 Ok(value.milli(context).map_err(of("value"))?.map(Contribution::Sum))
@@ -335,7 +415,7 @@ impl Indicator {
             return Err(("/measure/distinct", Fault::DistinctPeople));
         }
         let filter = self.filter.iter().map(|filter| ("/filter", filter));
-        for (pointer, expression) in filter.chain(self.measure.expressions()) {
+        for (pointer, expression) in filter.chain(self.expressions()) {
             for (name, usage) in expression.fields() {
                 let open = known.get(name).is_some_and(Field::is_open);
                 if *usage == Usage::Content && !open {
@@ -385,7 +465,7 @@ impl Indicator {
             self.sample(|_, field| !field.optional),
         ));
         for (case, record) in cases {
-            let Err(error) = self.contributions(&record) else { continue };
+            let Err(error) = self.contributions(&record, &TimeZone::UTC) else { continue };
             if let failure @ Failure::Types(_) = error.failure {
                 return Err((self.pointer(error.part), Fault::Types { case, failure }));
             }
@@ -399,9 +479,62 @@ impl Indicator {
     }
 
     fn pointer(&self, part: &str) -> &'static str {
-        let expressions = self.measure.expressions();
+        let expressions = self.expressions();
         let pointer = expressions.iter().find(|(pointer, _)| pointer.ends_with(part));
         pointer.map_or("/filter", |(pointer, _)| pointer)
+    }
+
+    /// All expressions but the filter, with their pointers within the indicator.
+    fn expressions(&self) -> Vec<(&'static str, &Expression)> {
+        let mut expressions = self.measure.expressions();
+        expressions.extend(self.stock.iter().flat_map(Stock::expressions));
+        expressions
+    }
+}
+
+impl Stock {
+    fn expressions(&self) -> [(&'static str, &Expression); 2] {
+        [("/stock/from", &self.from), ("/stock/until", &self.until)]
+    }
+}
+
+/// A stock is told by what came and what went, so both have to add up.
+fn check_stock(
+    measure: &Measure,
+    stock: Option<&Stock>,
+    unit: &str,
+) -> Result<(), (&'static str, Fault)> {
+    let fault = |pointer, reason| Err((pointer, Fault::Stock(reason)));
+    match (measure, stock) {
+        (Measure::Age, None) => fault(
+            "/measure",
+            "an age is of what is there: say since when and until when in \"stock\"",
+        ),
+        (Measure::Age, Some(_)) if unit != "s" => {
+            fault("/unit", "an age is in seconds: set \"unit\": \"s\"")
+        }
+        (Measure::Extreme(_) | Measure::Distinct(_), Some(_)) => fault(
+            "/measure",
+            "a stock is a count, a sum, a ratio, a histogram or an age: extremes and different \
+             values of a stock are not kept",
+        ),
+        (
+            Measure::Age
+            | Measure::Count
+            | Measure::Sum(_)
+            | Measure::Ratio { .. }
+            | Measure::Histogram(_),
+            Some(_),
+        )
+        | (
+            Measure::Count
+            | Measure::Sum(_)
+            | Measure::Ratio { .. }
+            | Measure::Extreme(_)
+            | Measure::Distinct(_)
+            | Measure::Histogram(_),
+            None,
+        ) => Ok(()),
     }
 }
 
@@ -415,7 +548,7 @@ fn definition_sha256(declared: &Declared, fields: &[(String, Field)]) -> [u8; 32
     // How expressions see the fields is part of what they mean.
     let kinds: BTreeMap<&str, &str> =
         fields.iter().map(|(name, field)| (name.as_str(), field.kind.as_str())).collect();
-    let definition = json!({
+    let mut definition = json!({
         "record_type": declared.record_type,
         "unit": declared.unit,
         "filter": declared.filter,
@@ -423,16 +556,22 @@ fn definition_sha256(declared: &Declared, fields: &[(String, Field)]) -> [u8; 32
         "group": declared.group,
         "fields": kinds,
     });
+    // What has none has the digest that it had before there were stocks.
+    if let Some(stock) = &declared.stock {
+        definition["stock"] = json!(stock);
+    }
     Sha256::digest(definition.to_string()).into()
 }
 
 fn used(
     filter: Option<&Expression>,
     measure: &Measure,
+    stock: Option<&Stock>,
     known: &BTreeMap<String, Field>,
 ) -> Vec<(String, Field)> {
-    let expressions =
-        filter.into_iter().chain(measure.expressions().into_iter().map(|each| each.1));
+    let stock = stock.into_iter().flat_map(Stock::expressions);
+    let of_measure = measure.expressions().into_iter().chain(stock).map(|each| each.1);
+    let expressions = filter.into_iter().chain(of_measure);
     let names: std::collections::BTreeSet<&String> =
         expressions.flat_map(|expression| expression.fields().keys()).collect();
     names.into_iter().filter_map(|name| Some((name.clone(), known.get(name)?.clone()))).collect()
@@ -459,7 +598,7 @@ mod tests {
         };
         let document = json!({
             "name": "sample", "version": 1, "title": "Sample", "title_zh": "样例",
-            "time_zone": "UTC",
+            "format": 2, "time_zone": "UTC",
             "record_types": {"case": {
                 "title": "Case", "title_zh": "案件", "key": "number", "time": "opened_at",
                 "schema": {
@@ -485,7 +624,8 @@ mod tests {
     }
 
     fn of(changes: Value, record: &Value) -> Result<Option<Contribution>, Error> {
-        catalogue(changes).unwrap().indicators[0].contributions(record)
+        let added = catalogue(changes).unwrap().indicators[0].contributions(record, &TimeZone::UTC);
+        Ok(added?.map(|added| added.contribution))
     }
 
     fn case() -> Value {
@@ -641,6 +781,54 @@ mod tests {
             "filter": "closed_at != null", "measure": {"sum": {"value": "closed_at - opened_at"}}
         });
         assert_eq!(of(guarded, &case()), Ok(Some(Contribution::Sum(3_600_000))));
+    }
+
+    #[test]
+    fn a_stock_is_of_what_adds_up_and_an_age_of_a_stock() {
+        let open = json!({"from": "opened_at", "until": "closed_at"});
+        for (changes, place, word) in [
+            (json!({"measure": "age", "unit": "s"}), "/measure", "since when"),
+            (json!({"measure": "age", "stock": open}), "/unit", "seconds"),
+            (json!({"measure": {"extreme": {"value": "cost"}}, "stock": open}), "/measure", "kept"),
+            (
+                json!({"measure": {"distinct": {"value": "line"}}, "stock": open}),
+                "/measure",
+                "kept",
+            ),
+            (json!({"stock": {"from": "state", "until": "closed_at"}}), "/stock/from", "in time"),
+            (json!({"stock": {"from": "opened_at", "until": "people"}}), "/stock/until", "in time"),
+            (json!({"stock": {"from": "opend_at", "until": "null"}}), "/stock/from", "no field"),
+            (
+                json!({"stock": {"from": "opened_at", "until": "timestamp(phone)"}}),
+                "/stock/until",
+                "classified",
+            ),
+            (json!({"stock": {"from": "opened_at"}}), "", "until"),
+        ] {
+            let (refused_at, reason) = refused(changes.clone());
+            assert_eq!(refused_at, format!("/indicators/0{place}"), "{changes}: {reason}");
+            assert!(reason.contains(word), "{reason}");
+        }
+        let counted = catalogue(json!({"measure": "age", "unit": "s", "stock": open})).unwrap();
+        assert_eq!(counted.indicators[0].kind(), MeasureKind::Extreme);
+        let shanghai = TimeZone::get("Asia/Shanghai").unwrap();
+        // Opened and closed within an hour, but over midnight.
+        let mut record = case();
+        record["opened_at"] = json!("2025-12-31T15:30:00Z");
+        record["closed_at"] = json!("2025-12-31T16:30:00Z");
+        let added = |tz: &TimeZone| counted.indicators[0].contributions(&record, tz).unwrap();
+        assert_eq!(added(&TimeZone::UTC), None);
+        let stay = added(&shanghai).unwrap().stay.unwrap();
+        assert_eq!(stay.from.to_string(), "2025-12-31");
+        assert_eq!(stay.until.unwrap().to_string(), "2026-01-01");
+    }
+
+    #[test]
+    fn a_stock_is_part_of_what_an_indicator_means() {
+        let digest = |changes| *catalogue(changes).unwrap().indicators[0].definition_sha256();
+        let open = digest(json!({"stock": {"from": "opened_at", "until": "closed_at"}}));
+        assert_ne!(open, digest(json!({})));
+        assert_ne!(open, digest(json!({"stock": {"from": "opened_at", "until": "null"}})));
     }
 
     #[test]

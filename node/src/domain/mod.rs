@@ -29,5 +29,6 @@ pub mod refusals;
 pub mod revocation;
 pub mod role;
 pub mod rotation;
+pub mod stock;
 pub mod summary;
 pub mod unit;

@@ -6,9 +6,8 @@
 use std::{fmt, str::FromStr};
 
 use jiff::{
-    Timestamp, ToSpan,
+    ToSpan,
     civil::{Date, ISOWeekDate, Weekday},
-    tz::TimeZone,
 };
 
 /// Longest [`Period::Months`].
@@ -50,15 +49,6 @@ impl Month {
     /// Returns the month, if the calendar has it: years 1 to 9999, months 1 to 12.
     pub fn new(year: i16, month: i8) -> Option<Self> {
         ((1..=9999).contains(&year) && (1..=12).contains(&month)).then_some(Self { year, month })
-    }
-
-    /// Returns the month that `instant` falls in at `tz`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Calendar`]: before the year 1.
-    pub fn of(instant: Timestamp, tz: &TimeZone) -> Result<Self, Error> {
-        Self::of_date(tz.to_datetime(instant).date())
     }
 
     /// Returns the month that holds `date`.
@@ -171,6 +161,15 @@ impl Period {
             Self::Months { from, to } => (from, to),
         };
         Some(from.through(to))
+    }
+
+    /// Returns the days of a day or a week, in order; `None` for what is made of months.
+    pub fn days(&self) -> Option<Vec<Date>> {
+        match *self {
+            Self::Day(day) => Some(vec![day]),
+            Self::Week { .. } => Some(self.first_day().series(1.day()).take(7).collect()),
+            Self::Month(_) | Self::Quarter { .. } | Self::Year(_) | Self::Months { .. } => None,
+        }
     }
 
     /// First day.
@@ -334,11 +333,16 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_falls_in_the_month_of_its_time_zone() {
-        let tz = TimeZone::fixed(jiff::tz::offset(-4));
-        let month = |text: &str| Month::of(text.parse().unwrap(), &tz).unwrap().to_string();
-        assert_eq!(month("2011-08-01T03:59:59Z"), "2011-07");
-        assert_eq!(month("2011-08-01T04:00:00Z"), "2011-08");
+    fn days_and_weeks_are_made_of_days() {
+        assert_eq!(period("2011-07").days(), None);
+        assert_eq!(period("2024-02-29").days().unwrap().len(), 1);
+        // The last week of an ISO year of 53 weeks ends in the next year.
+        let days = period("2020-W53").days().unwrap();
+        let texts: Vec<String> = days.iter().map(ToString::to_string).collect();
+        assert_eq!((texts[0].as_str(), texts[6].as_str()), ("2020-12-28", "2021-01-03"));
+        assert_eq!(texts.len(), 7);
+        assert_eq!(period("2021-W01").first_day().to_string(), "2021-01-04");
+        assert!("2021-W53".parse::<Period>().is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
 use jsonschema::{PatternOptions, ValidationError, Validator, error::ValidationErrorKind};
 use serde::Deserialize;
 use serde_json::Value;
@@ -268,17 +268,19 @@ impl RecordType {
         (1..=MAX_KEY_BYTES).contains(&key.len()).then_some(key)
     }
 
-    /// Returns the month that the record counts in.
+    /// Returns the day that the record counts in.
     ///
     /// # Errors
     ///
     /// [`Error`], never for a valid record of the years 1 to 9999.
-    pub fn month(&self, record: &Value, tz: &TimeZone) -> Result<Month, Error> {
+    pub fn day(&self, record: &Value, tz: &TimeZone) -> Result<Date, Error> {
         let instant = record.get(&self.time_field).and_then(Value::as_str);
         let instant: Timestamp = instant
             .and_then(|text| text.parse().ok())
             .ok_or_else(|| Error::Time(self.time_field.clone()))?;
-        Month::of(instant, tz).map_err(|error| Error::Calendar(self.time_field.clone(), error))
+        let day = tz.to_datetime(instant).date();
+        let calendar = |error| Error::Calendar(self.time_field.clone(), error);
+        Month::of_date(day).map(|_| day).map_err(calendar)
     }
 }
 
@@ -628,11 +630,11 @@ mod tests {
     #[test]
     fn the_month_is_the_one_of_the_time_zone() {
         let tz = TimeZone::fixed(jiff::tz::offset(-4));
-        let month = |at: &str| case().month(&record(json!({"at": at})), &tz);
-        assert_eq!(month("2011-08-01T03:59:59Z").unwrap().to_string(), "2011-07");
-        assert_eq!(month("2011-08-01T00:00:00-04:00").unwrap().to_string(), "2011-08");
-        assert_eq!(month("张三"), Err(Error::Time("at".into())));
-        assert!(!month("张三").unwrap_err().to_string().contains("张三"));
+        let day = |at: &str| case().day(&record(json!({"at": at})), &tz);
+        assert_eq!(day("2011-08-01T03:59:59Z").unwrap().to_string(), "2011-07-31");
+        assert_eq!(day("2011-08-01T00:00:00-04:00").unwrap().to_string(), "2011-08-01");
+        assert_eq!(day("张三"), Err(Error::Time("at".into())));
+        assert!(!day("张三").unwrap_err().to_string().contains("张三"));
     }
 
     #[test]

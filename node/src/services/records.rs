@@ -8,6 +8,7 @@
 mod backfill;
 mod prepared;
 mod session;
+mod stocks;
 mod stored;
 
 use std::{
@@ -22,17 +23,19 @@ use tokio::sync::{Mutex, MutexGuard};
 pub use self::prepared::Prepared;
 use self::{
     backfill::Built,
-    prepared::{Part, parts_of},
+    prepared::{Part, additions, parts_of},
     session::{Session, Write},
-    stored::{COUNTERS, Counters, PROGRESS, cell_prefix, decode_cell, split_cell_key},
+    stored::{Bucket, COUNTERS, Counters, PROGRESS, cell_prefix, decode_cell, split_cell_key},
 };
 use crate::{
     clock::Clock,
     domain::{
-        catalogue::Catalogue,
+        catalogue::{Catalogue, Finest},
         component::{self, Component},
+        indicator::{Contribution, Indicator, Measure},
         period::{Month, Period},
         record::Violation,
+        stock::end_milli,
         unit::UnitCode,
     },
     store::{self, Batch, Store, Table},
@@ -43,6 +46,9 @@ pub const MAX_RECORD_BYTES: usize = 60 * 1024;
 
 /// Entries of one scan.
 const PAGE: usize = 500;
+
+/// After the keys of a month and of all its days.
+const AFTER_DAYS: u8 = 0x7f;
 
 /// Why records could not be written or counted.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +90,8 @@ pub enum Error {
     },
     /// Figures are kept by month.
     #[error(
-        "figures are kept by month, and {0} is not made of months; name a month, a quarter, a year or months"
+        "figures are kept by month, and {0} is not made of months; name a month, a quarter, a year or \
+         months, or publish a catalogue with \"finest\": \"day\""
     )]
     Period(Period),
     /// One record changes more figures than one commit holds.
@@ -367,18 +374,24 @@ impl Records {
         Ok(())
     }
 
+    fn document<'key>(&self, key: &'key [u8], value: &[u8]) -> Result<(&'key str, Value), Error> {
+        let (record_type, _) = stored::split_record_key(key)?;
+        let value = stored::unsalted(value.to_vec())?;
+        let document = stored::unversioned("a record", &value)?;
+        let document = serde_json::from_slice(document)
+            .map_err(|_| Error::Damaged(format!("a record of unit {}", self.unit)))?;
+        Ok((record_type, document))
+    }
+
     fn stored_parts(
         &self,
         catalogue: &Catalogue,
         key: &[u8],
         value: &[u8],
     ) -> Result<Vec<Part>, Error> {
-        let (record_type, _) = stored::split_record_key(key)?;
-        let value = stored::unsalted(value.to_vec())?;
-        let document = stored::unversioned("a record", &value)?;
-        let document: Value = serde_json::from_slice(document)
-            .map_err(|_| Error::Damaged(format!("a record of unit {}", self.unit)))?;
-        Ok(parts_of(catalogue, record_type, &document))
+        let (record_type, document) = self.document(key, value)?;
+        let added = additions(catalogue, record_type, &document);
+        Ok(added.map_or_else(Vec::new, |(day, added)| parts_of(catalogue, &document, day, added)))
     }
 
     /// Tells what applying records would do, without doing it. A key that is twice among them
@@ -472,14 +485,20 @@ impl Records {
         catalogue: &Catalogue,
         period: &Period,
     ) -> Result<Vec<OwnComponent>, Error> {
-        let months = period.months().ok_or(Error::Period(*period))?;
+        let buckets = buckets(catalogue, period)?;
         let mut guard = self.state.lock().await;
         let state = self.current(&mut guard, catalogue).await?;
         *guard = Some(state);
         let mut totals = Totals::new(catalogue);
         for indicator in &catalogue.indicators {
-            for month in &months {
-                let prefix = cell_prefix(*month, &indicator.id, indicator.version);
+            if indicator.stock.is_some() {
+                for (group, component) in self.stock(catalogue, indicator, period).await? {
+                    totals.add(&indicator.id, group, &component)?;
+                }
+                continue;
+            }
+            for bucket in &buckets {
+                let prefix = cell_prefix(bucket, &indicator.id, indicator.version);
                 for (_, value) in self.scan_all(Table::Components, &prefix).await? {
                     let (group, component) = decode_cell(&value)?;
                     totals.add(&indicator.id, group, &component)?;
@@ -489,7 +508,7 @@ impl Records {
         Ok(totals.finish(catalogue))
     }
 
-    /// Computes the same totals from all records, one by one.
+    /// Computes the same totals from all records, one by one, without the components.
     ///
     /// # Errors
     ///
@@ -499,17 +518,32 @@ impl Records {
         catalogue: &Catalogue,
         period: &Period,
     ) -> Result<Vec<OwnComponent>, Error> {
-        let months = period.months().ok_or(Error::Period(*period))?;
+        buckets(catalogue, period)?;
+        let (first, last) = (period.first_day(), period.last_day());
+        let end_milli = end_milli(last, &catalogue.time_zone);
         let _guard = self.state.lock().await;
         let mut totals = Totals::new(catalogue);
         let mut after: Option<Vec<u8>> = None;
         loop {
             let page = self.scan(Table::Records, &[], after.as_deref()).await?;
             for (key, value) in &page {
-                for part in self.stored_parts(catalogue, key, value)? {
-                    let (month, indicator, _) = split_cell_key(&part.cell)?;
-                    if !indicator.is_empty() && months.contains(&month) {
-                        totals.insert(indicator, &part)?;
+                let (record_type, document) = self.document(key, value)?;
+                let Some((day, added)) = additions(catalogue, record_type, &document) else {
+                    continue;
+                };
+                for (indicator, added) in added {
+                    let counts = match added.stay {
+                        Some(stay) => stay.holds(last),
+                        None => (first..=last).contains(&day),
+                    };
+                    let contribution = match (&indicator.measure, added.contribution) {
+                        (Measure::Age, Contribution::Extreme(began)) => {
+                            Contribution::Extreme(end_milli - began)
+                        }
+                        (_, contribution) => contribution,
+                    };
+                    if counts {
+                        totals.insert(indicator, &document, &contribution)?;
                     }
                 }
             }
@@ -532,13 +566,19 @@ impl Records {
             let page =
                 self.store.scan(&self.unit, Table::Components, &[], after.as_deref(), 1).await?;
             let Some((key, _)) = page.into_iter().next() else { return Ok(months) };
-            let (month, indicator, _) = split_cell_key(&key)?;
+            let (bucket, indicator, _) = split_cell_key(&key)?;
+            let month = match bucket {
+                Bucket::Month(month) => month,
+                Bucket::Day(day) => Month::of_date(day).map_err(|_| Error::Lost)?,
+                // They come last.
+                Bucket::Stock => return Ok(months),
+            };
             // The count of all records sorts before every indicator of its month.
             if indicator.is_empty() {
                 months.push(month);
             }
             let mut next = month.to_string().into_bytes();
-            next.push(1);
+            next.push(AFTER_DAYS);
             after = Some(next);
         }
     }
@@ -666,12 +706,23 @@ impl Applied {
     }
 }
 
+/// The months or days that a period is made of, as the keys of components name them.
+fn buckets(catalogue: &Catalogue, period: &Period) -> Result<Vec<String>, Error> {
+    match (period.months(), period.days()) {
+        (Some(months), _) => Ok(months.iter().map(ToString::to_string).collect()),
+        (None, Some(days)) if catalogue.finest == Finest::Day => {
+            Ok(days.iter().map(ToString::to_string).collect())
+        }
+        (None, _) => Err(Error::Period(*period)),
+    }
+}
+
 /// Totals by indicator and group.
 struct Totals(BTreeMap<String, BTreeMap<String, Component>>);
 
 impl Totals {
     fn new(catalogue: &Catalogue) -> Self {
-        let zero = |indicator: &crate::domain::indicator::Indicator| {
+        let zero = |indicator: &Indicator| {
             let total = (String::new(), Component::zero(indicator.kind()));
             (indicator.id.clone(), BTreeMap::from([total]))
         };
@@ -685,11 +736,18 @@ impl Totals {
         Ok(())
     }
 
-    fn insert(&mut self, indicator: &str, part: &Part) -> Result<(), Error> {
-        let Some(groups) = self.0.get_mut(indicator) else { return Ok(()) };
-        let kind = Component::from(&part.contribution).kind();
-        let total = groups.entry(part.group.clone()).or_insert_with(|| Component::zero(kind));
-        Ok(total.insert(&part.contribution)?)
+    fn insert(
+        &mut self,
+        indicator: &Indicator,
+        record: &Value,
+        contribution: &Contribution,
+    ) -> Result<(), Error> {
+        let Some(groups) = self.0.get_mut(&indicator.id) else { return Ok(()) };
+        for group in std::iter::once(String::new()).chain(indicator.group_value(record)) {
+            let zero = || Component::zero(indicator.kind());
+            groups.entry(group).or_insert_with(zero).insert(contribution)?;
+        }
+        Ok(())
     }
 
     fn finish(mut self, catalogue: &Catalogue) -> Vec<OwnComponent> {

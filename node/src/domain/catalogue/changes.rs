@@ -150,6 +150,9 @@ pub fn between(before: &Catalogue, after: &Catalogue) -> Vec<Change> {
     if before.time_zone_name != after.time_zone_name {
         changes.push(Change::changed("/time_zone", Effect::OtherPeriods));
     }
+    if before.finest != after.finest {
+        changes.push(Change::changed("/finest", Effect::OtherPeriods));
+    }
     if (&before.title, &before.title_zh) != (&after.title, &after.title_zh) {
         changes.push(Change::changed("/title", Effect::Wording));
     }

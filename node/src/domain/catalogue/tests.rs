@@ -1,7 +1,10 @@
 use serde_json::json;
 
 use super::*;
-use crate::domain::preview::{BrokenSeries, Reported};
+use crate::domain::{
+    indicator::Contribution,
+    preview::{BrokenSeries, Reported},
+};
 
 fn document() -> Value {
     json!({
@@ -51,6 +54,22 @@ fn a_document_of_a_later_format_is_refused_before_what_it_brings() {
     assert_eq!(error.pointer(), "/format");
     later["format"] = json!(0);
     assert!(matches!(parse(&later), Err(Error::Invalid { .. })));
+}
+
+#[test]
+fn what_format_2_brought_asks_for_it() {
+    let mut days = document();
+    days["finest"] = json!("day");
+    let error = parse(&days).unwrap_err();
+    assert_eq!(error.pointer(), "/finest");
+    assert!(error.to_string().contains("set \"format\": 2"), "{error}");
+    days["format"] = json!(2);
+    assert_eq!(parse(&days).unwrap().finest, Finest::Day);
+    let mut stock = document();
+    stock["indicators"][0]["stock"] = json!({"from": "at", "until": "null"});
+    assert_eq!(parse(&stock).unwrap_err().pointer(), "/indicators/0");
+    stock["format"] = json!(2);
+    assert!(parse(&stock).unwrap().indicators[0].stock.is_some());
 }
 
 #[test]
@@ -231,7 +250,9 @@ fn one_pass_gives_what_each_indicator_gives() {
     let each: Vec<_> = catalogue
         .indicators
         .iter()
-        .filter_map(|each| Some((each.id.clone(), each.contributions(&record).unwrap()?)))
+        .filter_map(|each| {
+            Some((each.id.clone(), each.contributions(&record, &TimeZone::UTC).unwrap()?))
+        })
         .collect();
     assert_eq!(together, each);
     let ids: Vec<&str> = each.iter().map(|(id, _)| id.as_str()).collect();
@@ -248,8 +269,8 @@ fn one_pass_gives_what_each_indicator_gives() {
             "on_time_share"
         ]
     );
-    assert_eq!(each[4].1, Contribution::Sum(12_865_000));
-    assert_eq!(each[5].1, Contribution::Extreme(12_865_000));
+    assert_eq!(each[4].1.contribution, Contribution::Sum(12_865_000));
+    assert_eq!(each[5].1.contribution, Contribution::Extreme(12_865_000));
     assert!(catalogue.contributions("another", &record).unwrap().is_empty());
 }
 

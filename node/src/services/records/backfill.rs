@@ -13,7 +13,7 @@ use super::{
     stored::{self, BUILT, split_cell_key},
 };
 use crate::{
-    domain::catalogue::Catalogue,
+    domain::catalogue::{Catalogue, Finest},
     store::{Batch, Table},
 };
 
@@ -44,8 +44,12 @@ impl Built {
         let all = BuiltIndicator { id: String::new(), version: 0, basis };
         let indicators = catalogue.indicators.iter().map(|indicator| {
             let declared = catalogue.record_type(&indicator.record_type);
+            let days = match catalogue.finest {
+                Finest::Month => "",
+                Finest::Day => " by day",
+            };
             let basis = format!(
-                "{} {}.{} {}",
+                "{} {}.{} {}{days}",
                 catalogue.time_zone_name,
                 indicator.record_type,
                 declared.map_or("", |declared| declared.time_field()),

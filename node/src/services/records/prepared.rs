@@ -1,16 +1,18 @@
 //! A record on its way into the store: checked, in its stored form, with what it adds to figures.
 
+use jiff::civil::Date;
 use serde_json::Value;
 
 use super::{
     MAX_RECORD_BYTES,
-    stored::{self, cell_key, cell_prefix},
+    stored::{self, Side, cell_key, cell_prefix, stock_day, stock_month, stock_prefix},
 };
 use crate::domain::{
-    catalogue::Catalogue,
-    indicator::{Contribution, Indicator},
+    catalogue::{Catalogue, Finest},
+    indicator::{Addition, Contribution, Indicator, Measure},
     period::Month,
-    record::{RecordType, Violation},
+    record::{self, RecordType, Violation},
+    stock::Stay,
 };
 
 /// A valid record. Making one costs the processor; applying it costs the disk.
@@ -52,8 +54,7 @@ impl Prepared {
         let key = record_type
             .key(record)
             .ok_or_else(|| broken(record_type.key_field(), "is no usable key".to_owned()))?;
-        let month = record_type
-            .month(record, &catalogue.time_zone)
+        let (day, month) = day_of(catalogue, record_type, record)
             .map_err(|error| broken(record_type.time_field(), error.to_string()))?;
         let contributions = catalogue
             .contributions(record_type.name(), record)
@@ -64,10 +65,7 @@ impl Prepared {
         if value.len() > MAX_RECORD_BYTES {
             return Err(broken("", format!("is longer than {MAX_RECORD_BYTES} bytes")));
         }
-        let mut parts = month_part(month);
-        for (indicator, contribution) in contributions {
-            push_parts(&mut parts, month, indicator, contribution, record);
-        }
+        let parts = parts_of(catalogue, record, day, contributions);
         Ok(Self { key: stored::record_key(record_type.name(), &key), value, month, parts })
     }
 
@@ -82,38 +80,86 @@ impl Prepared {
     }
 }
 
-/// What a stored record adds. It was valid once; an indicator that cannot deal with it any more
-/// does not count it, here and always.
-pub(super) fn parts_of(catalogue: &Catalogue, record_type: &str, record: &Value) -> Vec<Part> {
-    let month = catalogue
-        .record_type(record_type)
-        .and_then(|declared| declared.month(record, &catalogue.time_zone).ok());
-    let Some(month) = month else { return Vec::new() };
-    let mut parts = month_part(month);
-    for indicator in catalogue.indicators.iter().filter(|each| each.record_type == record_type) {
-        if let Ok(Some(contribution)) = indicator.contributions(record) {
-            push_parts(&mut parts, month, indicator, contribution, record);
+/// The day and the month that a record counts in.
+fn day_of(
+    catalogue: &Catalogue,
+    declared: &RecordType,
+    record: &Value,
+) -> Result<(Date, Month), record::Error> {
+    let day = declared.day(record, &catalogue.time_zone)?;
+    let month = Month::of_date(day);
+    let calendar = |error| record::Error::Calendar(declared.time_field().to_owned(), error);
+    Ok((day, month.map_err(calendar)?))
+}
+
+/// What a stored record adds, and the day that it counts in. It was valid once; an indicator that
+/// cannot deal with it any more does not count it, here and always.
+pub(super) fn additions<'c>(
+    catalogue: &'c Catalogue,
+    record_type: &str,
+    record: &Value,
+) -> Option<(Date, Vec<(&'c Indicator, Addition)>)> {
+    let declared = catalogue.record_type(record_type)?;
+    let (day, _) = day_of(catalogue, declared, record).ok()?;
+    let of_type = catalogue.indicators.iter().filter(|each| each.record_type == record_type);
+    let added = of_type.filter_map(|indicator| {
+        let addition = indicator.contributions(record, &catalogue.time_zone).ok()??;
+        Some((indicator, addition))
+    });
+    Some((day, added.collect()))
+}
+
+/// The components that a record of `day` adds to.
+pub(super) fn parts_of(
+    catalogue: &Catalogue,
+    record: &Value,
+    day: Date,
+    additions: Vec<(&Indicator, Addition)>,
+) -> Vec<Part> {
+    let Ok(month) = Month::of_date(day) else { return Vec::new() };
+    let mut parts = vec![Part {
+        cell: cell_key(&cell_prefix(month, "", 0), ""),
+        group: String::new(),
+        contribution: Contribution::Count,
+    }];
+    let with_days = catalogue.finest == Finest::Day;
+    for (indicator, Addition { contribution, stay }) in additions {
+        let (id, version) = (&indicator.id, indicator.version);
+        let mut cells = match stay {
+            Some(stay) => stock_cells(indicator, stay, with_days),
+            None => vec![cell_prefix(month, id, version)],
+        };
+        if stay.is_none() && with_days {
+            cells.push(cell_prefix(day, id, version));
+        }
+        for group in std::iter::once(String::new()).chain(indicator.group_value(record)) {
+            parts.extend(cells.iter().map(|prefix| Part {
+                cell: cell_key(prefix, &group),
+                group: group.clone(),
+                contribution,
+            }));
         }
     }
     parts
 }
 
-fn month_part(month: Month) -> Vec<Part> {
-    vec![Part {
-        cell: cell_key(&cell_prefix(month, "", 0), ""),
-        group: String::new(),
-        contribution: Contribution::Count,
-    }]
-}
-
-fn push_parts(
-    parts: &mut Vec<Part>,
-    month: Month,
-    indicator: &Indicator,
-    contribution: Contribution,
-    record: &Value,
-) {
-    let prefix = cell_prefix(month, &indicator.id, indicator.version);
-    let groups = std::iter::once(String::new()).chain(indicator.group_value(record));
-    parts.extend(groups.map(|group| Part { cell: cell_key(&prefix, &group), group, contribution }));
+/// The components of a stock that a stay adds to: a stock is what went after a day, less what came
+/// after it, so what came and went in one month, or on one day, is in neither. When what is there came
+/// is all that its age asks for.
+fn stock_cells(indicator: &Indicator, stay: Stay, with_days: bool) -> Vec<Vec<u8>> {
+    let prefix = |side| stock_prefix(&indicator.id, indicator.version, side);
+    let (from, until) = (prefix(Side::From), prefix(Side::Until));
+    let is_flow = !matches!(indicator.measure, Measure::Age);
+    let month = |day| Month::of_date(day).ok();
+    let (came, went) = (month(stay.from), stay.until.and_then(month));
+    let mut cells = Vec::with_capacity(4);
+    if came != went {
+        cells.push(stock_month(&until, went));
+        cells.extend(is_flow.then(|| stock_month(&from, came)));
+    }
+    if with_days {
+        cells.extend(stay.until.map(|day| stock_day(&until, day)));
+        cells.extend(is_flow.then(|| stock_day(&from, stay.from)));
+    }
+    cells
 }

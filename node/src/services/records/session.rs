@@ -385,7 +385,7 @@ impl<'a> Session<'a> {
 
     /// Returns the highest stored value below `bound`. The store scans upward only, so the place
     /// is found by halving: at most 64 steps.
-    async fn below(&self, cell: &[u8], bound: u64) -> Result<Option<u64>, Error> {
+    pub(super) async fn below(&self, cell: &[u8], bound: u64) -> Result<Option<u64>, Error> {
         let first = self.scan(cell, None, 1).await?.first().map(|key| value_of(key)).transpose()?;
         let Some(mut low) = first.filter(|first| *first < bound) else { return Ok(None) };
         // `low` is stored; nothing is stored from `high` up to `bound`.

@@ -3,15 +3,19 @@
 //! | table | key | value |
 //! |---|---|---|
 //! | `Records` | record type, 0, record key | version, salt of the journal's leaf (from version 2 on), JSON with sorted names |
-//! | `Components` | month, 0, indicator, 0, version, group (hashed) | version, group, component |
+//! | `Components` | month or day, 0, indicator, 0, version, group (hashed) | version, group, component |
+//! | `Components` | `stock`, 0, indicator, 0, version, [`Side`], `m` or `d`, month or day, group (hashed) | version, group, component |
 //! | `ComponentValues` | key of the component, value as 8 ordered bytes | version, count |
 //! | `Imports` | `PROGRESS` | version, JSON of [`Progress`](super::Progress) |
 //! | `Meta` | `COUNTERS`, `BUILT` | version, numbers; version, JSON |
 //!
-//! Months come first in the key of a component, so that a period costs one scan for each month and
-//! indicator. The indicator with the empty name counts all records of the month.
+//! Months and days come first in the key of a component, so that a period costs one scan for each month
+//! or day and indicator. The indicator with the empty name counts all records of the month. Stocks are
+//! read from the end of a period on, so their indicator comes first.
 
 use sha2::{Digest, Sha256};
+
+use jiff::civil::Date;
 
 use super::Error;
 use crate::{
@@ -96,9 +100,66 @@ pub(super) fn unversioned<'value>(what: &str, value: &'value [u8]) -> Result<&'v
     }
 }
 
-/// Beginning of the keys of all components of one indicator in one month.
-pub(super) fn cell_prefix(month: Month, indicator: &str, version: u32) -> Vec<u8> {
-    let mut key = month.to_string().into_bytes();
+/// First part of the keys of stocks; after all months and days.
+const STOCK: &str = "stock";
+
+/// Where a component's key says that what is there has not gone: after all months.
+const OPEN: &str = "~";
+
+/// What a component is of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Bucket {
+    /// Records of a month.
+    Month(Month),
+    /// Records of a day.
+    Day(Date),
+    /// Records that came, or went, in a month or on a day.
+    Stock,
+}
+
+/// Which end of its stay puts a record into a component of a stock.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Side {
+    /// When it came.
+    From,
+    /// When it went.
+    Until,
+}
+
+impl Side {
+    fn as_byte(self) -> u8 {
+        match self {
+            Self::From => b'f',
+            Self::Until => b'u',
+        }
+    }
+}
+
+/// Beginning of the keys of all components of one side of a stock.
+pub(super) fn stock_prefix(indicator: &str, version: u32, side: Side) -> Vec<u8> {
+    let mut key = cell_prefix(STOCK, indicator, version);
+    key.push(side.as_byte());
+    key
+}
+
+/// Beginning of the keys of one side in one month; `None`: in no month yet.
+pub(super) fn stock_month(prefix: &[u8], month: Option<Month>) -> Vec<u8> {
+    let month = month.map_or_else(|| OPEN.to_owned(), |month| month.to_string());
+    [prefix, b"m", month.as_bytes()].concat()
+}
+
+/// Beginning of the keys of one side on one day.
+pub(super) fn stock_day(prefix: &[u8], day: Date) -> Vec<u8> {
+    [prefix, b"d", day.to_string().as_bytes()].concat()
+}
+
+/// Beginning of the keys of all components of one indicator in one month, or on one day.
+pub(super) fn cell_prefix(
+    bucket: impl std::fmt::Display,
+    indicator: &str,
+    version: u32,
+) -> Vec<u8> {
+    let mut key = bucket.to_string().into_bytes();
     key.push(0);
     key.extend_from_slice(indicator.as_bytes());
     key.push(0);
@@ -118,16 +179,20 @@ pub(super) fn cell_key(prefix: &[u8], group: &str) -> Vec<u8> {
     key
 }
 
-/// Whose component the key of a component or of one of its values is: month, indicator, version.
-pub(super) fn split_cell_key(key: &[u8]) -> Result<(Month, &str, u32), Error> {
+/// Whose component the key of a component or of one of its values is: of what, indicator, version.
+pub(super) fn split_cell_key(key: &[u8]) -> Result<(Bucket, &str, u32), Error> {
     let damaged = || Error::Damaged("the key of a component".to_owned());
     let mut parts = key.splitn(3, |byte| *byte == 0);
     let mut next = || parts.next().ok_or_else(damaged);
     let text = |part| str::from_utf8(part).map_err(|_| damaged());
-    let month = text(next()?)?.parse().map_err(|_| damaged())?;
+    let bucket = match text(next()?)? {
+        STOCK => Bucket::Stock,
+        month if month.len() == 7 => Bucket::Month(month.parse().map_err(|_| damaged())?),
+        day => Bucket::Day(day.parse().map_err(|_| damaged())?),
+    };
     let indicator = text(next()?)?;
     let version = next()?.first_chunk().ok_or_else(damaged)?;
-    Ok((month, indicator, u32::from_be_bytes(*version)))
+    Ok((bucket, indicator, u32::from_be_bytes(*version)))
 }
 
 pub(super) fn encode_cell(group: &str, component: &Component) -> Vec<u8> {
@@ -245,7 +310,15 @@ mod tests {
     fn keys_and_values_read_back() {
         let month = Month::new(2011, 7).unwrap();
         let key = cell_key(&cell_prefix(month, "received", 3), "water \0 pipe");
-        assert_eq!(split_cell_key(&key).unwrap(), (month, "received", 3));
+        assert_eq!(split_cell_key(&key).unwrap(), (Bucket::Month(month), "received", 3));
+        let day = jiff::civil::date(2011, 7, 4);
+        let key = cell_key(&cell_prefix(day, "received", 3), "");
+        assert_eq!(split_cell_key(&key).unwrap(), (Bucket::Day(day), "received", 3));
+        let side = stock_prefix("open", 1, Side::Until);
+        for prefix in [stock_month(&side, None), stock_day(&side, day)] {
+            let key = cell_key(&prefix, "");
+            assert_eq!(split_cell_key(&key).unwrap(), (Bucket::Stock, "open", 1));
+        }
         assert_eq!(value_of(&value_key(&key, 77)).unwrap(), 77);
         let cell = encode_cell("水管", &Component::Count(5));
         assert_eq!(decode_cell(&cell).unwrap(), ("水管".to_owned(), Component::Count(5)));
