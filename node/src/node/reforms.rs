@@ -26,7 +26,8 @@ use crate::{
 /// Time between two looks at the clock: a unit moves within this time of the beginning of its day.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// Time between two looks while a unit ends: what it waits for is on its way.
+/// Time between two looks while a unit ends: what it waits for is on its way. Also before what did not
+/// succeed is tried again for the first time.
 const LOOK_SOON: Duration = Duration::from_secs(1);
 
 /// How long after the day an invitation of a reform is good.
@@ -44,11 +45,29 @@ pub(crate) fn zone(hosted: &Hosted) -> TimeZone {
     in_force.map_or(TimeZone::UTC, |one| one.catalogue.time_zone.clone())
 }
 
+/// What is left of the reforms of a unit once it was looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Left {
+    /// Nothing that comes by itself before its day.
+    Nothing,
+    /// What it waits for is on its way.
+    OnItsWay,
+    /// Something did not succeed: the other side may be away for a moment, or for weeks.
+    Failed,
+}
+
 /// Carries the reforms of one unit on, for ever.
 pub(super) async fn run(host: Arc<Host>, hosted: Arc<Hosted>) {
     let mut changes = hosted.reforms.changes();
+    let mut pause = LOOK_SOON;
     loop {
-        let look = if host.carry_on(&hosted).await { LOOK_SOON } else { LOOK };
+        let look = match host.carry_on(&hosted).await {
+            Left::Nothing => LOOK,
+            Left::OnItsWay => LOOK_SOON,
+            Left::Failed => pause,
+        };
+        // Soon at first, then less and less often.
+        pause = if look == pause { (pause * 2).min(LOOK) } else { LOOK_SOON };
         // Whatever wakes it, it looks at everything again.
         tokio::time::timeout(look, changes.changed()).await.ok();
     }
@@ -62,8 +81,8 @@ impl Host {
         }
     }
 
-    /// Does what is due; true if something of it waits for what is on its way.
-    async fn carry_on(&self, hosted: &Arc<Hosted>) -> bool {
+    /// Does what is due.
+    async fn carry_on(&self, hosted: &Arc<Hosted>) -> Left {
         let _turn = self.reforming.lock().await;
         if let Err(error) = desks::carry_on(hosted).await {
             tracing::warn!(unit = %hosted.unit.code, error = chain(&error), "a desk waits to be closed");
@@ -74,19 +93,23 @@ impl Host {
             Err(error) => {
                 let (unit, error) = (&hosted.unit.code, chain(&error));
                 tracing::error!(%unit, error, "cannot read the reforms");
-                return false;
+                return Left::Failed;
             }
         };
-        let mut waits = false;
+        let mut left = Left::Nothing;
         for due in due {
             match self.do_due(hosted, &due).await {
-                Ok(()) => waits |= matches!(due, Due::End(_) | Due::TakeOver { .. }),
+                Ok(()) if matches!(due, Due::End(_) | Due::TakeOver { .. }) => {
+                    left = if left == Left::Failed { left } else { Left::OnItsWay };
+                }
+                Ok(()) => {}
                 Err(error) => {
+                    left = Left::Failed;
                     tracing::warn!(unit = %hosted.unit.code, ?due, error, "reform waits");
                 }
             }
         }
-        waits
+        left
     }
 
     async fn do_due(&self, hosted: &Arc<Hosted>, due: &Due) -> Result<(), String> {

@@ -10,6 +10,7 @@ mod division;
 mod error;
 mod hand;
 mod merge;
+mod repeat;
 mod row;
 
 pub use self::{
@@ -129,14 +130,13 @@ impl Reforms {
         let mut work = self.unit.begin().await;
         // Read once: the order is not older than it says, however long it takes to sign.
         let now = self.unit.clock.now_unix_ms();
+        let rows = if wanted.dry_run { Vec::new() } else { self.own_orders().await? };
+        if let Some(before) = self.given_before(&wanted, &rows, now) {
+            drop(work);
+            return self.show(before).await;
+        }
         let order = self.check(&wanted, now)?;
-        if !wanted.dry_run
-            && let Some((_, row)) = self
-                .rows()
-                .await?
-                .into_iter()
-                .find(|(_, row)| row.by == self.unit.code && bars(row, &order, now))
-        {
+        if let Some(row) = repeat::barring(&rows, &order, now) {
             return Err(Error::Pending { unit: row.unit, to: row.to, on: row.on });
         }
         let parties = order.parties();
@@ -653,11 +653,6 @@ fn division(trust: &Trust, wanted: &Wanted, parts: &WantedParts) -> Result<Divis
         }
     }
     Ok(Division { children, items })
-}
-
-/// True if an order cannot be given before what `row` is about is done.
-fn bars(row: &Row, order: &Order, now: UnixMillis) -> bool {
-    row.bars(order, now) || order.steps().iter().any(|step| row.bars(step, now))
 }
 
 fn draft(to: &UnitCode, step: &Step) -> Draft {

@@ -59,6 +59,9 @@ const HANDED_PER_COMMIT: usize = 100;
 
 const FORMAT: u8 = 1;
 
+/// Reason of the gap that stands for a child while its old parent may still report it.
+const MOVING: &str = "moving";
+
 /// Time after which a roll-up that failed is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(10);
 
@@ -412,7 +415,7 @@ impl Summaries {
         for (unit, units) in self.children(period) {
             // The old parent may still have them in its totals: a figure counts once.
             if held_back.contains(&(unit.clone(), period.to_string())) {
-                let (state, reason) = (CoverageState::Absent, "moving");
+                let (state, reason) = (CoverageState::Absent, MOVING);
                 let child = Child::Missing { state, reason, units, last_known_unix_ms: None };
                 children.insert(unit, child);
                 continue;
@@ -711,12 +714,23 @@ impl Summaries {
     }
 
     /// Delegations travel ahead of figures: a summary of more units than are known is not believed,
-    /// because its counts would go into the coverage of every unit above.
+    /// because its counts would go into the coverage of every unit above. While a unit moves within
+    /// the subtree it is in twice: in what its old parent reported last, and as a gap at the new one.
     fn check_expected(&self, summary: &Summary) -> Result<(), Refused> {
+        let trust = self.unit.trust();
         // Those that have left are in: the summary may have been made before.
-        let below = self.unit.trust().units_ever_below(&summary.unit);
-        let known = u32::try_from(below).unwrap_or(u32::MAX).saturating_add(1);
-        if summary.coverage.expected > known {
+        let known = |unit: &UnitCode| {
+            u32::try_from(trust.units_ever_below(unit)).unwrap_or(u32::MAX).saturating_add(1)
+        };
+        let moved = trust.moved_units().filter(|unit| trust.is_in_subtree(unit, &summary.unit));
+        let moving = moved.filter_map(|unit| {
+            let gaps = &summary.coverage.gaps;
+            let gap = gaps.iter().find(|gap| gap.unit == *unit && gap.reason == MOVING)?;
+            Some(gap.units.min(known(unit)))
+        });
+        let twice = moving.fold(0, u32::saturating_add);
+        let known = known(&summary.unit);
+        if summary.coverage.expected > known.saturating_add(twice) {
             let detail = format!("is over the {known} units that are known there");
             return Err(Refused::new("malformed", "body.coverage.expected", detail));
         }

@@ -89,8 +89,8 @@ async fn an_order_to_merge_that_does_not_hold_is_refused_and_journalled() {
     }
     // One that is under way bars others about either of the two.
     merge(&federation, "C-1", "C-1-1", "C-1-2", 7).await.unwrap();
-    for (merging, into) in [("C-1-1", "C-1-2"), ("C-1-2", "C-1-1")] {
-        let refused = merge(&federation, "C-1", merging, into, 7).await.unwrap_err();
+    for (merging, into, days) in [("C-1-1", "C-1-2", 8), ("C-1-2", "C-1-1", 7)] {
+        let refused = merge(&federation, "C-1", merging, into, days).await.unwrap_err();
         assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
         let journalled = refusals(&federation, "C-1", "unit.merge", merging).await;
         assert_eq!(journalled.last().map(String::as_str), Some("pending"));

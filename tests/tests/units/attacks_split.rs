@@ -5,6 +5,7 @@ use lianxi_node::{
     domain::{
         notice::{Receipt, Stage},
         reform::{Division, Order, StepKind},
+        summary::{Coverage, CoverageGap, CoverageState, Summary},
     },
     services::intake::{Arrived, Undecided},
     statement::{
@@ -14,6 +15,7 @@ use lianxi_node::{
         notice::encode_receipt,
         reform::{Step, encode_body, encode_step, order_to_grant},
         sealed::Outline,
+        summary::encode_body as encode_summary,
     },
 };
 use lianxi_proto::{
@@ -21,7 +23,8 @@ use lianxi_proto::{
     types::v1::{Level, ReceiptStage},
 };
 use lianxi_tests::{
-    acts::refusals,
+    acts::{acts, refusals},
+    breach::summary,
     federation::Federation,
     hostile::{Hostile, HostileLink},
     wait::until,
@@ -30,7 +33,7 @@ use tonic::Code;
 
 use super::{
     attacks_reform::quarantined,
-    merge::{day, issue, parent_of, wait_for_stage},
+    merge::{day, issue, parent_of, reform, wait_for_stage},
     split::{split, wait_until_settled, with_a_new_street},
 };
 
@@ -265,4 +268,95 @@ async fn an_item_goes_to_the_named_successor_alone_and_only_what_was_named() {
         (quarantined(&federation, "C-1-2").await.pop() == Some(unknown.clone())).then_some(())
     })
     .await;
+}
+
+/// A coverage of everything below `C-1`, with one unit more that is missing for `reason`.
+fn coverage(missing: &str, reason: &str) -> Coverage {
+    let gap = CoverageGap {
+        unit: missing.parse().unwrap(),
+        state: CoverageState::Absent,
+        units: 1,
+        reason: reason.into(),
+        last_known_unix_ms: None,
+    };
+    Coverage { expected: 9, included: 8, absent: 1, gaps: vec![gap], ..Coverage::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_is_twice_in_a_coverage_only_while_it_moves() {
+    let (mut federation, id, _) = settled().await;
+    federation.clock.shift_to(8 * 24 * 60 * 60 * 1000);
+    until("the end of the division", async || {
+        for host in ["C-1-1", "C-1-3", "C-1"] {
+            federation.host(host).carry_reforms_on().await;
+        }
+        (reform(&federation, "C-1", &id).await?.released_unix_ms > 0).then_some(())
+    })
+    .await;
+    federation.wait_for_roster("C", 13).await;
+    until("the move at the city", async || {
+        let hosted = federation.host("C").units().get(&"C".parse().unwrap())?;
+        let trust = hosted.unit.trust();
+        (trust.parent(&"C-1-1-2".parse().unwrap())?.as_str() == "C-1-3").then_some(())
+    })
+    .await;
+    federation.stop("C-1").await;
+    let parent = Hostile::take_over(&federation.directory("C-1"), "C-1").await;
+    let mut link = parent.link().await;
+    let before = quarantined(&federation, "C").await;
+    assert_eq!(before, []);
+    for (missing, reason, holds) in [
+        // It is in what its old parent reported last, and a gap at its new one.
+        ("C-1-1-2", "moving", true),
+        ("C-1-1-2", "no-report", false),
+        ("C-1-1-1", "moving", false),
+        ("C-2-1-1", "moving", false),
+    ] {
+        let (good, cells) = summary("C-1", 1, 9_999);
+        let one = Summary { coverage: coverage(missing, reason), ..good };
+        let envelope = parent.sign(&parent.header(kinds::SUMMARY), &encode_summary(&one));
+        let lane_seq = link.deliver(Lane::Summary, envelope, cells).await;
+        link.acknowledged(Lane::Summary, lane_seq).await;
+        let last = quarantined(&federation, "C").await.pop();
+        let expected = refused("malformed", "body.coverage.expected");
+        assert_eq!(last, (!holds).then_some(expected), "{missing} {reason}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_division_that_one_refuses_moves_nobody_and_can_be_ordered_anew() {
+    let federation = with_a_new_street().await;
+    let whole = ("C-1", "C-1-1", "C-1-3");
+    let nowhere = StatementId::generate(1_000);
+    let wrong: [&[u8]; 1] = [nowhere.as_bytes()];
+    let first = split(&federation, whole, &["C-1-1-2"], &wrong, (7, false)).await.unwrap();
+    until("the refusal", async || {
+        for host in ["C-1-1", "C-1-3", "C-1"] {
+            federation.host(host).carry_reforms_on().await;
+        }
+        let seen = reform(&federation, "C-1", &first.id).await?;
+        let refused = seen.answers.iter().any(|answer| answer.refused == "unknown-item");
+        // Each child has answered, too: nothing of it is on its way any more.
+        (refused && seen.silent.is_empty()).then_some(())
+    })
+    .await;
+    let second = split(&federation, whole, &["C-1-1-2"], &[], (7, false)).await.unwrap();
+    assert_ne!(second.id, first.id);
+    wait_until_settled(&federation, "C-1", &second.id).await;
+    assert!(!reform(&federation, "C-1", &first.id).await.unwrap().settled);
+    // Given again it is the same one.
+    let again = split(&federation, whole, &["C-1-1-2"], &[], (7, false)).await.unwrap();
+    assert_eq!(again.id, second.id);
+    federation.clock.shift_to(8 * 24 * 60 * 60 * 1000);
+    until("the end of the division", async || {
+        for host in ["C-1-1", "C-1-3", "C-1"] {
+            federation.host(host).carry_reforms_on().await;
+        }
+        (reform(&federation, "C-1", &second.id).await?.released_unix_ms > 0).then_some(())
+    })
+    .await;
+    assert_eq!(parent_of(&federation, "C-1-1-2").await, "C-1-3");
+    let done = acts(&federation, "C-1").await;
+    let done = done.iter().filter(|act| act.name == "unit.split" && act.refused.is_empty());
+    assert_eq!(done.count(), 2, "twice ordered, whatever was repeated");
 }

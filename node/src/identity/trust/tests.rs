@@ -15,6 +15,7 @@ use crate::{
 
 mod divided;
 mod moved;
+mod reformed;
 mod replaced;
 mod revoked;
 mod roots;

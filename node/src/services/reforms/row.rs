@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Wanted, WantedParts};
 use crate::{
     clock::UnixMillis,
     domain::{
@@ -86,10 +87,23 @@ pub struct Reform {
 }
 
 /// What goes to the sibling of a unit that is divided, as its row keeps it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub(super) struct Parts {
     pub(super) children: Vec<UnitCode>,
     pub(super) items: Vec<[u8; 16]>,
+}
+
+impl Parts {
+    /// In the order in which a division names them.
+    fn wanted(wanted: &WantedParts) -> Self {
+        let mut children = wanted.children.clone();
+        children.sort();
+        children.dedup();
+        let mut items: Vec<[u8; 16]> = wanted.items.iter().map(|id| *id.as_bytes()).collect();
+        items.sort_unstable();
+        items.dedup();
+        Self { children, items }
+    }
 }
 
 impl From<&Division> for Parts {
@@ -246,9 +260,21 @@ impl Row {
 
     /// True until the unit has moved, or the order lapsed because nobody answered to it in time.
     pub(super) fn is_pending(&self, now: UnixMillis) -> bool {
-        let refused = self.answers.values().any(|answer| !answer.refused.is_empty());
         let late = self.effective_unix_ms.saturating_add(super::carry::TOKEN_OUTLIVES_MS);
-        !self.asked_only && self.moved_unix_ms.is_none() && !refused && now < late
+        !self.asked_only && self.moved_unix_ms.is_none() && !self.is_refused() && now < late
+    }
+
+    /// True if one of the units concerned does not take part.
+    pub(super) fn is_refused(&self) -> bool {
+        self.answers.values().any(|answer| !answer.refused.is_empty())
+    }
+
+    /// True if this is an order for what is wanted.
+    pub(super) fn says(&self, wanted: &Wanted) -> bool {
+        let parts = wanted.parts.as_ref().map(Parts::wanted);
+        (&self.unit, &self.to, self.merge) == (&wanted.unit, &wanted.to, wanted.merge)
+            && self.on == wanted.on.to_string()
+            && self.parts == parts
     }
 
     /// True if an order cannot be given before this one is done: about the same unit, or one that

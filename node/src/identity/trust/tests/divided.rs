@@ -99,11 +99,22 @@ fn an_order_to_divide_is_used_once() {
 
 /// What `source` says of the item at `time` in the name of `BOS-01`.
 fn header_of(source: &str, time: UnixMillis, order: Vec<u8>) -> Header {
+    header_about(&code(source), &code("BOS-01"), item(), time, order)
+}
+
+/// What `source` says of `item` at `time` in the name of `divided`.
+pub(super) fn header_about(
+    source: &UnitCode,
+    divided: &UnitCode,
+    item: StatementId,
+    time: UnixMillis,
+    order: Vec<u8>,
+) -> Header {
     Header {
         id: StatementId::generate(time),
-        source: code(source),
+        source: source.clone(),
         kind: kinds::RECEIPT.to_owned(),
-        subject: item().to_string(),
+        subject: item.to_string(),
         time_unix_ms: time,
         dataschema: String::new(),
         epoch: 1,
@@ -113,7 +124,7 @@ fn header_of(source: &str, time: UnixMillis, order: Vec<u8>) -> Header {
         exercise: false,
         destination: Some(code("BOS")),
         traceparent: String::new(),
-        on_behalf_of: Some(code("BOS-01")),
+        on_behalf_of: Some(divided.clone()),
         sealing: None,
         handed_by: order.into(),
     }
