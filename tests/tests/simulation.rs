@@ -22,14 +22,6 @@ use lianxi_tests::{
 /// Seeds that find each break: one is rarely lucky enough for all of them.
 const TRIES: u64 = 6;
 
-/// Seeds that show a defect which is known and not mended, and what they say. They are tried apart,
-/// so that they hide no other seed, and each has to fail: the one that passes is taken off.
-///
-/// A unit that is brought back from a backup and has done as much again as it lost, before it greets its
-/// parent, has the number that the parent knows. The parent takes one statement under a number that is
-/// taken, and finds out by the journal only afterwards.
-const KNOWN: [(u64, &str); 1] = [(30, "P3: C-1 holds")];
-
 /// Runs seeds on all cores; the first failure ends it.
 fn run_all(first: u64, count: u64, plan: &Plan) -> Result<Vec<Report>, Box<Failure>> {
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
@@ -39,9 +31,6 @@ fn run_all(first: u64, count: u64, plan: &Plan) -> Result<Vec<Report>, Box<Failu
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= first + count || failed.load(Ordering::Relaxed) {
                 return Ok(reports);
-            }
-            if KNOWN.iter().any(|(known, _)| *known == seed) {
-                continue;
             }
             match run(seed, plan.clone()) {
                 Ok(report) => reports.push(report),
@@ -61,16 +50,6 @@ fn run_all(first: u64, count: u64, plan: &Plan) -> Result<Vec<Report>, Box<Failu
         let reports = ended.into_iter().collect::<Result<Vec<_>, _>>()?;
         Ok(reports.into_iter().flatten().collect())
     })
-}
-
-#[test]
-fn what_is_known_and_not_mended_still_shows() {
-    for (seed, says) in KNOWN {
-        let failure = run(seed, Plan::default()).err();
-        let failure = failure.unwrap_or_else(|| panic!("seed {seed} passes: take it off the list"));
-        assert!(failure.to_string().contains(says), "seed {seed} shows something else: {failure}");
-        writeln!(std::io::stdout(), "KNOWN DEFECT, seed {seed}: {says}").unwrap();
-    }
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::{
         preview::{self, MAX_SOFTWARE_BYTES, Program, Protocols},
     },
     services::exchange::{
-        Arrival, Cursor, Departure, Lane, NoAnswer, Offer, Page, Parcel, Question, Returned, Seen,
-        ShownOpening, Standing, Wanted, Witnessing,
+        Arrival, Cursor, Departure, Lane, Newest, NoAnswer, Offer, Page, Parcel, Question,
+        Returned, Seen, ShownOpening, Standing, Wanted, Witnessing,
     },
     statement::{journal::Evidence, revocation::Proven, transfer::addresses},
 };
@@ -118,15 +118,7 @@ fn lane_from_proto(number: i32, kind: &'static str) -> Result<Lane, Malformed> {
 }
 
 pub(crate) fn hello(standing: Standing) -> Frame {
-    let received = standing
-        .received
-        .iter()
-        .map(|cursor| pb::Cursor {
-            lane: lane_to_proto(cursor.lane),
-            link_epoch: cursor.link_epoch,
-            lane_seq: cursor.lane_seq,
-        })
-        .collect();
+    let received = cursors_to_proto(&standing.received);
     frame(Kind::Hello(pb::Hello {
         version_min: standing.program.protocols.lowest,
         version_max: standing.program.protocols.highest,
@@ -143,10 +135,17 @@ pub(crate) fn hello(standing: Standing) -> Frame {
         addresses: standing.addresses,
         revocations_sha256: standing.revocations_sha256.to_vec(),
         seen: Some(pb::Seen {
-            epoch: standing.seen.number.epoch,
-            seq: standing.seen.number.seq,
+            epoch: standing.seen.newest.number.epoch,
+            seq: standing.seen.newest.number.seq,
+            statement_id: standing
+                .seen
+                .newest
+                .id
+                .map(|id| id.as_bytes().to_vec())
+                .unwrap_or_default(),
             opening_sha256: standing.seen.opening_sha256.map(Vec::from).unwrap_or_default(),
             checkpoint: standing.seen.checkpoint,
+            acknowledged: cursors_to_proto(&standing.seen.acknowledged),
         }),
         opening: standing.opening.map(|shown| pb::Opening {
             envelope: Some(shown.envelope),
@@ -179,18 +178,7 @@ pub(crate) fn proven(frame: pb::Revocations) -> Result<Vec<Proven>, Malformed> {
 }
 
 pub(crate) fn standing(mut hello: pb::Hello) -> Result<Standing, Malformed> {
-    if hello.received.len() > MAX_CURSORS {
-        return Err(field("hello", "received", "lists too many lanes"));
-    }
-    let mut received: Vec<Cursor> = Vec::with_capacity(hello.received.len());
-    for cursor in &hello.received {
-        let lane = lane_from_proto(cursor.lane, "hello")?;
-        if received.iter().any(|other| other.lane == lane) {
-            return Err(field("hello", "received", "lists a lane twice"));
-        }
-        let (link_epoch, lane_seq) = (cursor.link_epoch, cursor.lane_seq);
-        received.push(Cursor { lane, link_epoch, lane_seq });
-    }
+    let received = cursors("received", &hello.received)?;
     let program = program(&mut hello)?;
     let seen = hello.seen.unwrap_or_default();
     let reached = hello.reached.unwrap_or_default();
@@ -220,7 +208,16 @@ pub(crate) fn standing(mut hello: pb::Hello) -> Result<Standing, Malformed> {
                 .map_err(|_| field("hello", "revocations_sha256", "is not 32 bytes long"))?,
         },
         seen: Seen {
-            number: Number { epoch: seen.epoch, seq: seen.seq },
+            newest: Newest {
+                number: Number { epoch: seen.epoch, seq: seen.seq },
+                id: match seen.statement_id.as_slice() {
+                    [] => None,
+                    id => Some(
+                        id.try_into()
+                            .map_err(|_| field("hello", "seen", "holds no id of a statement"))?,
+                    ),
+                },
+            },
             opening_sha256: match seen.opening_sha256.as_slice() {
                 [] => None,
                 digest => Some(
@@ -230,6 +227,7 @@ pub(crate) fn standing(mut hello: pb::Hello) -> Result<Standing, Malformed> {
                 ),
             },
             checkpoint: seen.checkpoint,
+            acknowledged: cursors("seen", &seen.acknowledged)?,
         },
         opening: opening.transpose()?,
         reach: Reach {
@@ -239,6 +237,32 @@ pub(crate) fn standing(mut hello: pb::Hello) -> Result<Standing, Malformed> {
         stopped: reached.stopped,
         program,
     })
+}
+
+fn cursors_to_proto(cursors: &[Cursor]) -> Vec<pb::Cursor> {
+    let cursor = |cursor: &Cursor| pb::Cursor {
+        lane: lane_to_proto(cursor.lane),
+        link_epoch: cursor.link_epoch,
+        lane_seq: cursor.lane_seq,
+    };
+    cursors.iter().map(cursor).collect()
+}
+
+/// At most one place per lane.
+fn cursors(name: &'static str, listed: &[pb::Cursor]) -> Result<Vec<Cursor>, Malformed> {
+    if listed.len() > MAX_CURSORS {
+        return Err(field("hello", name, "lists too many lanes"));
+    }
+    let mut cursors: Vec<Cursor> = Vec::with_capacity(listed.len());
+    for cursor in listed {
+        let lane = lane_from_proto(cursor.lane, "hello")?;
+        if cursors.iter().any(|other| other.lane == lane) {
+            return Err(field("hello", name, "lists a lane twice"));
+        }
+        let (link_epoch, lane_seq) = (cursor.link_epoch, cursor.lane_seq);
+        cursors.push(Cursor { lane, link_epoch, lane_seq });
+    }
+    Ok(cursors)
 }
 
 /// What the peer says of its program. The name is shown to people: nothing but what can be seen.
@@ -468,7 +492,7 @@ pub(crate) fn pull_cancel(pull_id: u64) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statement::Envelope;
+    use crate::statement::{Envelope, header::StatementId};
 
     fn hello_frame() -> pb::Hello {
         pb::Hello {
@@ -484,7 +508,9 @@ mod tests {
                 epoch: 1,
                 seq: 9,
                 opening_sha256: vec![3; 32],
+                statement_id: StatementId::generate(1).as_bytes().to_vec(),
                 checkpoint: "a note".to_owned(),
+                acknowledged: vec![pb::Cursor { lane: 2, link_epoch: 4, lane_seq: 8 }],
             }),
             opening: Some(pb::Opening {
                 envelope: Some(Envelope::default()),

@@ -22,7 +22,7 @@ use self::rows::StopRow;
 use super::{
     error::{ErrorKind, ServiceError},
     escalations::Escalations,
-    exchange::{Meeting, Refusal, Seen, ShownOpening, Standing},
+    exchange::{Cursor, Meeting, Newest, Refusal, Seen, ShownOpening, Standing},
     journal::{Journal, Signed},
     notices::Notices,
     receipts::Receipts,
@@ -50,6 +50,9 @@ use crate::{
 /// Name of the act in the journal.
 const ACT: &str = "epoch.open";
 
+/// A unit's first epoch; also that of a unit from which nothing came yet.
+const FIRST: u64 = 1;
+
 /// Leaves that are looked through for the newest statement.
 const LOOKED_AT: u64 = 5_000;
 
@@ -58,6 +61,15 @@ const WITHDRAWN: usize = 30;
 
 /// How long deliveries are kept after a peer held them, and statements that a peer sent.
 pub const KEPT_MS: i64 = 35 * 24 * 3_600_000;
+
+/// What a unit has of a peer.
+#[derive(Clone, Debug)]
+pub(super) struct Had {
+    /// The peer's newest statement.
+    pub(super) newest: Newest,
+    /// How far each lane was taken in.
+    pub(super) received: Vec<Cursor>,
+}
 
 /// Why an epoch is not opened.
 #[derive(Debug, thiserror::Error)]
@@ -242,14 +254,19 @@ impl Epochs {
     }
 
     /// What was seen of `peer`; `taken`: its newest statement that was taken in.
-    pub(super) async fn seen(&self, peer: &UnitCode, taken: Number) -> Result<Seen, store::Error> {
+    pub(super) async fn seen(&self, peer: &UnitCode, taken: Newest) -> Result<Seen, store::Error> {
         let newest = EpochRow::newest(self.unit.store.as_ref(), &self.unit.code, peer).await?;
-        let opened = newest.as_ref().map(|row| Number { epoch: row.epoch, seq: 1 });
+        let opened = newest.as_ref().map(|row| Newest {
+            number: Number { epoch: row.epoch, seq: 1 },
+            id: row.statement.parse().ok(),
+        });
         let held = self.witness.held(peer).await?;
+        let acknowledged = self.unit.acknowledged_by(peer).await?;
         Ok(Seen {
-            number: taken.max(opened.unwrap_or_default()),
+            newest: taken.max(opened.unwrap_or_default()),
             opening_sha256: newest.and_then(|row| row.sha256()),
             checkpoint: held.map(|held| held.checkpoint).unwrap_or_default(),
+            acknowledged,
         })
     }
 
@@ -287,12 +304,12 @@ impl Epochs {
         &self,
         peer: &UnitCode,
         hello: &Standing,
-        taken: Number,
+        taken: &Had,
         is_now: bool,
     ) -> Result<Meeting, Refusal> {
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
-        self.take(peer, hello, taken).await?;
-        let seen = self.seen(peer, taken).await.map_err(busy)?;
+        self.take(peer, hello, taken.newest).await?;
+        let seen = self.seen(peer, taken.newest).await.map_err(busy)?;
         let mut reach = self.unit.reach().await.map_err(busy)?;
         if is_now {
             reach = self.greeted_with(peer, reach);
@@ -300,12 +317,14 @@ impl Epochs {
         let theirs = hello.seen.reach(self.witness.cosigned_by(peer, &hello.seen.checkpoint));
         let is_behind = reach.is_behind(&theirs)
             || self.is_other_opening(&hello.seen, reach).await.map_err(busy)?
+            || self.is_other_statement(&hello.seen, reach).await.map_err(busy)?
+            || has_less(&hello.seen, &taken.received, reach, is_now)
             || self.unit.is_outrun(peer, &hello.received).await;
         if is_behind {
             self.stop(peer, reach, theirs, &hello.seen).await.map_err(busy)?;
         }
         if !is_now {
-            let is_quiet = self.is_stopped() || hello.stopped;
+            let is_quiet = is_behind || self.is_stopped() || hello.stopped;
             return Ok(if is_quiet { Meeting::Quiet } else { Meeting::Open });
         }
         let held = self.witness.own_cosigned(peer, &seen.checkpoint);
@@ -318,7 +337,7 @@ impl Epochs {
             );
         }
         self.note(peer, is_peer_behind || hello.stopped);
-        let is_quiet = self.is_stopped() || is_peer_behind || hello.stopped;
+        let is_quiet = is_behind || self.is_stopped() || is_peer_behind || hello.stopped;
         Ok(if is_quiet { Meeting::Quiet } else { Meeting::Open })
     }
 
@@ -342,7 +361,7 @@ impl Epochs {
 
     /// True if the peer saw this epoch opened by another statement: an opening was rolled back too.
     async fn is_other_opening(&self, seen: &Seen, reach: Reach) -> Result<bool, store::Error> {
-        if seen.number.epoch != reach.number.epoch || seen.opening_sha256.is_none() {
+        if seen.newest.number.epoch != reach.number.epoch || seen.opening_sha256.is_none() {
             return Ok(false);
         }
         let (store, own) = (self.unit.store.as_ref(), &self.unit.code);
@@ -350,7 +369,23 @@ impl Epochs {
         Ok(newest.and_then(|row| row.sha256()) != seen.opening_sha256)
     }
 
-    /// Notes that a peer has seen more than there is.
+    /// True if what the peer took as the newest statement of this epoch is not here under that number:
+    /// the unit was rolled back and has used the number again since. Statements are never removed.
+    async fn is_other_statement(&self, seen: &Seen, reach: Reach) -> Result<bool, store::Error> {
+        let Newest { number, id: Some(id) } = seen.newest else { return Ok(false) };
+        if number.epoch != reach.number.epoch {
+            return Ok(false);
+        }
+        let Some(envelope) = self.unit.statement(id).await? else { return Ok(true) };
+        let header = header::decode(&envelope.payload).map(|statement| statement.header);
+        let is_it = header.is_ok_and(|header| {
+            header.source == self.unit.code
+                && Number { epoch: header.epoch, seq: header.seq } == number
+        });
+        Ok(!is_it)
+    }
+
+    /// Notes that a peer has seen more than there is, or something else.
     async fn stop(
         &self,
         peer: &UnitCode,
@@ -359,6 +394,10 @@ impl Epochs {
         seen: &Seen,
     ) -> Result<(), store::Error> {
         let _changing = self.changing.lock().await;
+        // An epoch was opened while this was found: what was missing then is accounted for.
+        if self.unit.reach().await?.number.epoch != reach.number.epoch {
+            return Ok(());
+        }
         let before = self.row();
         let proved = self.proved(reach.journal_size, Some(peer)).await?.0;
         let row = match &before {
@@ -404,12 +443,12 @@ impl Epochs {
     }
 
     /// Takes in an epoch that the peer opened since it was last seen.
-    async fn take(&self, peer: &UnitCode, hello: &Standing, taken: Number) -> Result<(), Refusal> {
+    async fn take(&self, peer: &UnitCode, hello: &Standing, taken: Newest) -> Result<(), Refusal> {
         let busy = |error: store::Error| Refusal { reason: "busy", detail: error.to_string() };
         let (store, own) = (self.unit.store.as_ref(), &self.unit.code);
         let newest = EpochRow::newest(store, own, peer).await.map_err(busy)?;
         let opened = newest.as_ref().map_or(1, |row| row.epoch);
-        let known = opened.max(taken.epoch);
+        let known = opened.max(taken.number.epoch);
         if hello.epoch <= known {
             return Ok(());
         }
@@ -456,7 +495,7 @@ impl Epochs {
         &self,
         peer: &UnitCode,
         hello: &Standing,
-        taken: Number,
+        taken: Newest,
         (id, opening, envelope): (StatementId, Opening, &Envelope),
         base: Option<Signed>,
     ) -> Result<(), store::Error> {
@@ -718,11 +757,28 @@ impl Epochs {
     }
 }
 
+/// True if the unit has acknowledged more of a lane than it has of it. A peer that does not know the
+/// unit's epoch yet does not know either what it sends again; and by an old hello, what has come since
+/// may be of a later life of the lane.
+fn has_less(seen: &Seen, received: &[Cursor], reach: Reach, is_now: bool) -> bool {
+    let is_this_epoch = seen.newest.number.epoch.max(FIRST) == reach.number.epoch;
+    let is_less = |acknowledged: &Cursor| match received
+        .iter()
+        .find(|cursor| cursor.lane == acknowledged.lane)
+    {
+        Some(have) if have.link_epoch == acknowledged.link_epoch => {
+            have.lane_seq < acknowledged.lane_seq
+        }
+        Some(_) | None => is_now,
+    };
+    is_this_epoch && seen.acknowledged.iter().any(is_less)
+}
+
 /// True if a peer shows another opening of its epoch than the one that was taken in: of two copies of
 /// a unit, the first one counts.
 fn is_second_opening(seen: &Seen, hello: &Standing) -> bool {
     let shown = hello.opening.as_ref().map(|shown| envelope::payload_sha256(&shown.envelope));
-    seen.number.epoch == hello.epoch
+    seen.newest.number.epoch == hello.epoch
         && seen.opening_sha256.is_some()
         && shown != seen.opening_sha256
 }
@@ -740,7 +796,7 @@ impl Seen {
     /// How far that is; `checkpoint`: the one in it, once it was verified.
     fn reach(&self, checkpoint: Option<Signed>) -> Reach {
         let journal_size = checkpoint.map_or(0, |signed| signed.checkpoint.size);
-        Reach { number: self.number, journal_size }
+        Reach { number: self.newest.number, journal_size }
     }
 }
 

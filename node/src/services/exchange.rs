@@ -15,7 +15,7 @@ use crate::{
         preview::Program,
         unit::UnitCode,
     },
-    statement::{Envelope, SaltedCell, journal::Evidence, revocation::Proven},
+    statement::{Envelope, SaltedCell, header::StatementId, journal::Evidence, revocation::Proven},
     store::{self, Commit},
     watch,
 };
@@ -104,11 +104,22 @@ pub struct Standing {
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Seen {
     /// Newest statement of the other side that was taken in.
-    pub number: Number,
+    pub newest: Newest,
     /// Payload that opened that epoch; `None` in the first one.
     pub opening_sha256: Option<[u8; 32]>,
     /// Newest checkpoint of the other side that was cosigned: a signed note, or empty.
     pub checkpoint: String,
+    /// What the other side has acknowledged, per lane.
+    pub acknowledged: Vec<Cursor>,
+}
+
+/// A unit's newest statement that was taken in, by number. Old rows do not know which one it was.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub struct Newest {
+    /// Its number.
+    pub number: Number,
+    /// Its id.
+    pub id: Option<StatementId>,
 }
 
 /// An epoch's opening as it is shown to one peer.

@@ -15,11 +15,11 @@ use tracing::{Span, field::Empty};
 use super::{
     catalogues::Catalogues,
     enrolments::Identity,
-    epochs::{self, Epochs},
+    epochs::{self, Epochs, Had},
     escalations::Escalations,
     exchange::{
-        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Meeting, Occasion,
-        Page, Parcel, Question, Refusal, Returned, Standing, Wanted, Witnessing,
+        Arrival, Cursor, Departure, Downlinks, Error, Exchange, Lane, LinkEvent, Meeting, Newest,
+        Occasion, Page, Parcel, Question, Refusal, Returned, Standing, Wanted, Witnessing,
     },
     grants::Grants,
     intake::{Arrived, Plan, Refused, Undecided},
@@ -62,6 +62,9 @@ const FORMAT: u8 = 1;
 
 /// Format of cursors with the number of the peer's newest statement.
 const NUMBERED_FORMAT: u8 = 2;
+
+/// Format of cursors with that number and the statement's id.
+const NAMED_FORMAT: u8 = 3;
 
 /// State of the link to one peer.
 #[derive(Clone, Debug, Default)]
@@ -235,9 +238,8 @@ impl Hosted {
     ///
     /// The store's.
     pub(super) async fn epoch_of(&self, peer: &UnitCode) -> Result<u64, store::Error> {
-        let taken = self.stored_cursors(peer).await?;
-        let number = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
-        Ok(self.epochs.seen(peer, number).await?.number.epoch)
+        let newest = newest(&self.stored_cursors(peer).await?);
+        Ok(self.epochs.seen(peer, newest).await?.newest.number.epoch)
     }
 
     /// As [`Exchange::meet`], by a hello that says how the peer was and not how it is.
@@ -546,23 +548,27 @@ impl Hosted {
     /// commit of the lane fails, the later ones fail too.
     fn advance(&self, batch: &mut Batch, peer: &UnitCode, arrival: &Arrival, known: &Known) {
         let cursor = arrival.cursor;
-        let number = match known {
+        let newest = match known {
             Known::New(_, statement) if statement.source == *peer => {
                 let header = header::decode(&arrival.envelope.payload).map(|it| it.header);
-                header.map(|it| Number { epoch: it.epoch, seq: it.seq }).unwrap_or_default()
+                let newest = header.map(|it| Newest {
+                    number: Number { epoch: it.epoch, seq: it.seq },
+                    id: Some(it.id),
+                });
+                newest.unwrap_or_default()
             }
-            Known::New(..) | Known::Held => Number::default(),
+            Known::New(..) | Known::Held => Newest::default(),
         };
         let key = inbox_key(peer, cursor.lane);
         let mut cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
         let place = (peer.clone(), cursor.lane);
         let before = cursors.get(&place);
-        let number = before.map_or(number, |before| before.number.max(number));
+        let newest = before.map_or(newest, |before| before.newest.max(newest));
         match before {
             Some(before) => batch.require(Table::Inbox, key.clone(), before.row.clone()),
             None => batch.require_absent(Table::Inbox, key.clone()),
         }
-        let taken = Taken::new(cursor, number);
+        let taken = Taken::new(cursor, newest);
         batch.put(Table::Inbox, key, taken.row.clone());
         cursors.insert(place, taken);
     }
@@ -589,8 +595,11 @@ impl Hosted {
             self.previews.greeted(certified, hello, is_now).await.map_err(busy)?;
         }
         let taken = self.stored_cursors(certified).await.map_err(busy)?;
-        let taken = taken.iter().map(|taken| taken.number).max().unwrap_or_default();
-        let meeting = self.epochs.meet(certified, hello, taken, is_now).await?;
+        let taken = Had {
+            newest: newest(&taken),
+            received: taken.into_iter().map(|taken| taken.cursor).collect(),
+        };
+        let meeting = self.epochs.meet(certified, hello, &taken, is_now).await?;
         if meeting == Meeting::Quiet {
             return Ok(meeting);
         }
@@ -846,18 +855,20 @@ fn inbox_key(peer: &UnitCode, lane: Lane) -> Vec<u8> {
 struct Taken {
     cursor: Cursor,
     /// Newest statement of the peer itself in this lane.
-    number: Number,
+    newest: Newest,
     /// As it is stored.
     row: Vec<u8>,
 }
 
 impl Taken {
-    fn new(cursor: Cursor, number: Number) -> Self {
-        let mut row = vec![NUMBERED_FORMAT];
+    fn new(cursor: Cursor, newest: Newest) -> Self {
+        let mut row = vec![if newest.id.is_some() { NAMED_FORMAT } else { NUMBERED_FORMAT }];
+        let number = newest.number;
         for long in [cursor.link_epoch, cursor.lane_seq, number.epoch, number.seq] {
             row.extend_from_slice(&long.to_be_bytes());
         }
-        Self { cursor, number, row }
+        row.extend_from_slice(newest.id.as_ref().map_or(&[][..], |id| id.as_bytes()));
+        Self { cursor, newest, row }
     }
 
     fn decode(lane: Lane, row: Vec<u8>) -> Result<Self, store::Error> {
@@ -865,22 +876,32 @@ impl Taken {
         let (format, rest) = row.split_first().ok_or_else(damaged)?;
         let (longs, odd) = rest.as_chunks::<8>();
         let longs: Vec<u64> = longs.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect();
-        let (link_epoch, lane_seq, number) = match (*format, longs.as_slice()) {
-            (FORMAT, &[link_epoch, lane_seq]) => (link_epoch, lane_seq, Number::default()),
+        let (link_epoch, lane_seq, newest) = match (*format, longs.as_slice()) {
+            (FORMAT, &[link_epoch, lane_seq]) => (link_epoch, lane_seq, Newest::default()),
             (NUMBERED_FORMAT, &[link_epoch, lane_seq, epoch, seq]) => {
-                (link_epoch, lane_seq, Number { epoch, seq })
+                (link_epoch, lane_seq, Newest { number: Number { epoch, seq }, id: None })
             }
-            (FORMAT | NUMBERED_FORMAT, _) => return Err(damaged()),
+            (NAMED_FORMAT, &[link_epoch, lane_seq, epoch, seq, ..]) => {
+                let id = rest.get(4 * size_of::<u64>()..).unwrap_or_default();
+                let id = Some(StatementId::try_from(id).map_err(|_| damaged())?);
+                (link_epoch, lane_seq, Newest { number: Number { epoch, seq }, id })
+            }
+            (FORMAT | NUMBERED_FORMAT | NAMED_FORMAT, _) => return Err(damaged()),
             (found, _) => {
-                let known = NUMBERED_FORMAT.into();
+                let known = NAMED_FORMAT.into();
                 return Err(store::Error::Format { found: found.into(), known });
             }
         };
         if !odd.is_empty() {
             return Err(damaged());
         }
-        Ok(Self { cursor: Cursor { lane, link_epoch, lane_seq }, number, row })
+        Ok(Self { cursor: Cursor { lane, link_epoch, lane_seq }, newest, row })
     }
+}
+
+/// The newest statement of the peer, over its lanes.
+fn newest(taken: &[Taken]) -> Newest {
+    taken.iter().map(|taken| taken.newest).max().unwrap_or_default()
 }
 
 #[async_trait]
@@ -908,8 +929,7 @@ impl Exchange for Hosted {
             }
         }
         drop(held);
-        let number = received.iter().map(|taken| taken.number).max().unwrap_or_default();
-        let seen = self.epochs.seen(peer, number).await?;
+        let seen = self.epochs.seen(peer, newest(&received)).await?;
         let opening = self.epochs.shown(peer).await?;
         let reach = self.unit.reach().await?;
         let stopped = self.epochs.is_stopped();

@@ -22,11 +22,16 @@ use lianxi_proto::{
     admin::v1::{Epoch, EpochsRequest, OpenEpochRequest, StatusRequest, UnitStatus},
     link::v1::{Hello, Lane, Opening as Shown, Reached, Returned, ReturnedStatement, frame::Kind},
     local::v1::{
-        IssueNoticeRequest, ListNoticesRequest, ShowNoticeRequest, ShowSummaryRequest, UnitFigures,
+        IssueNoticeRequest, ListNoticesRequest, PublishCatalogueRequest, ShowNoticeRequest,
+        ShowSummaryRequest, UnitFigures,
     },
     types::v1::{Level, Notice, ReceiptStage},
 };
-use lianxi_tests::{federation::Federation, hostile::Hostile, wait::until};
+use lianxi_tests::{
+    federation::{CATALOGUE, Federation},
+    hostile::Hostile,
+    wait::until,
+};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -376,6 +381,20 @@ async fn what_only_a_child_had_seen_comes_back_although_the_parent_cosigned_what
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_number_is_used_twice_however_the_unit_went_on_before_it_knew() {
+    used_once(&["2026-03"], &["2026-03"]).await;
+}
+
+/// Then the numbers alone show nothing: it has the one that the city knows, for something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_number_is_used_twice_by_a_unit_that_did_as_much_again_or_more() {
+    used_once(&["2026-03", "2026-05"], &["2026-03", "2026-05"]).await;
+    // What has a number above all that were used twice goes out as it is.
+    used_once(&["2026-03", "2026-05", "2026-06"], &["2026-03", "2026-05"]).await;
+}
+
+/// A copy of the district publishes `alone` before it meets the city again, which holds two reports
+/// that the copy has not; `withdrawn` are those whose numbers are taken.
+async fn used_once(alone: &[&str], withdrawn: &[&str]) {
     let mut federation = three().await;
     let copy = backup(&mut federation, "C-1").await;
     for period in ["2026-01", "2026-02"] {
@@ -386,15 +405,21 @@ async fn no_number_is_used_twice_however_the_unit_went_on_before_it_knew() {
     // The copy goes on alone: its numbers are those that the city knows for others.
     federation.stop("C").await;
     put_back(&mut federation, "C-1", &copy).await;
-    federation.publish("C-1", "2026-03").await;
+    for period in alone {
+        federation.publish("C-1", period).await;
+    }
     federation.start("C").await;
     standing_still(&federation, "C-1").await;
     federation.publish("C-1", "2026-04").await;
     let opened = open(&federation, "C-1").await;
-    assert_eq!(opened.withdrawn, ["lianxi.summary.v1 2026-03"], "it is told, not lost");
+    let told: Vec<_> =
+        withdrawn.iter().map(|period| format!("lianxi.summary.v1 {period}")).collect();
+    assert_eq!(opened.withdrawn, told, "it is told, not lost");
     reported(&federation, "C", "C-1", "2026-04").await;
     // A report is made again by itself, under a number of the new epoch.
-    reported(&federation, "C", "C-1", "2026-03").await;
+    for period in alone {
+        reported(&federation, "C", "C-1", period).await;
+    }
 
     let after = numbers(&hosted(&federation, "C"), "C-1").await;
     assert!(after.len() > before.len());
@@ -413,6 +438,38 @@ async fn no_number_is_used_twice_however_the_unit_went_on_before_it_knew() {
     .await;
     let opened = epochs(&federation, "C-1").await.pop().unwrap();
     assert!(opened.returned >= 2 && opened.returned <= opened.lost_statements, "{opened:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_lost_nothing_of_its_own_finds_that_it_lost_what_it_had_taken_in() {
+    let mut federation = three().await;
+    let copy = backup(&mut federation, "C-1-1").await;
+    let sent = numbers(&hosted(&federation, "C-1-1"), "C-1-1").await;
+    let document = CATALOGUE.replace("\"version\": 1", "\"version\": 2");
+    let request =
+        PublishCatalogueRequest { unit: "C".into(), document: document.into(), dry_run: false };
+    federation.client("C").catalogues().publish(request).await.unwrap();
+    let new_catalogue = async |federation: &Federation| {
+        until("the new catalogue at the street", async || {
+            (status(federation, "C-1-1").await.catalogue == "kit@2").then_some(())
+        })
+        .await;
+    };
+    new_catalogue(&federation).await;
+    until("the street's acknowledgement at the district", async || {
+        let outbox = status(&federation, "C-1").await.outbox;
+        (outbox == 0).then_some(())
+    })
+    .await;
+    assert_eq!(numbers(&hosted(&federation, "C-1-1"), "C-1-1").await, sent, "it said nothing");
+    put_back(&mut federation, "C-1-1", &copy).await;
+    let reason = standing_still(&federation, "C-1-1").await;
+    assert!(reason.contains("`lianxi node restore`"), "{reason}");
+    assert_eq!(status(&federation, "C-1-1").await.catalogue, "kit@1");
+    open(&federation, "C-1-1").await;
+    new_catalogue(&federation).await;
+    let lost = epoch_of(&federation, "C-1", "C-1-1").await;
+    assert_eq!((lost.sent_again, lost.lost_statements), (1, 0), "{lost:?}");
 }
 
 /// The opening of an epoch that `culprit` would show.

@@ -395,7 +395,8 @@ impl Taking<'_> {
                 self.row.wants = Some((after.epoch, after.seq));
             }
             Message::Returned(page)
-                if self.withheld.is_none() && hello.seen.number.epoch == hosted.unit.epoch() =>
+                if self.withheld.is_none()
+                    && hello.seen.newest.number.epoch == hosted.unit.epoch() =>
             {
                 Exchange::take_returned(hosted.as_ref(), peer, page).await?;
             }

@@ -207,6 +207,26 @@ impl Unit {
         Ok(Delivered::decode(&row)?.link_epoch == self.link_epoch())
     }
 
+    /// How far `peer` has acknowledged the outbox' present life, per lane, as far as is kept.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn acknowledged_by(&self, peer: &UnitCode) -> Result<Vec<Cursor>, store::Error> {
+        let (link_epoch, mut cursors) = (self.link_epoch(), Vec::new());
+        for lane in Lane::ALL {
+            let prefix = outbox_prefix(peer, lane);
+            let Some((key, row)) = self.store.last(&self.code, Table::Delivered, &prefix).await?
+            else {
+                continue;
+            };
+            if Delivered::decode(&row)?.link_epoch == link_epoch {
+                cursors.push(Cursor { lane, link_epoch, lane_seq: sequence_of(&key)? });
+            }
+        }
+        Ok(cursors)
+    }
+
     /// Puts what `peer` held once and has lost into its outbox again: everything above the cursors
     /// that it has now. Can be repeated.
     ///
