@@ -1,8 +1,15 @@
 //! Waiting for a state that comes by itself.
 
-use std::{fmt::Debug, future::Future, time::Duration};
+use std::{
+    fmt::{Debug, Display},
+    future::Future,
+    time::Duration,
+};
 
 use tokio::time::Instant;
+
+/// How long is waited.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Asks again until `ask` gives a value.
 ///
@@ -18,9 +25,28 @@ pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl F
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    match tokio::time::timeout(Duration::from_secs(60), asking).await {
+    match tokio::time::timeout(LIMIT, asking).await {
         Ok(value) => value,
         Err(_) => panic!("waited 60 s for {what}"),
+    }
+}
+
+/// As [`until`], of what may be refused until then.
+///
+/// # Panics
+///
+/// After 60 s, naming what was waited for and why it was refused last.
+pub async fn until_done<T, E: Display, F: Future<Output = Result<T, E>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let since = Instant::now();
+    loop {
+        match ask().await {
+            Ok(value) => return value,
+            Err(error) => assert!(since.elapsed() < LIMIT, "waited 60 s for {what}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -40,10 +66,9 @@ pub async fn while_it_advances<T, S: PartialEq + Debug, F: Future<Output = Resul
         match ask().await {
             Ok(value) => return value,
             Err(state) if last.as_ref() == Some(&state) => {
-                let limit = Duration::from_secs(60);
                 assert!(
-                    since.elapsed() < limit,
-                    "{limit:?} without a change, waiting for {what}: {last:?}"
+                    since.elapsed() < LIMIT,
+                    "{LIMIT:?} without a change, waiting for {what}: {last:?}"
                 );
             }
             Err(state) => (last, since) = (Some(state), Instant::now()),

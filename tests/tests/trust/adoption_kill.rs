@@ -10,7 +10,7 @@ use lianxi_tests::{
     boston::example,
     ports::free_address,
     processes::{Node, ask, tell},
-    wait::until,
+    wait::{until, until_done},
 };
 use tokio::time::sleep;
 
@@ -97,8 +97,8 @@ async fn a_tree_whose_hosts_are_killed_while_it_comes_under_its_city_is_one_with
         // It may have been done, or not: either is right.
         let _ = adopting.await.unwrap();
     }
-    until("the district to come under the city", async || {
-        ask(&trees.dir("C-7"), &["node", "adopt", "--token", &token]).await.ok()
+    until_done("the district to come under the city", async || {
+        ask(&trees.dir("C-7"), &["node", "adopt", "--token", &token]).await
     })
     .await;
     for unit in ["C-7-1", "C-7", "C"] {
