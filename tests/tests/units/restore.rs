@@ -159,8 +159,8 @@ async fn witnessed(unit: &Hosted, witness: &str) {
     let size = unit.journal.checkpoint().await.unwrap().unwrap().checkpoint.size;
     let name = lianxi_proto::note::origin("test.example", witness);
     until(&format!("{witness} to cosign {size} leaves"), async || {
-        let covering = unit.journal.covering(size - 1).await.unwrap()?;
-        covering.witnesses().any(|found| found == name).then_some(())
+        let cosigned = unit.journal.cosigned_up_to(u64::MAX, Some(&name)).await.unwrap()?;
+        (cosigned.checkpoint.size >= size).then_some(())
     })
     .await;
 }
@@ -310,8 +310,10 @@ async fn an_announced_epoch_ends_the_alarm_and_its_first_leaf_names_the_last_cos
     witnessed(&district, "C").await;
     let held = city.witness.held(&code("C-1")).await.unwrap().unwrap();
     assert!(held.breaches.is_empty(), "{held:?}");
-    let alarms = city.witness.list_alarms().await.unwrap().len();
-    assert_eq!(alarms, 1, "the one from before");
+    // The street may have raised one too, which comes up when it can.
+    let alarms = city.witness.list_alarms().await.unwrap();
+    let own = alarms.iter().filter(|alarm| alarm.witness == code("C"));
+    assert_eq!(own.count(), 1, "the one from before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
