@@ -197,6 +197,7 @@ impl City {
         Proven {
             revocation: issue::sign_revocation(&revocation, &by, &signer, time_unix_ms),
             chain: chain.map(|member| self.delegation(member, |_| {})).collect(),
+            place: None,
         }
     }
 

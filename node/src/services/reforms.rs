@@ -606,6 +606,20 @@ impl Reforms {
         Reform { ended: trust.has_left(&row.unit), children, ..shown }
     }
 
+    /// Units that come here and that their old parent has not let go yet, as known here: it may still
+    /// have them in its totals.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub async fn coming(&self) -> Result<Vec<UnitCode>, store::Error> {
+        let rows = self.rows().await?.into_iter().map(|(_, row)| row);
+        let comes = |row: &Row| {
+            row.to == self.unit.code && !row.asked_only && row.released_unix_ms.is_none()
+        };
+        Ok(rows.filter(comes).map(|row| row.unit).collect())
+    }
+
     /// Children and periods whose figures an old parent may still hold in its totals.
     ///
     /// # Errors

@@ -167,10 +167,13 @@ pub async fn revoke(
         let trust = hosted.unit.trust();
         plan(&trust, &by, order, now).map(|revocation| {
             let below = trust.units_below(&revocation.unit);
-            (revocation, below, trust.chain(&by))
+            let newest = trust.delegation(&revocation.unit, None);
+            let place = newest.filter(|one| one.order.is_some());
+            let place = place.filter(|one| one.delegation.issuer.as_ref() == Some(&by));
+            (revocation, below, trust.chain(&by), place.map(|place| place.envelope.clone()))
         })
     };
-    let (revocation, below, chain) = match planned {
+    let (revocation, below, chain, place) = match planned {
         Ok(planned) => planned,
         Err(error) => {
             let act = Act::refused(actor.clone(), "node.revoke", subject, error.reason());
@@ -186,7 +189,7 @@ pub async fn revoke(
     let keys = hosted.unit.keys();
     let signer = &keys.delegation;
     let envelope = issue::sign_revocation(&revoked.revocation, &revoked.by, signer, now);
-    let proven = Proven { revocation: envelope, chain };
+    let proven = Proven { revocation: envelope, chain, place };
     let learned = hosted.unit.learn_revocations(actor, &[proven]).await?;
     apply(hosted, &learned);
     Ok(revoked)

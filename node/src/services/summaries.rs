@@ -411,7 +411,7 @@ impl Summaries {
 
     async fn reported_children(&self, period: &Period) -> Result<BTreeMap<UnitCode, Child>, Error> {
         let mut children = BTreeMap::new();
-        let held_back = self.reforms.held_back().await?;
+        let (held_back, coming) = (self.reforms.held_back().await?, self.reforms.coming().await?);
         for (unit, units) in self.children(period) {
             // The old parent may still have them in its totals: a figure counts once.
             if held_back.contains(&(unit.clone(), period.to_string())) {
@@ -437,7 +437,7 @@ impl Summaries {
                 },
                 _ => Child::Missing {
                     state: CoverageState::Absent,
-                    reason: "no-report",
+                    reason: if coming.contains(&unit) { MOVING } else { "no-report" },
                     units,
                     last_known_unix_ms: None,
                 },

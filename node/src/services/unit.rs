@@ -452,10 +452,11 @@ impl Unit {
         let now = self.clock.now_unix_ms();
         let mut batch = Batch::new(&self.code);
         batch.urgent();
-        let (mut learned, mut refused) = (Vec::new(), None);
+        let (mut learned, mut refused, mut placed) = (Vec::new(), None, Vec::new());
         {
             let mut trust = self.trust.write().unwrap_or_else(PoisonError::into_inner);
             for item in items {
+                placed.extend(self.learn_place(&mut trust, &mut batch, item, now));
                 match trust.check_revocation(item, Some(now)) {
                     Ok(known) => {
                         if trust.take_revocation(known.clone()) {
@@ -478,10 +479,30 @@ impl Unit {
             self.store.submit(batch).await?;
             self.rosters.wake_all();
         }
+        self.roster_learned(&placed);
         match refused {
             None => Ok(learned),
             Some((envelope, error)) => Err(RevocationError::Refused { learned, envelope, error }),
         }
+    }
+
+    /// Takes in where a unit that ends stands by now. Without it its end is not believed by those who
+    /// know it elsewhere; the revocation says why, if the grant does not hold.
+    fn learn_place(
+        &self,
+        trust: &mut Trust,
+        batch: &mut Batch,
+        item: &Proven,
+        now: UnixMillis,
+    ) -> Option<UnitCode> {
+        let checked = trust.check(item.place.as_ref()?, Some(now)).ok()?;
+        let unit = checked.known().delegation.unit.clone();
+        if !checked.is_new() || unit == self.code {
+            return None;
+        }
+        put_delegation(batch, checked.known(), now);
+        trust.take(checked);
+        Some(unit)
     }
 
     /// Adds the keys of a desk whose delegation was learned.

@@ -31,6 +31,8 @@ pub struct Proven {
     pub revocation: Envelope,
     /// From the root's own delegation down to that of the unit that revokes.
     pub chain: Vec<Envelope>,
+    /// The grant by which the revoked unit came under the one that revokes, if it has moved there.
+    pub place: Option<Envelope>,
 }
 
 impl Proven {
@@ -39,6 +41,7 @@ impl Proven {
         pb::ProvenRevocation {
             revocation: Some(self.revocation.clone()),
             chain: self.chain.clone(),
+            place: self.place.clone(),
         }
     }
 
@@ -54,7 +57,7 @@ impl Proven {
             let reason = format_args!("must hold 1 to {MAX_CHAIN} delegations");
             return Err(Malformed::new("chain", reason));
         }
-        Ok(Self { revocation, chain: message.chain })
+        Ok(Self { revocation, chain: message.chain, place: message.place })
     }
 
     /// As it is stored.
@@ -206,6 +209,7 @@ mod tests {
         let whole = pb::ProvenRevocation {
             revocation: Some(Envelope::default()),
             chain: vec![Envelope::default()],
+            place: None,
         };
         let fault = |change: fn(&mut pb::ProvenRevocation)| {
             let mut message = whole.clone();

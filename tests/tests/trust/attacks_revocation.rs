@@ -224,6 +224,7 @@ async fn nobody_revokes_what_is_not_below_him() {
         Proven {
             revocation: issue::sign_revocation(&revocation, by, signer, now),
             chain: culprit.trust.chain(by),
+            place: None,
         }
     };
     for unit in ["C-1-2", "C-1", "C"] {

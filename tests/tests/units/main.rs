@@ -4,6 +4,7 @@ mod attacks_merge;
 mod attacks_reform;
 mod attacks_split;
 mod desks;
+mod division_kill;
 mod merge;
 mod move_host;
 mod reform;

@@ -785,7 +785,7 @@ fn every_delivery_arrives_once_and_in_order_over_a_pipe_that_loses_repeats_and_c
 }
 
 fn proven(text: &str) -> Proven {
-    Proven { revocation: envelope(text), chain: vec![envelope("chain")] }
+    Proven { revocation: envelope(text), chain: vec![envelope("chain")], place: None }
 }
 
 fn kinds(session: &mut Session) -> Vec<&'static str> {

@@ -292,6 +292,7 @@ fn what_the_old_parent_revoked_stays_revoked() {
             time,
         ),
         chain: city().chain(&code("BOS-01")),
+        place: None,
     };
     let known = trust.check_revocation(&revoke(NOW + DAY), Some(NOW + 2 * DAY)).unwrap();
     assert!(trust.take_revocation(known));

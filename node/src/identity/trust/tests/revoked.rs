@@ -24,6 +24,7 @@ fn by_at(by: &str, revocation: &Revocation, signer: &Signer, time: UnixMillis) -
     Proven {
         revocation: issue::sign_revocation(revocation, &code(by), signer, time),
         chain: city().chain(&code(by)),
+        place: None,
     }
 }
 
