@@ -1,12 +1,14 @@
 //! Figures that a node answered: as JSON, and as cells of a table.
 //!
 //! Promises that a missing figure is never a zero, and that nothing is calculated here but the
-//! quotient of a ratio, the estimate of a distinct count and the quantiles of a histogram.
+//! quotient of a ratio, the estimate of a distinct count, the quantiles of a histogram and what the
+//! catalogue derives.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, bail};
 use lianxi_node::domain::{
+    derived::{Derived, Operand},
     distinct::Distinct,
     histogram::{Histogram, Quantile},
 };
@@ -167,6 +169,44 @@ impl Figure {
             }
         }
     }
+}
+
+/// A derived figure in thousandths, from the totals of one scope; `None`: one of them is not there, or
+/// nothing to divide by.
+pub(crate) fn derived(figure: &Derived, totals: &Totals) -> Option<i128> {
+    let operand = |id: &str| match totals.get(id)? {
+        Figure::Count(count) => Some(Operand::of_count(*count)),
+        Figure::Sum { milli, terms } => Some(Operand { milli: *milli, terms: *terms }),
+        Figure::Ratio { .. }
+        | Figure::Extreme { .. }
+        | Figure::Distinct { .. }
+        | Figure::Histogram { .. } => None,
+    };
+    let [of, other] = figure.operands();
+    figure.milli([operand(of)?, operand(other)?])
+}
+
+/// A derived figure as a table shows it; a star if `incomplete`, as of a rate.
+pub(crate) fn shown_derived(milli: Option<i128>, incomplete: bool) -> String {
+    let star = if incomplete { "*" } else { "" };
+    milli.map_or_else(|| "–".to_owned(), |milli| format!("{}{star}", shown_decimal(milli)))
+}
+
+/// Derived figures in JSON, by scope; null for no value.
+///
+/// # Errors
+///
+/// A cell is malformed.
+pub(crate) fn derived_json(figures: &[Derived], cells: &[Cell]) -> anyhow::Result<Value> {
+    let of_scope = |scope| -> anyhow::Result<Value> {
+        let totals = totals(cells, scope)?;
+        let values = figures.iter().map(|figure| {
+            let value = derived(figure, &totals).map_or(Value::Null, decimal);
+            (figure.id.clone(), value)
+        });
+        Ok(Value::Object(values.collect()))
+    };
+    Ok(json!({ "own": of_scope(Scope::Own)?, "subtree": of_scope(Scope::Subtree)? }))
 }
 
 fn histogram_json(terms: u64, quantiles: Option<&[Quantile; SHOWN.len()]>) -> Value {
@@ -404,6 +444,27 @@ mod tests {
         assert_eq!(ratio.shown(false), "75.8 %");
         assert_eq!(ratio.shown(true), "75.8 %*");
         assert_eq!(rate(u64::MAX, u64::MAX, false), "100.0 %");
+    }
+
+    #[test]
+    fn derived_figures_are_calculated_from_what_is_there() {
+        let document = include_bytes!("../../deploy/catalogues/default.json");
+        let catalogue = lianxi_node::domain::catalogue::Catalogue::parse(document).unwrap();
+        let cells = [
+            cell("filed", Scope::Subtree, "", WireValue::Count(31_828)),
+            cell("residents", Scope::Subtree, "", sum(617_594_000)),
+            cell("whistles", Scope::Subtree, "", WireValue::Count(3)),
+            cell("rating_up", Scope::Subtree, "", sum(180_000)),
+            cell("rating_down", Scope::Subtree, "", sum(150_500)),
+        ];
+        let json = derived_json(&catalogue.derived, &cells).unwrap();
+        assert_eq!(json["subtree"]["filed_per_10k"], json!(515.354));
+        assert_eq!(json["subtree"]["whistle_rate"], json!(0.009));
+        assert_eq!(json["subtree"]["rating_gap"], json!(14.75));
+        assert_eq!(json["subtree"]["tasks_per_community"], Value::Null, "nothing is no zero");
+        assert_eq!(json["own"]["filed_per_10k"], Value::Null);
+        assert_eq!(shown_derived(Some(515_354), true), "515.354*");
+        assert_eq!(shown_derived(None, true), "–");
     }
 
     #[test]

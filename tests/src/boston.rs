@@ -35,6 +35,11 @@ pub fn example(name: &str) -> PathBuf {
     root().join("deploy/examples/boston-311").join(name)
 }
 
+/// The catalogue of the example.
+pub fn catalogue() -> PathBuf {
+    root().join("deploy/catalogues/boston.json")
+}
+
 /// A text of the example.
 ///
 /// # Panics

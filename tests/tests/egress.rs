@@ -154,6 +154,11 @@ fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples/boston-311").join(name)
 }
 
+fn catalogue() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/catalogues/boston.json");
+    std::fs::read_to_string(path).unwrap()
+}
+
 fn text(name: &str) -> String {
     std::fs::read_to_string(example(name)).unwrap()
 }
@@ -320,7 +325,7 @@ async fn run(directory: &Path, plant: bool) {
 }
 
 async fn start(boston: &Boston, tap: Arc<Frames>) -> Federation {
-    let mut federation = Federation::city_of("BOS", &text("catalogue.json"), Some(tap)).await;
+    let mut federation = Federation::city_of("BOS", &catalogue(), Some(tap)).await;
     for (code, parent) in &boston.units {
         match code.matches('-').count() {
             0 => {}

@@ -40,6 +40,8 @@ pub(crate) enum Verb {
     Preview(preview::Preview),
     /// Show the catalogue in force
     Show(Show),
+    /// Print a catalogue that ships with this program, to begin from; asks no node
+    Shipped(Shipped),
 }
 
 /// Arguments of `lianxi catalogue publish`.
@@ -63,6 +65,23 @@ pub(crate) struct Show {
     unit: Option<UnitCode>,
 }
 
+/// Arguments of `lianxi catalogue shipped`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Shipped {
+    /// Which one
+    #[arg(value_enum, default_value_t = Which::Default)]
+    which: Which,
+}
+
+/// Catalogues that ship with this program.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Which {
+    /// What a joint meeting asks for, in Chinese and English
+    Default,
+    /// The service requests of Boston, which the demo has
+    Boston,
+}
+
 impl Verb {
     /// Runs the command.
     pub(crate) async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
@@ -72,6 +91,7 @@ impl Verb {
             Self::Publish(publish) => publish.run(context).await,
             Self::Preview(preview) => preview.run(context).await,
             Self::Show(show) => show.run(context).await,
+            Self::Shipped(shipped) => shipped.run(context),
         }
     }
 }
@@ -158,6 +178,18 @@ impl Show {
         let catalogue = format!("{}@{}", shown.name, shown.version);
         output.facts([(Text::Catalogue, catalogue), (Text::Source, shown.source)])?;
         Ok(output.table(&table(output, &document), Text::NoIndicators)?)
+    }
+}
+
+impl Shipped {
+    fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
+        let document = match self.which {
+            Which::Default => include_str!("../../../deploy/catalogues/default.json"),
+            Which::Boston => include_str!("../../../deploy/catalogues/boston.json"),
+        };
+        // As it is, with and without --json: it is a file to begin from.
+        let output = context.output();
+        Ok(document.lines().try_for_each(|line| output.line(line))?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::Context as _;
 use clap::Subcommand;
-use lianxi_node::domain::{period::Period, unit::UnitCode};
+use lianxi_node::domain::{catalogue::Catalogue, derived::Derived, period::Period, unit::UnitCode};
 use lianxi_proto::{
     local::v1::{
         PublishSummaryRequest, PublishSummaryResponse, PublishedSummary, PullSummaryRequest,
@@ -132,23 +132,31 @@ fn published_json(summary: &PublishedSummary) -> Value {
 impl Show {
     async fn run(self, context: &Context<'_>) -> anyhow::Result<()> {
         let client = context.client().await?;
+        let holder = context.unit(&client, self.unit).await?;
         let request = ShowSummaryRequest {
-            unit: context.unit(&client, self.unit).await?,
+            unit: holder.clone(),
             of: self.of.map(String::from).unwrap_or_default(),
             period: self.period.to_string(),
         };
         let answer = client.summaries().show(request).await.context("cannot show the summary")?;
         let figures = answer.into_inner();
+        let derived = derived_of(&document(&client, &holder).await);
         let output = context.output();
         if output.is_json() {
-            return Ok(output.document(&figures::unit_json(&figures)?)?);
+            return Ok(output.document(&unit_json(&figures, &derived)?)?);
         }
-        print_unit(output, &figures)
+        print_unit(output, &figures, &derived)
     }
 }
 
+fn unit_json(figures: &UnitFigures, derived: &[Derived]) -> anyhow::Result<Value> {
+    let mut document = figures::unit_json(figures)?;
+    document["derived"] = figures::derived_json(derived, &figures.cells)?;
+    Ok(document)
+}
+
 /// Prints one unit's figures: own beside subtree, groups below their totals.
-fn print_unit(output: &Output, figures: &UnitFigures) -> anyhow::Result<()> {
+fn print_unit(output: &Output, figures: &UnitFigures, derived: &[Derived]) -> anyhow::Result<()> {
     let (summary, coverage) = (figures::summary(figures)?, figures::coverage(figures)?);
     output.line(format!("{} {}", figures.unit, figures.title))?;
     let as_of = values::time(summary.as_of_unix_ms);
@@ -176,6 +184,13 @@ fn print_unit(output: &Output, figures: &UnitFigures) -> anyhow::Result<()> {
         };
         let (own, subtree) = (shown(Scope::Own, false)?, shown(Scope::Subtree, incomplete)?);
         table.row([indicator, group, &own, &subtree]);
+    }
+    let own = figures::totals(&figures.cells, Scope::Own)?;
+    let subtree = figures::totals(&figures.cells, Scope::Subtree)?;
+    for figure in derived {
+        let own = figures::shown_derived(figures::derived(figure, &own), false);
+        let subtree = figures::shown_derived(figures::derived(figure, &subtree), incomplete);
+        table.row([figure.id.as_str(), "", &own, &subtree]);
     }
     output.table(&table, Text::NoFigures)?;
     print_scope(output, figures)?;
@@ -217,14 +232,18 @@ impl Pull {
         let output = context.output();
         let unit = request.unit.clone();
         let answers = pull(&client, request).await?;
+        let catalogue = document(&client, &unit).await;
+        let derived = derived_of(&catalogue);
         if output.is_json() {
-            let units =
-                answers.iter().map(figures::unit_json).collect::<anyhow::Result<Vec<_>>>()?;
+            let units = answers
+                .iter()
+                .map(|answer| unit_json(answer, &derived))
+                .collect::<anyhow::Result<Vec<_>>>()?;
             let document = json!({ "period": self.period.to_string(), "units": units });
             return Ok(output.document(&document)?);
         }
-        let columns = indicator_columns(&client, &unit, &answers, output.lang()).await;
-        output.table(&pulled_table(output, &columns, &answers)?, Text::NoFigures)?;
+        let columns = columns(&catalogue, &answers, output.lang());
+        output.table(&pulled_table(output, &columns, &derived, &answers)?, Text::NoFigures)?;
         for answer in &answers {
             print_scope(output, answer)?;
         }
@@ -263,13 +282,20 @@ pub(crate) async fn indicator_columns(
     answers: &[UnitFigures],
     lang: Lang,
 ) -> Vec<(String, String)> {
+    columns(&document(client, unit).await, answers, lang)
+}
+
+/// The catalogue in force; null if there is none that can be read.
+async fn document(client: &Client, unit: &str) -> Value {
     let request = ShowCatalogueRequest { unit: unit.to_owned() };
     let shown = client.catalogues().show(request).await.map(tonic::Response::into_inner);
-    let document: Value = shown
-        .ok()
-        .and_then(|shown| serde_json::from_slice(&shown.document).ok())
-        .unwrap_or_default();
-    columns(&document, answers, lang)
+    shown.ok().and_then(|shown| serde_json::from_slice(&shown.document).ok()).unwrap_or_default()
+}
+
+/// What a catalogue derives of its figures.
+fn derived_of(document: &Value) -> Vec<Derived> {
+    let catalogue = Catalogue::parse(document.to_string().as_bytes());
+    catalogue.map(|catalogue| catalogue.derived).unwrap_or_default()
 }
 
 /// Indicators of the answers with their headings from a catalogue, in its order.
@@ -302,6 +328,7 @@ pub(crate) fn columns(
 fn pulled_table(
     output: &Output,
     columns: &[(String, String)],
+    derived: &[Derived],
     answers: &[UnitFigures],
 ) -> anyhow::Result<Table> {
     let mut table = Table::new()
@@ -310,6 +337,12 @@ fn pulled_table(
         .number(output.text(Text::Coverage));
     for (_, title) in columns {
         table = table.number(title);
+    }
+    for figure in derived {
+        table = table.number(match output.lang() {
+            Lang::En => &figure.title,
+            Lang::Zh => &figure.title_zh,
+        });
     }
     for answer in answers {
         let coverage = figures::coverage(answer)?;
@@ -321,6 +354,10 @@ fn pulled_table(
             format!("{}/{}", coverage.included, coverage.expected),
         ];
         row.extend(columns.iter().map(|(id, _)| shown(totals.get(id), coverage, incomplete)));
+        row.extend(derived.iter().map(|figure| {
+            let milli = figures::derived(figure, &totals).filter(|_| coverage.included > 0);
+            figures::shown_derived(milli, incomplete)
+        }));
         table.row(row);
     }
     Ok(table)
@@ -404,7 +441,7 @@ mod tests {
         ]});
         let columns = columns(&document, &answers, Lang::En);
         assert_eq!(columns.len(), 2);
-        pulled_table(&output, &columns, &answers).unwrap().render()
+        pulled_table(&output, &columns, &[], &answers).unwrap().render()
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The example that this program carries with it, so that an installed binary runs the demo
-//! anywhere: `deploy/examples/boston-311`.
+//! anywhere: `deploy/examples/boston-311` and `deploy/catalogues/boston.json`.
 //!
 //! Source of the rows: Analyze Boston, "311 service requests", Open Data Commons PDDL.
 
@@ -12,8 +12,7 @@ use crate::commands::import::Rows;
 pub(super) const UNITS: &str = include_str!("../../../deploy/examples/boston-311/units.csv");
 
 /// The catalogue.
-pub(super) const CATALOGUE: &[u8] =
-    include_bytes!("../../../deploy/examples/boston-311/catalogue.json");
+pub(super) const CATALOGUE: &[u8] = include_bytes!("../../../deploy/catalogues/boston.json");
 
 /// The mapping of the columns.
 const MAPPING: &str = include_str!("../../../deploy/examples/boston-311/mapping.toml");

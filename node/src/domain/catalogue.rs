@@ -14,6 +14,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use crate::domain::{
+    derived::{self, Derived},
     document,
     expression::Bindings,
     indicator::{self, Addition, Indicator},
@@ -180,6 +181,8 @@ pub struct Catalogue {
     pub record_types: BTreeMap<String, RecordType>,
     /// Indicators in the document's order.
     pub indicators: Vec<Indicator>,
+    /// Figures that are calculated from them, in the document's order.
+    pub derived: Vec<Derived>,
     /// Tasks that units take.
     pub duty_list: Vec<DutyItem>,
     /// Numbers of live approvals, which admit tasks outside the duty list.
@@ -204,6 +207,8 @@ struct Declared {
     finest: Finest,
     record_types: BTreeMap<String, Value>,
     indicators: Vec<Value>,
+    #[serde(default)]
+    derived: Vec<Value>,
     #[serde(default)]
     duty_list: Vec<Value>,
     #[serde(default)]
@@ -257,12 +262,17 @@ impl Catalogue {
         if declared.finest == Finest::Day && declared.format < 2 {
             return Err(needs_format("/finest"));
         }
+        if !declared.derived.is_empty() && declared.format < 2 {
+            return Err(needs_format("/derived"));
+        }
         let record_types = record_types(declared.record_types)?;
+        let indicators = indicators(declared.indicators, declared.format, &record_types)?;
         Ok(Self {
             time_zone: TimeZone::get(&declared.time_zone).map_err(zone)?,
             title: title("/title", declared.title)?,
             title_zh: title("/title_zh", declared.title_zh)?,
-            indicators: indicators(declared.indicators, declared.format, &record_types)?,
+            derived: derived(declared.derived, &indicators)?,
+            indicators,
             duty_list: duty_list(declared.duty_list)?,
             approvals: approvals(declared.approvals)?,
             limits: limits(declared.limits)?,
@@ -325,7 +335,7 @@ impl Catalogue {
         let context = bindings.context();
         let mut contributions = Vec::with_capacity(of_type.len());
         for indicator in of_type {
-            if let Some(contribution) = indicator.evaluate(&context, &self.time_zone)? {
+            if let Some(contribution) = indicator.evaluate(&context, record, &self.time_zone)? {
                 contributions.push((indicator, contribution));
             }
         }
@@ -422,6 +432,27 @@ fn indicators(
         indicators.push(indicator);
     }
     Ok(indicators)
+}
+
+fn derived(declared: Vec<Value>, indicators: &[Indicator]) -> Result<Vec<Derived>, Error> {
+    let mut figures: Vec<Derived> = Vec::with_capacity(declared.len());
+    for (index, value) in declared.into_iter().enumerate() {
+        let pointer = format!("/derived/{index}");
+        let declared: derived::Declared = part(&pointer, value)?;
+        check_name(&format!("{pointer}/id"), &declared.id)?;
+        check_title(&format!("{pointer}/title"), &declared.title)?;
+        check_title(&format!("{pointer}/title_zh"), &declared.title_zh)?;
+        let figure = Derived::new(declared, indicators)
+            .map_err(|(place, reason)| Error::at(format!("{pointer}{place}"), reason))?;
+        if indicators.iter().any(|indicator| indicator.id == figure.id)
+            || figures.iter().any(|earlier| earlier.id == figure.id)
+        {
+            let reason = format!("{:?} is declared twice: ids are unique", figure.id);
+            return Err(Error::at(format!("{pointer}/id"), reason));
+        }
+        figures.push(figure);
+    }
+    Ok(figures)
 }
 
 fn duty_list(declared: Vec<Value>) -> Result<Vec<DutyItem>, Error> {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use cel::Context;
-use jiff::tz::TimeZone;
+use jiff::{civil::Date, tz::TimeZone};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 pub use crate::domain::component::MeasureKind;
 use crate::domain::{
     expression::{self, Bindings, Expression, Failure, Usage},
-    record::{Field, MAX_GROUP_LENGTH, RecordType},
+    record::{self, Field, Kind, MAX_GROUP_LENGTH, RecordType},
     stock::{Span, Stay},
 };
 
@@ -56,8 +56,19 @@ pub enum Contribution {
 pub struct Addition {
     /// What it adds. To an age: when it came, in milliseconds since 1970.
     pub contribution: Contribution,
-    /// To a stock: the days at whose end it is there. `None`: it adds to the day of its time.
-    pub stay: Option<Stay>,
+    /// When.
+    pub when: When,
+}
+
+/// When a record counts.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum When {
+    /// On the day of its type's time.
+    Recorded,
+    /// On another day.
+    Day(Date),
+    /// In a stock: at the end of each of these days.
+    Stay(Stay),
 }
 
 /// Why a record cannot be counted. Holds no value of the record.
@@ -95,6 +106,9 @@ pub enum Fault {
     /// A stock of what has none, or an age without a stock.
     #[error("{0}")]
     Stock(&'static str),
+    /// A time that is none.
+    #[error("{0:?} is no field with format date-time")]
+    Time(String),
     /// People told apart.
     #[error(
         "people are never told apart: an indicator with \"about\": \"person\" cannot be distinct"
@@ -189,6 +203,8 @@ pub struct Indicator {
     pub measure: Measure,
     /// When records are there; `None`: they count once, at their time.
     pub stock: Option<Stock>,
+    /// Field that says when records count; `None`: that of their type.
+    pub time: Option<String>,
     fields: Vec<(String, Field)>,
     definition_sha256: [u8; 32],
 }
@@ -209,13 +225,16 @@ pub(crate) struct Declared {
     #[serde(default)]
     stock: Option<DeclaredStock>,
     #[serde(default)]
+    time: Option<String>,
+    #[serde(default)]
     group: Option<String>,
 }
 
 impl Declared {
     /// Format of a catalogue that this needs.
     pub(crate) fn format(&self) -> u32 {
-        if self.stock.is_some() || matches!(self.measure, DeclaredMeasure::Age) { 2 } else { 1 }
+        let is_age = matches!(self.measure, DeclaredMeasure::Age);
+        if self.stock.is_some() || self.time.is_some() || is_age { 2 } else { 1 }
     }
 }
 
@@ -289,7 +308,13 @@ impl Indicator {
             None => None,
         };
         check_stock(&measure, stock.as_ref(), &declared.unit)?;
-        let fields = used(filter.as_ref(), &measure, stock.as_ref(), known);
+        let mut fields = used(filter.as_ref(), &measure, stock.as_ref(), known);
+        if let Some((name, field)) =
+            declared.time.as_ref().and_then(|time| known.get_key_value(time))
+        {
+            fields.retain(|(other, _)| other != name);
+            fields.push((name.clone(), field.clone()));
+        }
         let indicator = Self {
             definition_sha256: definition_sha256(&declared, &fields),
             fields,
@@ -304,7 +329,9 @@ impl Indicator {
             filter,
             measure,
             stock,
+            time: declared.time,
         };
+        indicator.check_time(known)?;
         indicator.check_disclosure(known)?;
         indicator.check_group(known)?;
         indicator.check_types()?;
@@ -331,7 +358,7 @@ impl Indicator {
     /// [`Error`]: an expression cannot deal with the record, which then cannot be counted.
     pub fn contributions(&self, record: &Value, tz: &TimeZone) -> Result<Option<Addition>, Error> {
         let bindings = Bindings::new(self.bound_fields(), record);
-        self.evaluate(&bindings.context(), tz)
+        self.evaluate(&bindings.context(), record, tz)
     }
 
     /// Returns the group that the record counts in besides the total; `None`: the total alone.
@@ -351,8 +378,17 @@ impl Indicator {
     pub(crate) fn evaluate(
         &self,
         context: &Context<'_, '_>,
+        record: &Value,
         tz: &TimeZone,
     ) -> Result<Option<Addition>, Error> {
+        // First: expressions need no guard against a time that is not there.
+        let when = match &self.time {
+            Some(field) => match record::day_of(record, field, tz) {
+                Ok(day) => When::Day(day),
+                Err(_) => return Ok(None),
+            },
+            None => When::Recorded,
+        };
         let of = |part| move |failure| Error { indicator: self.id.clone(), part, failure };
         if let Some(filter) = &self.filter {
             let counts = filter.condition(context).map_err(of("filter"))?;
@@ -362,7 +398,7 @@ impl Indicator {
         }
         let contribution = self.contribution(context)?;
         let Some(stock) = &self.stock else {
-            return Ok(contribution.map(|contribution| Addition { contribution, stay: None }));
+            return Ok(contribution.map(|contribution| Addition { contribution, when }));
         };
         let until = stock.until.instant(context).map_err(of("until"))?;
         let Some(from) = stock.from.instant(context).map_err(of("from"))? else { return Ok(None) };
@@ -377,7 +413,8 @@ impl Indicator {
             | Measure::Distinct(_)
             | Measure::Histogram(_) => contribution,
         };
-        Ok(contribution.map(|contribution| Addition { contribution, stay: Some(stay) }))
+        let when = When::Stay(stay);
+        Ok(contribution.map(|contribution| Addition { contribution, when }))
     }
 
     fn contribution(&self, context: &Context<'_, '_>) -> Result<Option<Contribution>, Error> {
@@ -429,6 +466,17 @@ impl Indicator {
             }
         }
         Ok(())
+    }
+
+    fn check_time(&self, known: &BTreeMap<String, Field>) -> Result<(), (&'static str, Fault)> {
+        let Some(time) = &self.time else { return Ok(()) };
+        if self.stock.is_some() {
+            let reason =
+                "a stock counts at the end of a period: say when records come in \"stock\"";
+            return Err(("/time", Fault::Stock(reason)));
+        }
+        let field = known.get(time).filter(|field| field.kind == Kind::Instant);
+        field.map(|_| ()).ok_or_else(|| ("/time", Fault::Time(time.clone())))
     }
 
     fn check_group(&self, known: &BTreeMap<String, Field>) -> Result<(), (&'static str, Fault)> {
@@ -559,6 +607,9 @@ fn definition_sha256(declared: &Declared, fields: &[(String, Field)]) -> [u8; 32
     // What has none has the digest that it had before there were stocks.
     if let Some(stock) = &declared.stock {
         definition["stock"] = json!(stock);
+    }
+    if let Some(time) = &declared.time {
+        definition["time"] = json!(time);
     }
     Sha256::digest(definition.to_string()).into()
 }
@@ -818,9 +869,38 @@ mod tests {
         record["closed_at"] = json!("2025-12-31T16:30:00Z");
         let added = |tz: &TimeZone| counted.indicators[0].contributions(&record, tz).unwrap();
         assert_eq!(added(&TimeZone::UTC), None);
-        let stay = added(&shanghai).unwrap().stay.unwrap();
+        let When::Stay(stay) = added(&shanghai).unwrap().when else { panic!("no stay") };
         assert_eq!(stay.from.to_string(), "2025-12-31");
         assert_eq!(stay.until.unwrap().to_string(), "2026-01-01");
+    }
+
+    #[test]
+    fn an_indicator_counts_at_the_time_that_it_names() {
+        for (changes, place) in [
+            (json!({"time": "state"}), "/time"),
+            (json!({"time": "closed"}), "/time"),
+            (
+                json!({"time": "closed_at", "stock": {"from": "opened_at", "until": "closed_at"}}),
+                "/time",
+            ),
+        ] {
+            assert_eq!(refused(changes.clone()).0, format!("/indicators/0{place}"), "{changes}");
+        }
+        let closed = catalogue(json!({"time": "closed_at"})).unwrap();
+        let added =
+            |record: &Value| closed.indicators[0].contributions(record, &TimeZone::UTC).unwrap();
+        let mut record = case();
+        record["closed_at"] = json!("2026-02-03T23:00:00-05:00");
+        assert_eq!(added(&record).unwrap().when, When::Day(jiff::civil::date(2026, 2, 4)));
+        record["closed_at"] = Value::Null;
+        assert_eq!(added(&record), None, "it has no such time yet");
+        // So its expressions need no guard for it, but for what else can be missing.
+        let slow = |value: &str| json!({"time": "closed_at", "measure": {"sum": {"value": value}}});
+        assert!(catalogue(slow("closed_at - opened_at")).is_ok());
+        let (place, reason) = refused(slow("cost + 1.0"));
+        assert_eq!(place, "/indicators/0/measure/sum/value", "{reason}");
+        let one = closed.indicators[0].definition_sha256();
+        assert_ne!(one, catalogue(json!({})).unwrap().indicators[0].definition_sha256());
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod catalogue;
 pub mod component;
 pub mod courier;
 pub mod delegation;
+pub mod derived;
 pub mod distinct;
 pub mod document;
 pub mod epoch;

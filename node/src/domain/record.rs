@@ -274,14 +274,22 @@ impl RecordType {
     ///
     /// [`Error`], never for a valid record of the years 1 to 9999.
     pub fn day(&self, record: &Value, tz: &TimeZone) -> Result<Date, Error> {
-        let instant = record.get(&self.time_field).and_then(Value::as_str);
-        let instant: Timestamp = instant
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| Error::Time(self.time_field.clone()))?;
-        let day = tz.to_datetime(instant).date();
-        let calendar = |error| Error::Calendar(self.time_field.clone(), error);
-        Month::of_date(day).map(|_| day).map_err(calendar)
+        day_of(record, &self.time_field, tz)
     }
+}
+
+/// Returns the day at `tz` of the time that a field holds.
+///
+/// # Errors
+///
+/// [`Error`]: there is none, or it is outside the years 1 to 9999.
+pub fn day_of(record: &Value, field: &str, tz: &TimeZone) -> Result<Date, Error> {
+    let instant = record.get(field).and_then(Value::as_str);
+    let instant: Timestamp =
+        instant.and_then(|text| text.parse().ok()).ok_or_else(|| Error::Time(field.to_owned()))?;
+    let day = tz.to_datetime(instant).date();
+    let calendar = |error| Error::Calendar(field.to_owned(), error);
+    Month::of_date(day).map(|_| day).map_err(calendar)
 }
 
 fn fault(pointer: &str, reason: String) -> SchemaError {

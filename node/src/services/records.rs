@@ -32,7 +32,7 @@ use crate::{
     domain::{
         catalogue::{Catalogue, Finest},
         component::{self, Component},
-        indicator::{Contribution, Indicator, Measure},
+        indicator::{Contribution, Indicator, Measure, When},
         period::{Month, Period},
         record::Violation,
         stock::end_milli,
@@ -532,9 +532,10 @@ impl Records {
                     continue;
                 };
                 for (indicator, added) in added {
-                    let counts = match added.stay {
-                        Some(stay) => stay.holds(last),
-                        None => (first..=last).contains(&day),
+                    let counts = match added.when {
+                        When::Stay(stay) => stay.holds(last),
+                        When::Day(day) => (first..=last).contains(&day),
+                        When::Recorded => (first..=last).contains(&day),
                     };
                     let contribution = match (&indicator.measure, added.contribution) {
                         (Measure::Age, Contribution::Extreme(began)) => {
@@ -554,7 +555,7 @@ impl Records {
         }
     }
 
-    /// Months that records count in, ascending.
+    /// Months that records count in, be it for one indicator, ascending.
     ///
     /// # Errors
     ///
@@ -566,17 +567,14 @@ impl Records {
             let page =
                 self.store.scan(&self.unit, Table::Components, &[], after.as_deref(), 1).await?;
             let Some((key, _)) = page.into_iter().next() else { return Ok(months) };
-            let (bucket, indicator, _) = split_cell_key(&key)?;
+            let (bucket, _, _) = split_cell_key(&key)?;
             let month = match bucket {
                 Bucket::Month(month) => month,
                 Bucket::Day(day) => Month::of_date(day).map_err(|_| Error::Lost)?,
                 // They come last.
                 Bucket::Stock => return Ok(months),
             };
-            // The count of all records sorts before every indicator of its month.
-            if indicator.is_empty() {
-                months.push(month);
-            }
+            months.push(month);
             let mut next = month.to_string().into_bytes();
             next.push(AFTER_DAYS);
             after = Some(next);

@@ -21,7 +21,7 @@ use lianxi_node::{
     store::sled::{Options as StoreOptions, SledStore},
 };
 use lianxi_tests::{
-    boston::{COLUMNS, Figures, example, expected, flat, shared, text, tree, unpacked},
+    boston::{COLUMNS, Figures, catalogue, example, expected, flat, shared, text, tree, unpacked},
     skip::skip,
 };
 use tempfile::TempDir;
@@ -56,7 +56,7 @@ fn city() -> City {
     let directory = tempfile::tempdir().unwrap();
     let options = StoreOptions { barrier: false, reserve_bytes: 0, ..StoreOptions::default() };
     let store = Arc::new(SledStore::open(&directory.path().join("store"), options).unwrap());
-    let catalogue = Arc::new(Catalogue::parse(text("catalogue.json").as_bytes()).unwrap());
+    let catalogue = Arc::new(Catalogue::parse(&std::fs::read(catalogue()).unwrap()).unwrap());
     let tree = tree();
     let records = tree.iter().map(|(unit, _)| {
         let unit: UnitCode = unit.parse().unwrap();

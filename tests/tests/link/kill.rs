@@ -12,7 +12,7 @@ use std::{
 };
 
 use lianxi_tests::{
-    boston::{COLUMNS, Figures, example, flat, tree, unpacked},
+    boston::{self, COLUMNS, Figures, example, flat, tree, unpacked},
     numbers::{Numbers, setting},
     ports::free_address,
     processes::{Node, ask, subtrees, tell},
@@ -55,7 +55,7 @@ impl City {
         let rows = directory.path().join("rows.csv");
         let mut city = Self { nodes: BTreeMap::new(), rows, directory };
         city.start_node("BOS").await;
-        let catalogue = example("catalogue.json");
+        let catalogue = boston::catalogue();
         tell(&root, &["catalogue", "publish", catalogue.to_str().unwrap()]).await;
         city.add_host(DISTRICT, "BOS", "district").await;
         for street in STREETS {

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use lianxi_tests::{
-    boston::example,
+    boston,
     ports::free_address,
     processes::{Node, ask, tell},
     wait::{until, until_done},
@@ -43,7 +43,7 @@ impl Trees {
         init.extend(["--domain", "test.example", "--listen", &listen]);
         tell(&root, &init).await;
         self.start_node(unit).await;
-        let catalogue = example("catalogue.json");
+        let catalogue = boston::catalogue();
         tell(&root, &["catalogue", "publish", catalogue.to_str().unwrap()]).await;
     }
 

@@ -11,7 +11,7 @@ use std::{
 
 use jiff::{Timestamp, tz::TimeZone};
 use lianxi_tests::{
-    boston::example,
+    boston,
     numbers::{Numbers, setting},
     ports::free_address,
     processes::{Node, ask, tell},
@@ -109,7 +109,7 @@ impl City {
 
 /// A city, two districts, a street with two communities.
 async fn two_districts() -> City {
-    let catalogue = std::fs::read_to_string(example("catalogue.json")).unwrap();
+    let catalogue = std::fs::read_to_string(boston::catalogue()).unwrap();
     let mut city = City::alone(&catalogue).await;
     city.add_host("C-1", "C", "district").await;
     city.add_host("C-2", "C", "district").await;

@@ -158,6 +158,18 @@ pub fn between(before: &Catalogue, after: &Catalogue) -> Vec<Change> {
     }
     changes.extend(of_record_types(before, after));
     changes.extend(of_indicators(before, after));
+    for (id, pair) in paired(before.derived.iter(), after.derived.iter(), |each| &each.id) {
+        let place = format!("/derived/{id}");
+        // Nothing of it is signed: only what is shown is another.
+        match pair {
+            (Some(_), None) => changes.push(Change::removed(place, Effect::Wording)),
+            (None, _) => changes.push(Change::added(place, Effect::Wording)),
+            (Some(before), Some(after)) if before != after => {
+                changes.push(Change::changed(place, Effect::Wording));
+            }
+            (Some(_), Some(_)) => {}
+        }
+    }
     changes.extend(of_tasks(before, after));
     for (kind, limits) in &after.limits {
         if before.limits.get(kind) != Some(limits) {

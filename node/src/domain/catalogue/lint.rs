@@ -56,9 +56,11 @@ pub fn doubts(catalogue: &Catalogue, bytes: usize) -> Vec<(String, Doubt)> {
         );
     }
     let mut titles: BTreeMap<&str, u32> = BTreeMap::new();
-    for indicator in &catalogue.indicators {
+    let derived = catalogue.derived.iter().map(|figure| (&figure.title, &figure.title_zh));
+    let counted = catalogue.indicators.iter().map(|each| (&each.title, &each.title_zh));
+    for (title, title_zh) in counted.chain(derived) {
         // The same words in both languages are one title.
-        let words = [indicator.title.as_str(), indicator.title_zh.as_str()];
+        let words = [title.as_str(), title_zh.as_str()];
         let own = if words[0] == words[1] { &words[..1] } else { &words[..] };
         own.iter().for_each(|title| *titles.entry(title).or_default() += 1);
     }

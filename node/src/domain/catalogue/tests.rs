@@ -73,6 +73,50 @@ fn what_format_2_brought_asks_for_it() {
 }
 
 #[test]
+fn derived_figures_are_of_counts_and_sums_about_work() {
+    let refused = |figures: Value| {
+        let mut document = document();
+        document["format"] = json!(2);
+        let indicators = document["indicators"].as_array_mut().unwrap();
+        let mut people = indicators[0].clone();
+        people["id"] = json!("people");
+        people["about"] = json!("person");
+        let mut share = indicators[0].clone();
+        share["id"] = json!("share");
+        share["measure"] = json!({"ratio": {"numerator": "true", "denominator": "true"}});
+        indicators.extend([people, share]);
+        document["derived"] = figures;
+        parse(&document).map(|catalogue| catalogue.derived.len()).map_err(|error| error.to_string())
+    };
+    let figure = |id: &str, formula: Value| {
+        let mut figure = json!({"id": id, "title": "t", "title_zh": "t"});
+        figure.as_object_mut().unwrap().extend(formula.as_object().unwrap().clone());
+        figure
+    };
+    let per = |names: [&str; 2]| json!([figure("rate", json!({"per": names, "times": 100}))]);
+    assert_eq!(refused(per(["filed", "filed"])), Ok(1));
+    for (figures, place, word) in [
+        (per(["filed", "nothing"]), "/derived/0/per", "no indicator"),
+        (per(["filed", "share"]), "/derived/0/per", "is a ratio"),
+        (per(["people", "filed"]), "/derived/0/per", "about persons"),
+        (json!([figure("gap", json!({"gap": ["filed", "filed"]}))]), "/derived/0/gap", "a sum"),
+        (json!([figure("rate", json!({}))]), "/derived/0", "either"),
+        (json!([figure("filed", json!({"per": ["filed", "filed"]}))]), "/derived/0/id", "twice"),
+        (
+            json!([figure("rate", json!({"per": ["filed", "filed"], "times": 0}))]),
+            "/derived/0/times",
+            "at least",
+        ),
+    ] {
+        let error = refused(figures.clone()).unwrap_err();
+        assert!(error.starts_with(place) && error.contains(word), "{figures}: {error}");
+    }
+    let mut early = document();
+    early["derived"] = per(["filed", "filed"]);
+    assert_eq!(parse(&early).unwrap_err().pointer(), "/derived");
+}
+
+#[test]
 fn series_break_where_an_indicator_is_gone_or_has_another_version() {
     let catalogue = parse(&document()).unwrap();
     let of = |id: &str, version| {
@@ -275,7 +319,7 @@ fn one_pass_gives_what_each_indicator_gives() {
 }
 
 fn boston() -> Catalogue {
-    let document = include_bytes!("../../../../deploy/examples/boston-311/catalogue.json");
+    let document = include_bytes!("../../../../deploy/catalogues/boston.json");
     Catalogue::parse(document).unwrap()
 }
 

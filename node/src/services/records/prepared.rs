@@ -9,7 +9,7 @@ use super::{
 };
 use crate::domain::{
     catalogue::{Catalogue, Finest},
-    indicator::{Addition, Contribution, Indicator, Measure},
+    indicator::{Addition, Contribution, Indicator, Measure, When},
     period::Month,
     record::{self, RecordType, Violation},
     stock::Stay,
@@ -116,22 +116,19 @@ pub(super) fn parts_of(
     day: Date,
     additions: Vec<(&Indicator, Addition)>,
 ) -> Vec<Part> {
-    let Ok(month) = Month::of_date(day) else { return Vec::new() };
-    let mut parts = vec![Part {
+    let records = Month::of_date(day).map(|month| Part {
         cell: cell_key(&cell_prefix(month, "", 0), ""),
         group: String::new(),
         contribution: Contribution::Count,
-    }];
+    });
+    let mut parts: Vec<Part> = records.into_iter().collect();
     let with_days = catalogue.finest == Finest::Day;
-    for (indicator, Addition { contribution, stay }) in additions {
-        let (id, version) = (&indicator.id, indicator.version);
-        let mut cells = match stay {
-            Some(stay) => stock_cells(indicator, stay, with_days),
-            None => vec![cell_prefix(month, id, version)],
+    for (indicator, Addition { contribution, when }) in additions {
+        let cells = match when {
+            When::Stay(stay) => stock_cells(indicator, stay, with_days),
+            When::Day(day) => flow_cells(indicator, day, with_days),
+            When::Recorded => flow_cells(indicator, day, with_days),
         };
-        if stay.is_none() && with_days {
-            cells.push(cell_prefix(day, id, version));
-        }
         for group in std::iter::once(String::new()).chain(indicator.group_value(record)) {
             parts.extend(cells.iter().map(|prefix| Part {
                 cell: cell_key(prefix, &group),
@@ -141,6 +138,13 @@ pub(super) fn parts_of(
         }
     }
     parts
+}
+
+/// The components that a record adds to that counts once, on a day.
+fn flow_cells(indicator: &Indicator, day: Date, with_days: bool) -> Vec<Vec<u8>> {
+    let (id, version) = (&indicator.id, indicator.version);
+    let month = Month::of_date(day).ok().map(|month| cell_prefix(month, id, version));
+    month.into_iter().chain(with_days.then(|| cell_prefix(day, id, version))).collect()
 }
 
 /// The components of a stock that a stay adds to: a stock is what went after a day, less what came
