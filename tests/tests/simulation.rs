@@ -54,7 +54,7 @@ fn run_all(first: u64, count: u64, plan: &Plan) -> Result<Vec<Report>, Box<Failu
 
 #[test]
 fn no_seed_loses_or_doubles_anything() {
-    let (first, count) = (setting("LIANXI_SIM_SEED", 1), setting("LIANXI_SIM_SEEDS", 32));
+    let (first, count) = (setting("LIANXI_SIM_SEED", 1), setting("LIANXI_SIM_SEEDS", 48));
     let reports = match run_all(first, count, &Plan::default()) {
         Ok(reports) => reports,
         Err(failure) => {

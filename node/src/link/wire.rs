@@ -492,7 +492,10 @@ pub(crate) fn pull_cancel(pull_id: u64) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statement::{Envelope, header::StatementId};
+    use crate::statement::Envelope;
+
+    /// A UUID of version 7.
+    const STATEMENT_ID: [u8; 16] = [1, 2, 3, 4, 5, 6, 0x70, 8, 0x80, 10, 11, 12, 13, 14, 15, 16];
 
     fn hello_frame() -> pb::Hello {
         pb::Hello {
@@ -508,7 +511,7 @@ mod tests {
                 epoch: 1,
                 seq: 9,
                 opening_sha256: vec![3; 32],
-                statement_id: StatementId::generate(1).as_bytes().to_vec(),
+                statement_id: STATEMENT_ID.to_vec(),
                 checkpoint: "a note".to_owned(),
                 acknowledged: vec![pb::Cursor { lane: 2, link_epoch: 4, lane_seq: 8 }],
             }),
@@ -539,6 +542,9 @@ mod tests {
         let many = pb::Hello { received: vec![cursor; 17], ..hello_frame() };
         let lane = pb::Hello { received: vec![pb::Cursor { lane: 0, ..cursor }], ..hello_frame() };
         let long = pb::Hello { software: "n".repeat(65), ..hello_frame() };
+        let seen = |seen| pb::Hello { seen: Some(seen), ..hello_frame() };
+        let id = seen(pb::Seen { statement_id: vec![1; 16], ..pb::Seen::default() });
+        let again = seen(pb::Seen { acknowledged: vec![cursor, cursor], ..pb::Seen::default() });
         let unseen = pb::Hello { software: "node\u{1b}[2J".to_owned(), ..hello_frame() };
         for (broken, name) in [
             (unit, "unit"),
@@ -546,6 +552,8 @@ mod tests {
             (twice, "received"),
             (many, "received"),
             (lane, "lane"),
+            (id, "seen"),
+            (again, "seen"),
             (long, "software"),
             (unseen, "software"),
         ] {

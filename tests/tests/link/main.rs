@@ -9,6 +9,7 @@ mod courier_kill;
 mod courier_orders;
 mod default_catalogue;
 mod federation;
+mod hosting;
 mod kill;
 mod previews;
 mod quarantine;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use lianxi_node::domain::catalogue::FORMAT;
 use lianxi_proto::{
     admin::v1::{ChildOutlook, PreviewRequest},
     link::v1::{Hello, frame::Kind},
@@ -183,7 +184,7 @@ async fn the_commands_say_by_their_exit_code_whether_every_child_goes_on() {
     std::fs::write(place.join("next.json"), next.to_string()).unwrap();
     let shown = asks("catalogue preview next.json --dir . --json").await.json();
     assert_eq!((&shown["version"], &shown["children"][0]["outlook"]), (&json!(2), &json!("fine")));
-    next["format"] = json!(2);
+    next["format"] = json!(FORMAT + 1);
     std::fs::write(place.join("next.json"), next.to_string()).unwrap();
     let refused = asks("catalogue preview next.json --dir .").await;
     refused.fails(2, &["/format", "install a later one"]);
