@@ -128,7 +128,7 @@ fn vectors_are_those_that_the_code_makes() {
 }
 
 #[test]
-#[ignore = "writes the vectors anew, after a deliberate change of the format"]
+#[ignore = "writes the vectors anew, after a deliberate change of the format: cargo test -p lianxi-tests --test formats -- suites:: --ignored"]
 fn write_vectors() {
     fs::write(vectors_path(), serde_json::to_string_pretty(&made()).unwrap() + "\n").unwrap();
 }

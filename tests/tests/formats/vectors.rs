@@ -87,7 +87,7 @@ fn vectors_are_those_that_the_code_makes() {
 }
 
 #[test]
-#[ignore = "writes the vectors anew, after a deliberate change of the format"]
+#[ignore = "writes the vectors anew, after a deliberate change of the format: cargo test -p lianxi-tests --test formats -- vectors:: --ignored"]
 fn write_vectors() {
     for (file, made) in FILES.iter().zip(made::documents()) {
         let text = serde_json::to_string_pretty(&made).unwrap() + "\n";

@@ -162,7 +162,7 @@ fn made() -> Value {
 }
 
 #[test]
-#[ignore = "writes the vectors anew, after a deliberate change of the format"]
+#[ignore = "writes the vectors anew, after a deliberate change of the format: cargo test -p lianxi-tests --test formats -- vectors_sealed:: --ignored"]
 fn write_vectors() {
     fs::write(path(), serde_json::to_string_pretty(&made()).unwrap() + "\n").unwrap();
 }
